@@ -1,0 +1,128 @@
+"""The structs both sides exchange. JSON is camelCase, Python is snake_case; decimals travel as strings.
+
+`D` is how a side holds a decimal: the service as the text it stores, the client as `decimal.Decimal`.
+"""
+
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+D = TypeVar("D")
+
+# a look-ahead, since "$" would let a final newline pass in Python though not in ECMA-262, which JSON Schema speaks
+NO_CONTROL_CHARACTERS = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"
+MAX_BATCH_RECORDS = 10_000
+MAX_PAGE = 1_000
+
+Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
+Timestamp = Annotated[datetime, Meta(tz=True)]
+Outcome = Literal["recorded", "replayed", "duplicate", "conflict", "rejected", "recordable"]
+
+
+class Message(Struct, rename="camel", kw_only=True, frozen=True):
+    """The base of every struct on the wire."""
+
+
+class NewCustomer(Message, forbid_unknown_fields=True, frozen=True):
+    name: Name
+    id: Id | None = None
+
+
+class CustomerChange(Message, forbid_unknown_fields=True, frozen=True):
+    name: Name
+
+
+class Customer(Message, frozen=True):
+    """A customer; `updated_at` is when the name last changed."""
+
+    id: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """One line of usage, as reported. Without `occurred_at` it occurred when the service received it."""
+
+    customer_id: Id
+    service: Name
+    units_consumed: D
+    price_per_unit: D
+    event_id: Id | None = None
+    occurred_at: Timestamp | None = None
+
+
+class UsageRecord(Message, Generic[D], frozen=True):
+    """One line of usage, as stored. `amount` is units x price, exact; `voided_at` is set when it no longer counts."""
+
+    request_id: str
+    customer_id: str
+    service: str
+    units_consumed: D
+    price_per_unit: D
+    amount: D
+    event_id: str | None
+    occurred_at: datetime
+    recorded_at: datetime
+    voided_at: datetime | None = None
+
+
+class FieldError(Message, frozen=True):
+    """One fault of the input. `pointer` is an RFC 6901 JSON Pointer into the body; `query/NAME`, `header/NAME`
+    and `path/NAME` name the other parts of a request."""
+
+    pointer: str
+    message: str
+
+
+class FieldConflict(Message, frozen=True):
+    """One field in which the same event id came with other data."""
+
+    field: str
+    recorded: str
+    submitted: str
+
+
+class ProblemDetails(Message, Generic[D], omit_defaults=True, frozen=True):
+    """An RFC 9457 problem, with this service's extension members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None = None
+    errors: list[FieldError] | None = None
+    existing: UsageRecord[D] | None = None
+    conflicts: list[FieldConflict] | None = None
+
+
+class BatchResult(Message, Generic[D], omit_defaults=True, frozen=True):
+    """What became of one record of a batch: with the record, or the problem the single call would have got."""
+
+    outcome: Outcome
+    record: UsageRecord[D] | None = None
+    problem: ProblemDetails[D] | None = None
+
+
+class BatchResults(Message, Generic[D], frozen=True):
+    results: list[BatchResult[D]]
+
+
+class Batch(Message, forbid_unknown_fields=True, frozen=True):
+    """A batch whose records are still bytes, so that a bad one cannot harm its neighbours."""
+
+    records: list[msgspec.Raw]
+
+
+class CustomerPage(Message, frozen=True):
+    data: list[Customer]
+    next_cursor: str | None
+
+
+class UsagePage(Message, Generic[D], frozen=True):
+    data: list[UsageRecord[D]]
+    next_cursor: str | None

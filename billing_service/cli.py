@@ -1,0 +1,159 @@
+"""`billing-service`: serve and migrate."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import click
+import msgspec
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from billing_client import __version__
+from billing_service.app import create_app
+from billing_service.database import DatabaseUnavailableError, unavailable_if_away
+from billing_service.embedded import embedded_postgresql
+from billing_service.migrations import Migration, MigrationError, check_schema, migrate
+from billing_service.settings import Settings, SettingsError, export_settings, load_settings
+
+KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
+
+
+@click.group()
+@click.version_option(__version__, prog_name="billing-service")
+def cli() -> None:
+    """Record billable usage once."""
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on.  [BILLING_HOST; default 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on.  [BILLING_PORT; default 3000]")
+@click.option("--workers", type=int, help="Number of processes.  [BILLING_WORKERS; default 1]")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Run the service."""
+    settings = load_settings(host=host, port=port, workers=workers)
+    with _listening_socket(settings) as listener, _database(settings) as (settings, where):
+        _prepare_schema(settings)
+        click.echo(_welcome(settings, where))
+        _run(settings, listener)
+    click.echo("Stopped.")
+
+
+@cli.command(name="migrate")
+def migrate_command() -> None:
+    """Bring the database's schema up to date."""
+    with _database(load_settings()) as (settings, where):
+        applied = _migrate(settings)
+        click.echo(f"{where}: {len(applied)} migrations applied" if applied else f"{where}: nothing to do")
+        for migration in applied:
+            click.echo(f"  {migration.version:04} {migration.name}")
+
+
+@contextmanager
+def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
+    """Take the port before anything else, so that a port in use costs no start of a database."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"BILLING_PORT: {settings.port} on {settings.host} cannot be listened on ({error.strerror}); it must be "
+            f"a free port: stop what uses it, or choose another, e.g. --port {settings.port % 65535 + 1}"
+        ) from error
+    with listener:
+        listener.set_inheritable(True)
+        yield listener
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[tuple[Settings, str]]:
+    """The settings with a database that runs, and words that say where it is."""
+    if settings.database_url is not None:
+        yield settings, "the database that DATABASE_URL names"
+        return
+    with embedded_postgresql(settings.data_dir) as (url, folder):
+        yield msgspec.structs.replace(settings, database_url=url), f"embedded PostgreSQL, data in {folder}"
+
+
+def _prepare_schema(settings: Settings) -> None:
+    """Migrate in development; elsewhere an operator does, at a time of their choosing."""
+    if settings.env == "development":
+        _migrate(settings)
+    else:
+        with unavailable_if_away():
+            asyncio.run(_check(settings))
+
+
+def _migrate(settings: Settings) -> list[Migration]:
+    with unavailable_if_away():
+        return asyncio.run(migrate(settings))
+
+
+async def _check(settings: Settings) -> None:
+    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout)
+    try:
+        await check_schema(connection)
+    finally:
+        await connection.close()
+
+
+def _run(settings: Settings, listener: socket.socket) -> None:
+    """Serve until told to stop by SIGINT or SIGTERM."""
+    config = uvicorn.Config(
+        "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings),
+        factory=settings.workers > 1,
+        workers=settings.workers,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal again once it has stopped; it has done its work by then
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    if settings.workers > 1:
+        export_settings(settings)
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        server.run(sockets=[listener])
+        if not server.started:
+            sys.exit(3)
+
+
+def _welcome(settings: Settings, where: str) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    return f"""
+billing-service {__version__}, {settings.env}
+  listens on   {url}
+  data         {where}
+
+Try next:
+  curl {url}/readyz
+  curl {url}/customers -H 'Content-Type: application/json' -d '{{"id": "acme", "name": "Acme"}}'
+  curl {url}/usage -H 'Content-Type: application/json' \\
+    -d '{{"customerId": "acme", "service": "storage", "unitsConsumed": "1.5", "pricePerUnit": "0.02", "eventId": "1"}}'
+
+Stop with Ctrl-C.
+"""
+
+
+def main() -> None:
+    """Run the command; what an operator can mend ends in one line and exit code 1."""
+    try:
+        cli()
+    except (SettingsError, MigrationError) as error:
+        sys.exit(f"billing-service: {error}")
+    except DatabaseUnavailableError as error:
+        sys.exit(f"billing-service: the database cannot be reached: {error}. Check DATABASE_URL and the server.")
+    except asyncpg.PostgresError as error:
+        sys.exit(f"billing-service: the database refused: {error}")

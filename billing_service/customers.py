@@ -1,0 +1,107 @@
+"""The endpoints of customers."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote
+
+import asyncpg
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing_client.identity import new_customer_id
+from billing_client.wire import MAX_PAGE, Customer, CustomerPage
+from billing_service.database import Connection, Database
+from billing_service.decoding import decode_customer_change, decode_new_customer
+from billing_service.pages import read_cursor, write_cursor
+from billing_service.problems import ProblemError, problem
+from billing_service.queries import load_queries
+from billing_service.requests import NoQuery, idempotency_key, read_json, read_query
+
+_QUERIES = load_queries("customers")
+_encode = msgspec.json.Encoder().encode
+_SCOPE = "customers"
+
+
+class CustomersQuery(Struct):
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: str | None = None
+
+
+async def create_customer(request: Request) -> Response:
+    """`POST /customers`"""
+    read_query(request, NoQuery)
+    key = idempotency_key(request)
+    new = decode_new_customer(await read_json(request))
+    customer_id = new.id or new_customer_id()
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, datetime.now(UTC), key)
+        replayed = row is None
+        row = row or await connection.fetchrow(_QUERIES["get_customer"], customer_id)
+    if row is None or (replayed and (key is None or row["idempotency_key"] != key)):
+        raise ProblemError(problem("customer_exists", f"The customer id {customer_id!r} is taken."))
+    headers = {"Location": f"/customers/{quote(customer_id, safe='')}"}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return Response(_encode(_customer(row)), 201, headers, media_type="application/json")
+
+
+async def list_customers(request: Request) -> Response:
+    """`GET /customers`"""
+    query = read_query(request, CustomersQuery)
+    after = read_cursor(_SCOPE, query.cursor, str) if query.cursor else ""
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        rows = await connection.fetch(_QUERIES["list_customers"], after, query.limit + 1)
+    customers = [_customer(row) for row in rows[: query.limit]]
+    cursor = write_cursor(_SCOPE, customers[-1].id) if len(rows) > query.limit else None
+    return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
+
+
+async def get_customer(request: Request) -> Response:
+    """`GET /customers/{id}`"""
+    read_query(request, NoQuery)
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        customer = await require_customer(connection, request.path_params["customer_id"])
+    return Response(_encode(customer), media_type="application/json")
+
+
+async def update_customer(request: Request) -> Response:
+    """`PATCH /customers/{id}`"""
+    read_query(request, NoQuery)
+    customer_id: str = request.path_params["customer_id"]
+    change = decode_customer_change(await read_json(request))
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, change.name, datetime.now(UTC))
+    if row is None:
+        raise _not_found(customer_id)
+    return Response(_encode(_customer(row)), media_type="application/json")
+
+
+async def require_customer(connection: Connection, customer_id: str) -> Customer:
+    """The customer. Raises ProblemError (404) where there is none."""
+    row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
+    if row is None:
+        raise _not_found(customer_id)
+    return _customer(row)
+
+
+def _not_found(customer_id: str) -> ProblemError:
+    return ProblemError(problem("customer_not_found", f"There is no customer {customer_id!r}."))
+
+
+def _customer(row: asyncpg.Record) -> Customer:
+    return Customer(id=row["customer_id"], name=row["name"], created_at=row["created_at"], updated_at=row["updated_at"])
+
+
+ROUTES = [
+    Route("/customers", create_customer, methods=["POST"]),
+    Route("/customers", list_customers, methods=["GET"]),
+    Route("/customers/{customer_id:id}", get_customer, methods=["GET"]),
+    Route("/customers/{customer_id:id}", update_customer, methods=["PATCH"]),
+]

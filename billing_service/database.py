@@ -1,0 +1,81 @@
+"""The pool of connections, and the one place where PostgreSQL's faults become ours."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias
+
+import asyncpg
+
+from billing_service.settings import Settings
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+# SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
+_UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
+_READ_ONLY = "25006"
+# what a worker node that goes away looks like through Citus
+_CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
+
+
+class DatabaseUnavailableError(Exception):
+    """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
+
+
+class Database:
+    """Connections that are opened when first needed and replaced when lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: Pool | None = None
+
+    async def open(self) -> None:
+        """Make the pool. It connects at first use, so the service starts while the database is away."""
+        self._pool = await asyncpg.create_pool(
+            self._settings.database_url,
+            min_size=0,
+            max_size=self._settings.pool_size,
+            timeout=self._settings.database_timeout,
+            command_timeout=self._settings.database_timeout,
+            reset=_leave_as_is,
+            server_settings={"application_name": "billing-service"},
+        )
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["Connection"]:
+        """A connection of one's own for the block. Raises DatabaseUnavailableError."""
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        with unavailable_if_away():
+            async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
+                yield connection
+
+
+async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Spare the round trip that would reset a session: nothing here ever changes one."""
+
+
+@contextmanager
+def unavailable_if_away() -> Iterator[None]:
+    """Turn every fault that a later try may not meet into DatabaseUnavailableError; let bugs through."""
+    try:
+        yield
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+    except asyncpg.PostgresError as error:
+        if not _says_not_now(error):
+            raise
+        raise DatabaseUnavailableError(str(error)) from error
+
+
+def _says_not_now(error: asyncpg.PostgresError) -> bool:
+    state = error.sqlstate or "08000"
+    return (
+        state.startswith(_UNAVAILABLE)
+        or state == _READ_ONLY
+        or (state == "XX000" and any(sign in str(error) for sign in _CITUS_UNAVAILABLE))
+    )

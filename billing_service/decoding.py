@@ -1,0 +1,169 @@
+"""Bytes to structs. The fast path is one msgspec call; only where it fails is the input read again, field by field,
+to name every fault rather than the first."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Raw, Struct
+
+from billing_client.identity import event_request_id, plain_decimal, usage_request_id
+from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, UsageRecord
+from billing_service.amounts import multiply
+from billing_service.problems import ProblemError, invalid
+
+T = TypeVar("T", bound=Struct)
+Check = Callable[[Raw], object]
+
+MAX_AHEAD = timedelta(minutes=5)
+_NO_CONTROL_CHARACTERS = "must not hold control characters"
+_MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
+
+
+class ObjectDecoder(Generic[T]):
+    """Decodes one JSON object into a struct. Raises ProblemError with all its faults."""
+
+    def __init__(self, struct: Any, checks: Mapping[str, Check] | None = None) -> None:
+        fields = msgspec.structs.fields(struct)
+        hints = get_type_hints(get_origin(struct) or struct, include_extras=True)
+        self._decode = msgspec.json.Decoder(struct).decode
+        self._required = {field.encode_name for field in fields if field.required}
+        self._checks: dict[str, Check] = {
+            field.encode_name: msgspec.json.Decoder(hints[field.name]).decode
+            for field in fields
+            if field.encode_name not in (checks or {})
+        } | dict(checks or {})
+        self._quoted_names = [f'"{name}"'.encode() for name in self._checks]
+
+    def __call__(self, data: bytes) -> T:
+        try:
+            value: T = self._decode(data)
+        except _MALFORMED as error:
+            raise self.refusal(data) from error
+        if self._may_repeat_a_name(data) and (errors := _repeated_names(data)):
+            raise ProblemError(invalid(errors))
+        return value
+
+    def refusal(self, data: bytes) -> ProblemError:
+        """The error to raise for data that is known to be faulty."""
+        return ProblemError(invalid(list(self._faults(data))))
+
+    def _may_repeat_a_name(self, data: bytes) -> bool:
+        """Cheap and never wrong when it says no: without escapes, each name stands in the bytes as it is."""
+        return b"\\" in data or any(data.count(name) > 1 for name in self._quoted_names)
+
+    def _faults(self, data: bytes) -> list[FieldError]:
+        try:
+            members = _decode_members(data)
+        except _MALFORMED as error:
+            return [FieldError(pointer="", message=readable(error))]
+        errors = [FieldError(pointer=_pointer(n), message="is required") for n in sorted(self._required - set(members))]
+        for name, raw in members.items():
+            if name not in self._checks:
+                errors.append(FieldError(pointer=_pointer(name), message="is not a field of this object"))
+                continue
+            try:
+                self._checks[name](raw)
+            except _MALFORMED as error:
+                errors.append(FieldError(pointer=_pointer(name), message=readable(error)))
+        return errors + _repeated_names(data)
+
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def _pointer(name: str) -> str:
+    return "/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def readable(error: Exception) -> str:
+    """Say what was wrong with a value in words for its sender."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "is not valid UTF-8"
+    message = str(error)
+    return _NO_CONTROL_CHARACTERS if "matching regex" in message else message
+
+
+def _repeated_names(data: bytes) -> list[FieldError]:
+    """Find the names that stand more than once in the outermost object (RFC 8259 leaves their meaning open)."""
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        repeated[:] = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+
+    json.loads(data, object_pairs_hook=note, parse_int=str, parse_float=str)  # the outermost object comes last
+    return [FieldError(pointer=_pointer(name), message="stands more than once") for name in repeated]
+
+
+def read_decimal(raw: Raw) -> str:
+    """Read a JSON number, or a string that holds one, digit by digit. Raises ValueError."""
+    text = bytes(raw)
+    if text.startswith(b'"'):
+        return plain_decimal(_decode_text(text))
+    if text[:1] not in b"-0123456789":
+        raise ValueError("must be a number, or a string that holds one")
+    return plain_decimal(text.decode("ascii"))
+
+
+def read_instant(value: datetime) -> datetime:
+    """An instant in UTC. Raises ValueError where UTC has no such year."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be within the years 1 to 9999 in UTC") from error
+
+
+def _read_occurred_at(raw: Raw) -> datetime | None:
+    value = _decode_occurred_at(raw)
+    return None if value is None else _not_ahead(value, datetime.now(UTC))
+
+
+def _not_ahead(value: datetime, now: datetime) -> datetime:
+    instant = read_instant(value)
+    if instant > now + MAX_AHEAD:
+        raise ValueError("must be at most 5 minutes ahead of the service's clock")
+    return instant
+
+
+_decode_occurred_at = msgspec.json.Decoder(get_type_hints(NewUsage, include_extras=True)["occurred_at"]).decode
+_decode_usage = ObjectDecoder[NewUsage[Raw]](
+    NewUsage[Raw],
+    {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": _read_occurred_at},
+)
+decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
+decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
+decode_batch = ObjectDecoder[Batch](Batch)
+
+
+def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
+    """Read one line of usage as the record it would become, request id and exact amount included.
+
+    Raises ProblemError with all the faults.
+    """
+    usage = _decode_usage(data)
+    try:
+        units, price = read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit)
+        occurred_at = received_at if usage.occurred_at is None else _not_ahead(usage.occurred_at, received_at)
+    except _MALFORMED as error:
+        raise _decode_usage.refusal(data) from error
+    if usage.event_id is None:
+        request_id = usage_request_id(usage.customer_id, usage.service, units, price)
+    else:
+        request_id = event_request_id(usage.customer_id, usage.event_id)
+    return UsageRecord(
+        request_id=request_id,
+        customer_id=usage.customer_id,
+        service=usage.service,
+        units_consumed=units,
+        price_per_unit=price,
+        amount=multiply(units, price),
+        event_id=usage.event_id,
+        occurred_at=occurred_at,
+        recorded_at=received_at,
+    )

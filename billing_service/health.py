@@ -1,0 +1,28 @@
+"""Whether the process lives, and whether it can do its work."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing_service.database import Database
+from billing_service.migrations import MigrationError, check_schema
+from billing_service.problems import ProblemError, problem
+
+
+async def healthz(_: Request) -> Response:
+    """`GET /healthz`: the process answers."""
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+async def readyz(request: Request) -> Response:
+    """`GET /readyz`: the database answers, and its schema is this program's."""
+    database: Database = request.app.state.database
+    try:
+        async with database.connection() as connection:
+            await check_schema(connection)
+    except MigrationError as error:
+        raise ProblemError(problem("unavailable", str(error)), {"Retry-After": "5"}) from error
+    return Response(b'{"status":"ready"}', media_type="application/json")
+
+
+ROUTES = [Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]

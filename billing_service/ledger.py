@@ -1,0 +1,167 @@
+"""What is stored: one statement records, one finds. The outcome of each report is decided here."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+from msgspec import Struct
+
+from billing_client.wire import FieldConflict, Outcome, UsageRecord
+from billing_service.database import Connection
+from billing_service.queries import load_queries
+
+_USAGE = load_queries("usage")
+_CUSTOMERS = load_queries("customers")
+
+
+class Report(Struct, frozen=True):
+    """One report of usage: the record it would become, and the name of the call that brought it."""
+
+    record: UsageRecord[str]
+    idempotency_key: str | None
+
+
+class Verdict(Struct, frozen=True):
+    """What became of a report. `record` is the stored one (the one that would be stored, where it is recordable),
+    None where the customer is unknown."""
+
+    outcome: Outcome
+    record: UsageRecord[str] | None = None
+    conflicts: list[FieldConflict] | None = None
+
+
+class _Stored(NamedTuple):
+    record: UsageRecord[str]
+    idempotency_key: str | None
+
+
+UNKNOWN_CUSTOMER = Verdict("rejected")
+_COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
+
+
+async def record_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
+    """Record what is new, in one transaction; the verdicts come in the order of the reports, as if sent in order."""
+    first = await _first_of_known_customers(connection, reports)
+    fresh = await _insert(connection, first.values())
+    stored = await _find(connection, [report.record for id_, report in first.items() if id_ not in fresh])
+    return _decide(reports, first, fresh, stored, "recorded")
+
+
+async def judge_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
+    """Say what `record_reports` would say, without writing anything."""
+    first = await _first_of_known_customers(connection, reports)
+    stored = await _find(connection, [report.record for report in first.values()])
+    return _decide(reports, first, first.keys() - stored.keys(), stored, "recordable")
+
+
+async def _first_of_known_customers(connection: Connection, reports: Iterable[Report]) -> dict[str, Report]:
+    """The first report of each usage by request id, less those of unknown customers. Customers are never deleted."""
+    rows = await connection.fetch(_CUSTOMERS["known_customers"], list({r.record.customer_id for r in reports}))
+    known = {row["customer_id"] for row in rows}
+    first: dict[str, Report] = {}
+    for report in reports:
+        if report.record.customer_id in known:
+            first.setdefault(report.record.request_id, report)
+    return first
+
+
+async def _insert(connection: Connection, reports: Iterable[Report]) -> set[str]:
+    """Insert what is not there yet, and return the request ids of that."""
+    ordered = sorted(reports, key=lambda report: (report.record.customer_id, report.record.request_id))
+    if not ordered:
+        return set()
+    records = [report.record for report in ordered]
+    rows = await connection.fetch(
+        _USAGE["insert_usage"],
+        [record.customer_id for record in records],
+        [bytes.fromhex(record.request_id) for record in records],
+        [record.event_id for record in records],
+        [record.service for record in records],
+        [record.units_consumed for record in records],
+        [record.price_per_unit for record in records],
+        [record.occurred_at for record in records],
+        [record.recorded_at for record in records],
+        [report.idempotency_key for report in ordered],
+    )
+    return {row["request_id"].hex() for row in rows}
+
+
+async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, _Stored]:
+    """The stored records with the same request ids. A later statement than the insert, so it sees rivals' commits."""
+    if not records:
+        return {}
+    rows = await connection.fetch(
+        _USAGE["find_usage"],
+        [record.customer_id for record in records],
+        [bytes.fromhex(record.request_id) for record in records],
+    )
+    return {row["request_id"].hex(): _Stored(_record(row), row["idempotency_key"]) for row in rows}
+
+
+def _decide(
+    reports: Sequence[Report],
+    first: dict[str, Report],
+    fresh: Iterable[str],
+    stored: dict[str, _Stored],
+    new: Outcome,
+) -> list[Verdict]:
+    unseen = set(fresh)
+    stored = stored | {id_: _Stored(first[id_].record, first[id_].idempotency_key) for id_ in unseen}
+    verdicts = []
+    for report in reports:
+        id_ = report.record.request_id
+        if id_ not in first:
+            verdicts.append(UNKNOWN_CUSTOMER)
+        elif id_ in unseen:
+            unseen.remove(id_)
+            verdicts.append(Verdict(new, stored[id_].record))
+        else:
+            verdicts.append(_compare(report, stored[id_]))
+    return verdicts
+
+
+def _compare(report: Report, stored: _Stored) -> Verdict:
+    conflicts = [
+        FieldConflict(field=name, recorded=getattr(stored.record, field), submitted=getattr(report.record, field))
+        for name, field in _COMPARED
+        if getattr(stored.record, field) != getattr(report.record, field)
+    ]
+    if conflicts:
+        return Verdict("conflict", stored.record, conflicts)
+    if report.idempotency_key is not None and report.idempotency_key == stored.idempotency_key:
+        return Verdict("replayed", stored.record)
+    return Verdict("duplicate", stored.record)
+
+
+async def find_record(connection: Connection, customer_id: str, request_id: bytes) -> UsageRecord[str] | None:
+    """One record of a customer, by the 32 bytes of its request id."""
+    row = await connection.fetchrow(_USAGE["find_usage"], [customer_id], [request_id])
+    return None if row is None else _record(row)
+
+
+async def list_records(
+    connection: Connection,
+    customer_id: str,
+    after: tuple[datetime, bytes],
+    until: datetime,
+    service: str | None,
+    limit: int,
+) -> list[UsageRecord[str]]:
+    """At most `limit` records of a customer after a position, by (occurred at, request id)."""
+    rows = await connection.fetch(_USAGE["list_usage"], customer_id, *after, until, service, limit)
+    return [_record(row) for row in rows]
+
+
+def _record(row: asyncpg.Record) -> UsageRecord[str]:
+    return UsageRecord(
+        request_id=row["request_id"].hex(),
+        customer_id=row["customer_id"],
+        service=row["service"],
+        units_consumed=row["units_consumed"],
+        price_per_unit=row["price_per_unit"],
+        amount=row["amount"],
+        event_id=row["event_id"],
+        occurred_at=row["occurred_at"],
+        recorded_at=row["recorded_at"],
+    )

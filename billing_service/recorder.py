@@ -1,0 +1,71 @@
+"""Many waiting calls, one statement: what arrives while a commit is under way goes together into the next one."""
+
+import asyncio
+from collections.abc import Sequence
+
+from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.ledger import Report, Verdict, judge_reports, record_reports
+
+GROUP_RECORDS = 1_000
+
+
+class Recorder:
+    """Answers each report after the commit that holds it, and never before.
+
+    `queue_records` bounds how many single reports may wait; one more is refused at once.
+    """
+
+    def __init__(self, database: Database, queue_records: int) -> None:
+        self._database = database
+        self._queue_records = queue_records
+        self._waiting: list[tuple[Report, asyncio.Future[Verdict]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def record(self, report: Report) -> Verdict:
+        """Record one report. Raises DatabaseUnavailableError; a retry of the same call is then safe."""
+        if len(self._waiting) >= self._queue_records:
+            raise DatabaseUnavailableError("the queue of records is full")
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting.append((report, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        return await future
+
+    async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
+        """Record a batch in one transaction. Raises DatabaseUnavailableError."""
+        async with self._database.connection() as connection:
+            return await record_reports(connection, reports)
+
+    async def judge_batch(self, reports: Sequence[Report]) -> list[Verdict]:
+        """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
+        async with self._database.connection() as connection:
+            return await judge_reports(connection, reports)
+
+    async def drain(self) -> None:
+        """Wait until everything that was taken is answered."""
+        while self._writer is not None:
+            await asyncio.shield(self._writer)
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:GROUP_RECORDS], self._waiting[GROUP_RECORDS:]
+                await self._write_group(group)
+        finally:
+            self._writer = None
+
+    async def _write_group(self, group: list[tuple[Report, "asyncio.Future[Verdict]"]]) -> None:
+        try:
+            verdicts = await self.record_batch([report for report, _ in group])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
+            for _, future in group:
+                _fail(future, error)
+        else:
+            for (_, future), verdict in zip(group, verdicts, strict=True):
+                if not future.done():  # done already where the caller went away
+                    future.set_result(verdict)
+
+
+def _fail(future: "asyncio.Future[Verdict]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

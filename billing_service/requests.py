@@ -1,0 +1,127 @@
+"""What every endpoint reads from a request besides its fields: the body, the query, the ids in the path, the key."""
+
+import re
+from typing import Any, TypeVar, get_type_hints
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import Struct
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from billing_client.wire import FieldError, Id
+from billing_service.decoding import readable
+from billing_service.problems import ProblemError, invalid, invalid_input, problem
+
+Q = TypeVar("Q", bound=Struct)
+
+_JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
+_QUOTED_KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')  # an sf-string, RFC 9651
+_BARE_KEY = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
+MAX_KEY_LENGTH = 255
+
+
+class NoQuery(Struct):
+    """The query of an address that takes none."""
+
+
+class RawPath:
+    """Routes on the path as it was sent, so that an id may hold an encoded slash; `IdConvertor` decodes the ids."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = scope["raw_path"].partition(b"?")[0].decode("ascii", "replace")
+        await self._app(scope, receive, send)
+
+
+class IdConvertor(Convertor[str]):
+    """One segment of a path, percent-decoded."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        try:
+            return msgspec.convert(unquote(value, errors="strict"), Id)
+        except ValueError as error:
+            raise invalid_input("path/id", readable(error)) from error
+
+    def to_string(self, value: str) -> str:
+        raise NotImplementedError("paths are written where they are sent")
+
+
+register_url_convertor("id", IdConvertor())
+
+
+async def read_json(request: Request) -> bytes:
+    """The body of a JSON request, at most `max_body_bytes` of it. Raises ProblemError (413, 415)."""
+    _check_content_type(request)
+    limit: int = request.app.state.settings.max_body_bytes
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise _too_large(limit)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _check_content_type(request: Request) -> None:
+    content_type = request.headers.get("content-type")
+    if content_type is not None:
+        charset = _CHARSET.search(content_type)
+        if not _JSON.fullmatch(content_type.partition(";")[0].strip()):
+            raise ProblemError(problem("unsupported_media_type", "Send the body with Content-Type: application/json."))
+        if charset and charset[1].lower() not in ("utf-8", "utf8"):
+            raise ProblemError(problem("unsupported_media_type", "Send the JSON in UTF-8 (RFC 8259, section 8.1)."))
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ProblemError(problem("unsupported_media_type", "Send the body without a Content-Encoding."))
+
+
+def _too_large(limit: int) -> ProblemError:
+    # what is left of the body is not worth reading: the connection ends with the answer
+    details = problem("payload_too_large", f"A body may have {limit} bytes at most.")
+    return ProblemError(details, {"Connection": "close"})
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key`: a quoted string as the IETF's draft has it, or bare. Raises ProblemError."""
+    values = request.headers.getlist("idempotency-key")
+    if not values:
+        return None
+    if len(values) > 1:
+        raise invalid_input("header/Idempotency-Key", "must be given once")
+    if match := _QUOTED_KEY.fullmatch(values[0]):
+        key = re.sub(r"\\(.)", r"\1", match[1])
+    else:
+        key = values[0] if _BARE_KEY.fullmatch(values[0]) else ""
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        message = f"must be 1 to {MAX_KEY_LENGTH} visible ASCII characters, bare or as a quoted string"
+        raise invalid_input("header/Idempotency-Key", message)
+    return key
+
+
+def read_query(request: Request, struct: type[Q]) -> Q:
+    """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
+    hints = get_type_hints(struct, include_extras=True)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    values: dict[str, Any] = {}
+    errors = []
+    for name, text in request.query_params.multi_items():
+        try:
+            if name not in fields:
+                raise ValueError(f"is not a parameter of this address; it takes {', '.join(fields) or 'none'}")
+            if fields[name].name in values:
+                raise ValueError("must be given once")
+            values[fields[name].name] = msgspec.convert(text, hints[fields[name].name], strict=False)
+        except ValueError as error:
+            errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
+    if errors:
+        raise ProblemError(invalid(errors))
+    return struct(**values)

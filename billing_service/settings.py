@@ -1,0 +1,106 @@
+"""The settings: the one place that reads the environment. See the table in README.md."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta, Struct
+
+ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
+_SECRET = {"DATABASE_URL"}
+
+
+class SettingsError(Exception):
+    """A setting is bad; the message is one line for the operator and holds no secret."""
+
+
+def _variable(field: str) -> str:
+    return "DATABASE_URL" if field == "database_url" else f"BILLING_{field.upper()}"
+
+
+class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
+    """Every setting, validated. Times are in seconds."""
+
+    env: Annotated[
+        Literal["development", "staging", "production"],
+        Meta(description="one of development, staging, production"),
+    ] = "development"
+    database_url: Annotated[
+        str | None, Meta(description="a URL such as postgresql://user:password@host:5432/database")
+    ] = None
+    data_dir: Annotated[str | None, Meta(description="the path of a folder")] = None
+    host: Annotated[str, Meta(min_length=1, description="an address or host name")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")] = 3000
+    workers: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 1
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="an ISO 4217 code such as USD")] = "USD"
+    pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
+    database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
+    shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (
+        16 * 1024 * 1024
+    )
+    queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded PostgreSQL serves, since no database is named."""
+        return self.database_url is None
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read the settings from the environment, then the file for its BILLING_ENV, then the defaults.
+
+    `overrides` are settings by field name, None where not given; they win over all.
+    Raises SettingsError, with one line that names the variable, its fault and what would be right.
+    """
+    environment = os.environ if environment is None else environment
+    env = _convert("env", environment.get("BILLING_ENV") or "development")
+    values = {name: value for name, value in dotenv_values(ENV_FILES[env]).items() if value}
+    values |= {name: value for name, value in environment.items() if value}
+    values["BILLING_ENV"] = env
+    given: dict[str, object] = {
+        field: values[_variable(field)] for field in Settings.__struct_fields__ if _variable(field) in values
+    }
+    given |= {field: value for field, value in overrides.items() if value is not None}
+    settings = Settings(**{field: _convert(field, value) for field, value in given.items()})
+    _check(settings)
+    return settings
+
+
+def _convert(field: str, value: object) -> Any:
+    type_ = get_type_hints(Settings, include_extras=True)[field]
+    try:
+        return msgspec.convert(value, type_, strict=False)
+    except msgspec.ValidationError as error:
+        name = _variable(field)
+        shown = "what it holds (not shown)" if name in _SECRET else repr(value)
+        raise SettingsError(f"{name}: {shown} is not valid; it must be {_description(type_)}") from error
+
+
+def _description(type_: Any) -> str:
+    if get_origin(type_) is Annotated:
+        return str(type_.__metadata__[0].description)
+    return _description(get_args(type_)[0])
+
+
+def _check(settings: Settings) -> None:
+    url = settings.database_url
+    if url is None and settings.env != "development":
+        raise SettingsError(
+            f"DATABASE_URL: it is not set, and BILLING_ENV={settings.env} does not run on the embedded database; "
+            "it must be a URL such as postgresql://user:password@host:5432/database"
+        )
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError(
+            "DATABASE_URL: what it holds (not shown) is not valid; "
+            "it must be a URL such as postgresql://user:password@host:5432/database"
+        )
+
+
+def export_settings(settings: Settings) -> None:
+    """Hand the settings on to the worker processes, through the environment they inherit."""
+    for name, value in msgspec.to_builtins(settings).items():
+        if value is not None:
+            os.environ[name] = str(value)

@@ -1,0 +1,189 @@
+"""The endpoints of usage: from bytes to an outcome and back."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing_client.wire import (
+    MAX_BATCH_RECORDS,
+    MAX_PAGE,
+    BatchResult,
+    BatchResults,
+    Name,
+    ProblemDetails,
+    Timestamp,
+    UsagePage,
+    UsageRecord,
+)
+from billing_service import ledger
+from billing_service.customers import require_customer
+from billing_service.database import Database
+from billing_service.decoding import decode_batch, decode_usage, read_instant
+from billing_service.ledger import Report, Verdict
+from billing_service.pages import read_cursor, write_cursor
+from billing_service.problems import ProblemError, invalid_input, problem
+from billing_service.recorder import Recorder
+from billing_service.requests import NoQuery, idempotency_key, read_json, read_query
+
+_encode = msgspec.json.Encoder().encode
+_REQUEST_ID = re.compile(r"[0-9a-f]{64}")
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_END = datetime.max.replace(tzinfo=UTC)
+
+
+class BatchQuery(Struct, rename="camel"):
+    dry_run: bool = False
+
+
+class UsageQuery(Struct, rename={"from_": "from"}):
+    """`from_` is in, `to` is out."""
+
+    service: Name | None = None
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: str | None = None
+
+
+async def record_usage(request: Request) -> Response:
+    """`POST /usage`"""
+    read_query(request, NoQuery)
+    key = idempotency_key(request)
+    record = decode_usage(await read_json(request), datetime.now(UTC))
+    recorder: Recorder = request.app.state.recorder
+    verdict = await recorder.record(Report(record, key))
+    if refusal := _refusal(verdict, record):
+        raise ProblemError(refusal)
+    headers = {"Location": f"/customers/{quote(record.customer_id, safe='')}/usage/{record.request_id}"}
+    if verdict.outcome == "replayed":
+        headers["Idempotent-Replayed"] = "true"
+    return Response(_encode(verdict.record), 201, headers, media_type="application/json")
+
+
+async def record_batch(request: Request) -> Response:
+    """`POST /usage/batch`"""
+    query = read_query(request, BatchQuery)
+    key = idempotency_key(request)
+    batch = decode_batch(await read_json(request))
+    if len(batch.records) > MAX_BATCH_RECORDS:
+        raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
+    entries = _read_entries(batch.records, datetime.now(UTC))
+    reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
+    recorder: Recorder = request.app.state.recorder
+    verdicts = iter(await (recorder.judge_batch if query.dry_run else recorder.record_batch)(reports))
+    results = [
+        _result(next(verdicts), entry)
+        if isinstance(entry, UsageRecord)
+        else BatchResult[str](outcome="rejected", problem=entry)
+        for entry in entries
+    ]
+    return Response(_encode(BatchResults(results=results)), media_type="application/json")
+
+
+def _read_entries(records: list[msgspec.Raw], received_at: datetime) -> list[UsageRecord[str] | ProblemDetails[str]]:
+    entries: list[UsageRecord[str] | ProblemDetails[str]] = []
+    for raw in records:
+        try:
+            entries.append(decode_usage(bytes(raw), received_at))
+        except ProblemError as error:
+            entries.append(error.details)
+    return entries
+
+
+def _reports(records: list[UsageRecord[str]], key: str | None) -> list[Report]:
+    """The reports of one call: usage that it reports twice is a second report, not a retry of the call."""
+    seen: set[str] = set()
+    reports = []
+    for record in records:
+        reports.append(Report(record, None if record.request_id in seen else key))
+        seen.add(record.request_id)
+    return reports
+
+
+def _result(verdict: Verdict, record: UsageRecord[str]) -> BatchResult[str]:
+    refusal = _refusal(verdict, record)
+    return BatchResult(outcome=verdict.outcome, record=None if refusal else verdict.record, problem=refusal)
+
+
+def _refusal(verdict: Verdict, record: UsageRecord[str]) -> ProblemDetails[str] | None:
+    """The problem this verdict amounts to, None where the usage is recorded."""
+    match verdict.outcome:
+        case "duplicate":
+            return problem(
+                "duplicate_record",
+                _DUPLICATE[record.event_id is None],
+                request_id=record.request_id,
+                existing=verdict.record,
+            )
+        case "conflict":
+            return problem(
+                "event_id_conflict",
+                "An event id names one usage; correct it under a new event id.",
+                request_id=record.request_id,
+                existing=verdict.record,
+                conflicts=verdict.conflicts,
+            )
+        case "rejected":
+            return problem(
+                "customer_not_found", f"There is no customer {record.customer_id!r}.", request_id=record.request_id
+            )
+    return None
+
+
+_DUPLICATE = {
+    True: "Usage with this customer, service, units and price is recorded already, and was not recorded again. "
+    "Without an eventId these four fields alone decide what is the same usage: "
+    "where equal usage can be distinct, give each its own eventId.",
+    False: "Usage with this customer and eventId is recorded already, and was not recorded again.",
+}
+
+
+async def list_usage(request: Request) -> Response:
+    """`GET /customers/{id}/usage`"""
+    customer_id: str = request.path_params["customer_id"]
+    query = read_query(request, UsageQuery)
+    start = read_instant(query.from_) if query.from_ else _BEGINNING
+    end = read_instant(query.to) if query.to else _END
+    scope = f"usage {customer_id} {query.service} {start} {end}"
+    after = read_cursor(scope, query.cursor, tuple[datetime, bytes]) if query.cursor else (start, b"")
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        await require_customer(connection, customer_id)
+        records = await ledger.list_records(connection, customer_id, after, end, query.service, query.limit + 1)
+    cursor = None
+    if len(records) > query.limit:
+        last = records[query.limit - 1]
+        cursor = write_cursor(scope, (last.occurred_at, bytes.fromhex(last.request_id)))
+    page = UsagePage(data=records[: query.limit], next_cursor=cursor)
+    return Response(_encode(page), media_type="application/json")
+
+
+async def get_usage(request: Request) -> Response:
+    """`GET /customers/{id}/usage/{requestId}`"""
+    read_query(request, NoQuery)
+    customer_id: str = request.path_params["customer_id"]
+    request_id: str = request.path_params["request_id"]
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        record = None
+        if _REQUEST_ID.fullmatch(request_id):
+            record = await ledger.find_record(connection, customer_id, bytes.fromhex(request_id))
+        if record is None:
+            await require_customer(connection, customer_id)
+            raise ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
+    return Response(_encode(record), media_type="application/json")
+
+
+ROUTES = [
+    Route("/usage", record_usage, methods=["POST"]),
+    Route("/usage/batch", record_batch, methods=["POST"]),
+    Route("/customers/{customer_id:id}/usage", list_usage, methods=["GET"]),
+    Route("/customers/{customer_id:id}/usage/{request_id:id}", get_usage, methods=["GET"]),
+]

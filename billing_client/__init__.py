@@ -1,3 +1,56 @@
-"""The async client of the billing service."""
+"""The async client of the billing service: `BillingSystemClient`, its records and its errors."""
 
-__version__ = "0.1.0"
+from billing_client._batches import UsageOutcome
+from billing_client._client import BillingSystemClient
+from billing_client._errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    CustomerExistsError,
+    CustomerNotFoundError,
+    DeadlineExceededError,
+    DuplicateRecordError,
+    EventIdConflictError,
+    NotFoundError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ResponseError,
+    TransportError,
+    UnavailableError,
+    UnexpectedResponseError,
+    UsageNotFoundError,
+    ValidationError,
+)
+from billing_client._records import Usage, UsageRecord
+from billing_client._version import __version__
+from billing_client.wire import Customer, FieldConflict, FieldError
+
+__all__ = [
+    "AuthenticationError",
+    "BillingError",
+    "BillingSystemClient",
+    "ConfigurationError",
+    "Customer",
+    "CustomerExistsError",
+    "CustomerNotFoundError",
+    "DeadlineExceededError",
+    "DuplicateRecordError",
+    "EventIdConflictError",
+    "FieldConflict",
+    "FieldError",
+    "NotFoundError",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "ResponseError",
+    "TransportError",
+    "UnavailableError",
+    "UnexpectedResponseError",
+    "Usage",
+    "UsageNotFoundError",
+    "UsageOutcome",
+    "UsageRecord",
+    "ValidationError",
+    "__version__",
+]

@@ -126,3 +126,13 @@ class CustomerPage(Message, frozen=True):
 class UsagePage(Message, Generic[D], frozen=True):
     data: list[UsageRecord[D]]
     next_cursor: str | None
+
+
+def readable(error: Exception) -> str:
+    """Say what is wrong with a value in words for whoever sent it."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "is not valid UTF-8"
+    message = str(error)
+    return "must not hold control characters" if "matching regex" in message else message

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from billing_client.identity import event_request_id, plain_decimal, usage_request_id
-from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, UsageRecord
+from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, UsageRecord, readable
 from billing_service.amounts import multiply
 from billing_service.problems import ProblemError, invalid
 
@@ -18,7 +18,6 @@ T = TypeVar("T", bound=Struct)
 Check = Callable[[Raw], object]
 
 MAX_AHEAD = timedelta(minutes=5)
-_NO_CONTROL_CHARACTERS = "must not hold control characters"
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
 
 
@@ -77,16 +76,6 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 def _pointer(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def readable(error: Exception) -> str:
-    """Say what was wrong with a value in words for its sender."""
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return "is not valid UTF-8"
-    message = str(error)
-    return _NO_CONTROL_CHARACTERS if "matching regex" in message else message
 
 
 def _repeated_names(data: bytes) -> list[FieldError]:

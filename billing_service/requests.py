@@ -10,8 +10,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from billing_client.wire import FieldError, Id
-from billing_service.decoding import readable
+from billing_client.wire import FieldError, Id, readable
 from billing_service.problems import ProblemError, invalid, invalid_input, problem
 
 Q = TypeVar("Q", bound=Struct)

@@ -1,0 +1,137 @@
+"""Many uses in batches: bounded memory for input without end, an outcome for each use, in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from decimal import Decimal
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct
+
+from billing_client._answers import Answer, decode_answer, error_of_problem
+from billing_client._encoding import EncodedUsage, encode_usage
+from billing_client._errors import (
+    BillingError,
+    DuplicateRecordError,
+    EventIdConflictError,
+    UnexpectedResponseError,
+    ValidationError,
+)
+from billing_client._records import Usage, UsageRecord
+from billing_client._transport import Call, Transport
+from billing_client.wire import MAX_BATCH_RECORDS, BatchResult, BatchResults, Outcome
+
+BATCH_BYTES = 4 * 1024 * 1024
+_RESULTS = msgspec.json.Decoder(BatchResults[Decimal])
+
+
+class UsageOutcome(Struct, frozen=True, kw_only=True):
+    """What became of one use of a batch.
+
+    `record` is the stored record, None where nothing is stored for it; `error` is what `record_usage` would have
+    raised, None where the use is recorded, was recorded by this very call before (`replayed`), or is `recordable`.
+    """
+
+    usage: Usage
+    outcome: Outcome
+    request_id: str | None
+    record: UsageRecord | None
+    error: BillingError | None
+
+
+_Entry = tuple[Usage, EncodedUsage | ValidationError]
+
+
+async def record_usages(
+    transport: Transport,
+    usages: Iterable[Usage] | AsyncIterable[Usage],
+    batch_size: int,
+    concurrency: int,
+    dry_run: bool,
+) -> AsyncIterator[UsageOutcome]:
+    """See BillingSystemClient.record_usages."""
+    if not 1 <= batch_size <= MAX_BATCH_RECORDS or concurrency < 1:
+        raise ValueError(f"batch_size must be 1 to {MAX_BATCH_RECORDS}, concurrency at least 1")
+    sending: deque[asyncio.Task[list[UsageOutcome]]] = deque()
+    try:
+        async for batch in _batches(usages, batch_size):
+            sending.append(asyncio.create_task(_send(transport, batch, dry_run)))
+            if len(sending) == concurrency:
+                for outcome in await sending[0]:
+                    yield outcome
+                sending.popleft()
+        while sending:
+            for outcome in await sending[0]:
+                yield outcome
+            sending.popleft()
+    finally:
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
+async def _batches(usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int) -> AsyncIterator[list[_Entry]]:
+    batch: list[_Entry] = []
+    size = 0
+    async for usage in _each(usages):
+        entry = _encoded(usage)
+        added = len(entry.body) if isinstance(entry, EncodedUsage) else 0
+        if len(batch) == batch_size or (batch and size + added > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((usage, entry))
+        size += added
+    if batch:
+        yield batch
+
+
+async def _each(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncIterator[Usage]:
+    if isinstance(usages, AsyncIterable):
+        async for usage in usages:
+            yield usage
+    else:
+        for usage in usages:
+            yield usage
+
+
+def _encoded(usage: Usage) -> EncodedUsage | ValidationError:
+    try:
+        return encode_usage(usage)
+    except ValidationError as error:
+        return error
+
+
+async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> list[UsageOutcome]:
+    bodies = [entry.body for _, entry in batch if isinstance(entry, EncodedUsage)]
+    results: list[BatchResult[Decimal]] = []
+    call = Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", str(uuid4()))
+    call.query = {"dryRun": "true"} if dry_run else {}
+    if bodies:
+        results = _results(call, await transport.send(call), len(bodies))
+    given = iter(results)
+    return [
+        _outcome(usage, entry.request_id, next(given), call)
+        if isinstance(entry, EncodedUsage)
+        else UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=entry)
+        for usage, entry in batch
+    ]
+
+
+def _results(call: Call, answer: Answer, expected: int) -> list[BatchResult[Decimal]]:
+    results = decode_answer(_RESULTS, answer, call.facts("unknown")).results
+    if len(results) != expected:
+        detail = f"the service answered {len(results)} results for {expected} records"
+        raise UnexpectedResponseError(detail, status=answer.status, **call.facts("unknown"))
+    return results
+
+
+def _outcome(usage: Usage, request_id: str, result: BatchResult[Decimal], call: Call) -> UsageOutcome:
+    error = None if result.problem is None else error_of_problem(result.problem, call.facts("rejected"))
+    record: UsageRecord | None = None
+    if isinstance(error, DuplicateRecordError | EventIdConflictError):
+        record = error.existing
+    elif result.record is not None:
+        done = result.outcome if result.outcome in ("recorded", "replayed") else None
+        record = UsageRecord(**msgspec.structs.asdict(result.record), outcome=done)
+    return UsageOutcome(usage=usage, outcome=result.outcome, request_id=request_id, record=record, error=error)

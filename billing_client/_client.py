@@ -1,0 +1,198 @@
+"""The client: a method for each thing the service does."""
+
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Literal, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct
+
+from billing_client import _batches
+from billing_client._answers import decode_answer
+from billing_client._batches import UsageOutcome
+from billing_client._config import load_config
+from billing_client._encoding import encode_customer, encode_usage
+from billing_client._errors import DuplicateRecordError
+from billing_client._records import DecimalLike, Usage, UsageRecord
+from billing_client._transport import Call, Transport
+from billing_client._version import __version__
+from billing_client.identity import new_customer_id
+from billing_client.wire import Customer, CustomerChange, CustomerPage, NewCustomer
+
+T = TypeVar("T", bound=Struct)
+
+
+class UsagePage(Struct, rename="camel"):
+    data: list[UsageRecord]
+    next_cursor: str | None
+
+
+_CUSTOMER = msgspec.json.Decoder(Customer)
+_CUSTOMERS = msgspec.json.Decoder(CustomerPage)
+_RECORD = msgspec.json.Decoder(UsageRecord)
+_RECORDS = msgspec.json.Decoder(UsagePage)
+
+
+class BillingSystemClient:
+    """Reports usage to the billing service, each use once, over a network that fails.
+
+    `base_url` and `api_key` come from `BILLING_BASE_URL` and `BILLING_API_KEY` where not given. `timeout` (seconds)
+    is the one deadline over all attempts of a call. Every method raises BillingError or what it says; cancelling
+    a call is safe: call again with the same `idempotency_key` or event id.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        max_attempts: int = 10,
+        max_connections: int = 100,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        config = load_config(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            max_connections=max_connections,
+        )
+        self._base_url = config.base_url
+        self._transport = Transport(config, ssl_context, f"billing-client/{__version__}")
+
+    def __repr__(self) -> str:
+        return f"BillingSystemClient(base_url={self._base_url!r})"
+
+    async def __aenter__(self) -> "BillingSystemClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. The client cannot be used again."""
+        await self._transport.close()
+
+    async def record_usage(
+        self,
+        *,
+        customer_id: str,
+        service: str,
+        units_consumed: DecimalLike,
+        price_per_unit: DecimalLike,
+        event_id: str | None = None,
+        occurred_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        on_duplicate: Literal["raise", "return"] = "raise",
+    ) -> UsageRecord:
+        """Record one use; when it returns, the record is stored. Its `outcome` says whether this call recorded it.
+
+        `idempotency_key` names the call, a new one where not given; give the same to repeat a call whose outcome is
+        unknown. Raises DuplicateRecordError where another call recorded the same usage, unless `on_duplicate` is
+        "return"; EventIdConflictError, CustomerNotFoundError, ValidationError.
+        """
+        usage = Usage(
+            customer_id=customer_id,
+            service=service,
+            units_consumed=units_consumed,
+            price_per_unit=price_per_unit,
+            event_id=event_id,
+            occurred_at=occurred_at,
+        )
+        encoded = encode_usage(usage)
+        call = Call("POST", "/usage", encoded.body, idempotency_key or str(uuid4()), encoded.request_id)
+        try:
+            answer = await self._transport.send(call)
+        except DuplicateRecordError as error:
+            if on_duplicate == "raise":
+                raise
+            return error.existing
+        record = decode_answer(_RECORD, answer, call.facts("unknown"))
+        replayed = answer.headers.get("Idempotent-Replayed") == "true"
+        return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
+
+    def record_usages(
+        self,
+        usages: Iterable[Usage] | AsyncIterable[Usage],
+        *,
+        batch_size: int = 1_000,
+        concurrency: int = 1,
+        dry_run: bool = False,
+    ) -> AsyncIterator[UsageOutcome]:
+        """Record any number of uses in batches, and give what became of each, in order.
+
+        At most `concurrency` batches of `batch_size` (1 to 10,000) are held at a time, however many uses there are.
+        With `dry_run` nothing is written, and `recordable` stands in the place of `recorded`. A use that is refused
+        is an outcome with its error; what stops a whole batch is raised, and may have left later batches in doubt.
+        """
+        return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run)
+
+    async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
+        """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""
+        path = f"/customers/{_segment(customer_id)}/usage/{_segment(request_id)}"
+        return await self._get(path, _RECORD)
+
+    async def usage(
+        self,
+        *,
+        customer_id: str,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[UsageRecord]:
+        """A customer's records by the time they occurred, `start` in and `end` out; pages are read as needed."""
+        query = {"limit": str(page_size)}
+        query |= {"service": service} if service is not None else {}
+        query |= {"from": start.isoformat()} if start is not None else {}
+        query |= {"to": end.isoformat()} if end is not None else {}
+        while True:
+            page = await self._get(f"/customers/{_segment(customer_id)}/usage", _RECORDS, query)
+            for record in page.data:
+                yield record
+            if page.next_cursor is None:
+                return
+            query["cursor"] = page.next_cursor
+
+    async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
+        """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
+        body = encode_customer(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
+        return await self._send(Call("POST", "/customers", body, str(uuid4())), _CUSTOMER)
+
+    async def get_customer(self, *, customer_id: str) -> Customer:
+        """One customer. Raises CustomerNotFoundError."""
+        return await self._get(f"/customers/{_segment(customer_id)}", _CUSTOMER)
+
+    async def update_customer(self, *, customer_id: str, name: str) -> Customer:
+        """Change a customer's name. Raises CustomerNotFoundError."""
+        body = encode_customer(CustomerChange, name=name)
+        return await self._send(Call("PATCH", f"/customers/{_segment(customer_id)}", body), _CUSTOMER)
+
+    async def customers(self, *, page_size: int = 100) -> AsyncIterator[Customer]:
+        """All customers by id; pages are read as needed."""
+        query = {"limit": str(page_size)}
+        while True:
+            page = await self._get("/customers", _CUSTOMERS, query)
+            for customer in page.data:
+                yield customer
+            if page.next_cursor is None:
+                return
+            query["cursor"] = page.next_cursor
+
+    async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
+        return await self._send(Call("GET", path, query=query or {}), decoder)
+
+    async def _send(self, call: Call, decoder: "msgspec.json.Decoder[T]") -> T:
+        return decode_answer(decoder, await self._transport.send(call), call.facts("unknown"))
+
+
+def _segment(text: str) -> str:
+    """An id as one segment of a path; dots too are encoded where a path of dots would mean another folder."""
+    return "%2E" * len(text) if text in (".", "..") else quote(text, safe="")

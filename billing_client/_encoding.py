@@ -1,0 +1,79 @@
+"""From what a caller hands in to the bytes that are sent: the same bytes at each attempt."""
+
+from decimal import Decimal
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from billing_client import wire
+from billing_client._errors import ValidationError
+from billing_client._records import Usage
+from billing_client.identity import event_request_id, plain_decimal, usage_request_id
+from billing_client.wire import FieldError, NewUsage
+
+encode = msgspec.json.Encoder().encode
+
+_TYPES = {
+    field.name: (f"/{field.encode_name}", get_type_hints(NewUsage, include_extras=True)[field.name])
+    for field in msgspec.structs.fields(NewUsage)
+}
+
+
+class EncodedUsage(Struct, frozen=True):
+    """One line of usage as it is sent, and the request id the service will give it."""
+
+    body: bytes
+    request_id: str
+
+
+def encode_usage(usage: Usage) -> EncodedUsage:
+    """Check and encode one line of usage. Raises ValidationError, with all its faults."""
+    errors: list[FieldError] = []
+    values = {name: _checked(name, getattr(usage, name), errors) for name in _TYPES}
+    if errors:
+        raise invalid(errors)
+    new: NewUsage[str] = NewUsage(**values)
+    if new.event_id is not None:
+        request_id = event_request_id(new.customer_id, new.event_id)
+    else:
+        request_id = usage_request_id(new.customer_id, new.service, new.units_consumed, new.price_per_unit)
+    return EncodedUsage(encode(new), request_id)
+
+
+def encode_customer(body: type[Struct], **values: str | None) -> bytes:
+    """Check and encode a customer or a change to one. Raises ValidationError."""
+    hints = get_type_hints(body, include_extras=True)
+    errors: list[FieldError] = []
+    checked = {name: _converted(f"/{name}", value, hints[name], errors) for name, value in values.items()}
+    if errors:
+        raise invalid(errors)
+    return encode(body(**checked))
+
+
+def invalid(errors: list[FieldError]) -> ValidationError:
+    """The error of input refused here, before it was sent."""
+    detail = "; ".join(f"{error.pointer}: {error.message}" for error in errors)
+    return ValidationError(detail, code="validation_error", errors=errors)
+
+
+def _checked(name: str, value: Any, errors: list[FieldError]) -> Any:
+    pointer, type_ = _TYPES[name]
+    if name not in ("units_consumed", "price_per_unit"):
+        return _converted(pointer, value, type_, errors)
+    try:
+        if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+            raise ValueError("must be a Decimal, an int or a str; a float does not hold a decimal's digits")
+        return plain_decimal(str(value))
+    except ValueError as error:
+        errors.append(FieldError(pointer=pointer, message=str(error)))
+
+
+def _converted(pointer: str, value: Any, type_: Any, errors: list[FieldError]) -> Any:
+    try:
+        if isinstance(value, str):
+            value.encode()  # lone surrogates have no UTF-8
+        return msgspec.convert(value, type_)
+    except ValueError as error:
+        message = wire.readable(error)
+        errors.append(FieldError(pointer=pointer, message=message))

@@ -1,0 +1,189 @@
+"""One call: its attempts, its waits, its one deadline."""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import backoff
+from yarl import URL
+
+from billing_client._answers import RETRIED_STATUSES, Answer, error_of
+from billing_client._config import Config
+from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 15.0
+IDLE_SECONDS = 15.0  # shorter than a server keeps an idle connection, so that it seldom closes one under a request
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
+
+
+@dataclass(slots=True)
+class Call:
+    """What is sent, the same at each attempt, and what is known of the attempts so far."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    idempotency_key: str | None = None
+    request_id: str | None = None
+    query: dict[str, str] = field(default_factory=dict)
+    deadline: float = 0.0
+    attempts: int = 0
+    maybe_done: bool = False  # an attempt may have reached the service and done the work
+    last_error: BillingError | None = None
+
+    def facts(self, outcome: CallOutcome) -> dict[str, Any]:
+        """What every error says of its call."""
+        return {
+            "outcome": "unknown" if self.maybe_done and outcome == "not_sent" else outcome,
+            "request_id": self.request_id,
+            "attempts": self.attempts,
+            "idempotency_key": self.idempotency_key,
+        }
+
+
+class _TryAgainError(Exception):
+    """An attempt failed in a way that another may not; `wait` is the least wait the service asked for."""
+
+    def __init__(self, call: Call, error: BillingError, wait: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = call.last_error = error
+        self.wait = wait
+        self.in_time = time.monotonic() + wait < call.deadline
+
+
+def _waits() -> Generator[float, Any, None]:
+    """Exponential waits with full jitter, on top of what the service asked for.
+
+    (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
+    """
+    again = yield 0.0
+    longest = FIRST_WAIT_SECONDS
+    while True:
+        again = yield again.wait + random.uniform(0.0, longest)  # noqa: S311 - spreads load, keeps no secret
+        longest = min(longest * 2, LONGEST_WAIT_SECONDS)
+
+
+class Transport:
+    """Sends calls over one session, which is made when first needed and belongs to its event loop."""
+
+    def __init__(self, config: Config, ssl_context: ssl.SSLContext | None, user_agent: str) -> None:
+        self._config = config
+        self._ssl = ssl_context if ssl_context is not None else True
+        self._headers = {"Accept": "application/json", "User-Agent": user_agent}
+        if config.api_key is not None:
+            self._headers["Authorization"] = f"Bearer {config.api_key}"
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._try = backoff.on_exception(
+            _waits,
+            _TryAgainError,
+            max_tries=config.max_attempts,
+            giveup=lambda again: isinstance(again, _TryAgainError) and not again.in_time,
+            jitter=None,
+            logger=None,
+        )(self._attempt)
+
+    async def send(self, call: Call) -> Answer:
+        """Send a call until it is answered; gives the answer of a call that succeeded. Raises BillingError."""
+        session = self._open_session()
+        call.deadline = time.monotonic() + self._config.timeout
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                return await self._try(session, call)
+        except _TryAgainError as again:
+            raise again.error from again.error.__cause__
+        except TimeoutError as error:
+            detail = f"no answer within {self._config.timeout:g} s"
+            if call.last_error is not None:
+                detail += f"; the last attempt that ended: {call.last_error.detail}"
+            raise DeadlineExceededError(detail, **call.facts("not_sent")) from call.last_error or error
+
+    async def close(self) -> None:
+        """Close the session; calls after it raise RuntimeError."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        loop = asyncio.get_running_loop()
+        if self._session is None:
+            self._loop = loop
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._config.max_connections, keepalive_timeout=IDLE_SECONDS, ssl=self._ssl
+                ),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # no total: it would count the wait for a connection, and the deadline is over all attempts
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+            )
+        if self._loop is not loop:
+            raise RuntimeError("this client is used in another event loop; make one client for each loop")
+        return self._session
+
+    async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> Answer:
+        """Make one request. Raises _TryAgainError where another may help, else BillingError."""
+        call.attempts += 1
+        maybe_done, call.maybe_done = call.maybe_done, True  # until it is known that nothing reached the service
+        try:
+            answer = await self._request(session, call)
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutErrors of the sockets are OSErrors
+            call.maybe_done = maybe_done or not isinstance(error, _NEVER_SENT)
+            failed = TransportError(_describe(error), **call.facts("not_sent"))
+            failed.__cause__ = error
+            if isinstance(error, _NEVER_RETRIED):
+                raise failed from error
+            raise _TryAgainError(call, failed) from error
+        if answer.status in RETRIED_STATUSES:
+            call.maybe_done = maybe_done or answer.status != 429
+            outcome: CallOutcome = "unknown" if call.maybe_done else "rejected"
+            raise _TryAgainError(call, error_of(answer, call.facts(outcome)), _retry_after(answer))
+        if not 200 <= answer.status < 300:
+            known = answer.status in _WORK_REFUSED or (400 <= answer.status < 500 and not maybe_done)
+            raise error_of(answer, call.facts("rejected" if known else "unknown"))
+        return answer
+
+    async def _request(self, session: aiohttp.ClientSession, call: Call) -> Answer:
+        headers = {"Content-Type": "application/json"} if call.body is not None else {}
+        if call.idempotency_key is not None:
+            headers["Idempotency-Key"] = call.idempotency_key
+        url = URL(self._config.base_url + call.path, encoded=True)
+        if call.query:
+            url = url.with_query(call.query)
+        async with session.request(
+            call.method, url, data=call.body, headers=headers, allow_redirects=False
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+
+# the connection was not made, so nothing was sent
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+# another attempt would meet the same certificate, the same address
+_NEVER_RETRIED = (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch, aiohttp.InvalidURL)
+# what the service answers only after it has looked for the usage: an earlier attempt has not recorded it either
+_WORK_REFUSED = (400, 404, 409, 422)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _retry_after(answer: Answer) -> float:
+    """The seconds that Retry-After asks for (RFC 9110, section 10.2.3), 0 where it does not."""
+    value = answer.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -135,4 +135,6 @@ def readable(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return "is not valid UTF-8"
     message = str(error)
+    if message == "Input data was truncated":
+        return "is not whole JSON, or holds half a surrogate pair"
     return "must not hold control characters" if "matching regex" in message else message

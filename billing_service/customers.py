@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing_client.identity import new_customer_id
-from billing_client.wire import MAX_PAGE, Customer, CustomerPage
+from billing_client.wire import MAX_PAGE, Customer, CustomerPage, Id
 from billing_service.database import Connection, Database
 from billing_service.decoding import decode_customer_change, decode_new_customer
 from billing_service.pages import read_cursor, write_cursor
@@ -23,6 +23,10 @@ from billing_service.requests import NoQuery, idempotency_key, read_json, read_q
 _QUERIES = load_queries("customers")
 _encode = msgspec.json.Encoder().encode
 _SCOPE = "customers"
+
+
+class _Position(Struct, array_like=True, frozen=True):
+    id: Id
 
 
 class CustomersQuery(Struct):
@@ -52,12 +56,12 @@ async def create_customer(request: Request) -> Response:
 async def list_customers(request: Request) -> Response:
     """`GET /customers`"""
     query = read_query(request, CustomersQuery)
-    after = read_cursor(_SCOPE, query.cursor, str) if query.cursor else ""
+    after = read_cursor(_SCOPE, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
         rows = await connection.fetch(_QUERIES["list_customers"], after, query.limit + 1)
     customers = [_customer(row) for row in rows[: query.limit]]
-    cursor = write_cursor(_SCOPE, customers[-1].id) if len(rows) > query.limit else None
+    cursor = write_cursor(_SCOPE, _Position(customers[-1].id)) if len(rows) > query.limit else None
     return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
 
 

@@ -2,6 +2,8 @@
 to name every fault rather than the first."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar, get_origin, get_type_hints
@@ -18,6 +20,9 @@ T = TypeVar("T", bound=Struct)
 Check = Callable[[Raw], object]
 
 MAX_AHEAD = timedelta(minutes=5)
+MAX_ERRORS = 100
+# the first year whose months and days have a beginning in every time zone that Python and PostgreSQL can tell
+_EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
 
 
@@ -42,12 +47,12 @@ class ObjectDecoder(Generic[T]):
         except _MALFORMED as error:
             raise self.refusal(data) from error
         if self._may_repeat_a_name(data) and (errors := _repeated_names(data)):
-            raise ProblemError(invalid(errors))
+            raise _refused(errors)
         return value
 
     def refusal(self, data: bytes) -> ProblemError:
         """The error to raise for data that is known to be faulty."""
-        return ProblemError(invalid(list(self._faults(data))))
+        return _refused(self._faults(data))
 
     def _may_repeat_a_name(self, data: bytes) -> bool:
         """Cheap and never wrong when it says no: without escapes, each name stands in the bytes as it is."""
@@ -70,6 +75,10 @@ class ObjectDecoder(Generic[T]):
         return errors + _repeated_names(data)
 
 
+def _refused(errors: list[FieldError]) -> ProblemError:
+    return ProblemError(invalid(errors[:MAX_ERRORS]))
+
+
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -80,14 +89,21 @@ def _pointer(name: str) -> str:
 
 def _repeated_names(data: bytes) -> list[FieldError]:
     """Find the names that stand more than once in the outermost object (RFC 8259 leaves their meaning open)."""
-    repeated: list[str] = []
+    outermost: list[tuple[str, object]] = []
 
     def note(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        repeated[:] = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        outermost[:] = pairs  # the outermost object comes last
 
-    json.loads(data, object_pairs_hook=note, parse_int=str, parse_float=str)  # the outermost object comes last
-    return [FieldError(pointer=_pointer(name), message="stands more than once") for name in repeated]
+    try:
+        json.loads(data.decode("utf-8", "replace"), object_pairs_hook=note, parse_int=str, parse_float=str)
+    except _MALFORMED as error:  # msgspec does not look into what it skips
+        return [FieldError(pointer="", message=readable(error))]
+    counts = Counter(name for name, _ in outermost)
+    return [
+        FieldError(pointer=_pointer(name), message="stands more than once")
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def read_decimal(raw: Raw) -> str:
@@ -115,6 +131,8 @@ def _read_occurred_at(raw: Raw) -> datetime | None:
 
 def _not_ahead(value: datetime, now: datetime) -> datetime:
     instant = read_instant(value)
+    if instant < _EARLIEST:
+        raise ValueError("must not be before the year 2")
     if instant > now + MAX_AHEAD:
         raise ValueError("must be at most 5 minutes ahead of the service's clock")
     return instant
@@ -127,7 +145,25 @@ _decode_usage = ObjectDecoder[NewUsage[Raw]](
 )
 decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
 decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
-decode_batch = ObjectDecoder[Batch](Batch)
+_decode_batch = ObjectDecoder[Batch](Batch)
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+
+
+def decode_batch(data: bytes) -> Batch:
+    """Read a batch whose records stay bytes. Raises ProblemError where it is no batch at all.
+
+    msgspec refuses the whole of it for half a surrogate pair in one record, as a string cut in the middle of an emoji
+    has; what stands in its place then is no UTF-8, which harms that record alone.
+    """
+    try:
+        return _decode_batch(data)
+    except ProblemError:
+        isolated = _ESCAPE.sub(lambda escape: b"\xff" if escape[1] else escape[0], data)
+        if isolated == data:
+            raise
+        return _decode_batch(isolated)
 
 
 def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:

@@ -9,6 +9,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from billing_client.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
 from billing_service.database import DatabaseUnavailableError
@@ -88,14 +89,15 @@ def invalid_input(pointer: str, message: str) -> ProblemError:
     return ProblemError(invalid([FieldError(pointer=pointer, message=message)]))
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
     """Turn any error into its answer. Starlette calls it for all of them."""
     match error:
         case ProblemError():
             return problem_response(error.details, error.headers)
         case HTTPException():
             code = _BY_STATUS.get(error.status_code, "validation_error")
-            return problem_response(problem(code, f"{HTTPStatus(error.status_code).phrase}."), error.headers)
+            headers = {"Allow": _allowed_methods(request)} if code == "method_not_allowed" else error.headers
+            return problem_response(problem(code, f"{HTTPStatus(error.status_code).phrase}."), headers)
         case DatabaseUnavailableError():
             _log.warning("the database is not available: %s", error)
             detail = "The database is away or overloaded. Try again: a retry with the same Idempotency-Key is safe."
@@ -104,6 +106,12 @@ async def answer_error(_: Request, error: Exception) -> Response:
             return problem_response(problem("validation_error", "The body ended before its announced length."))
         case _:
             return problem_response(problem("internal_error", "The fault is the service's own and was logged."))
+
+
+def _allowed_methods(request: Request) -> str:
+    """All methods of an address (RFC 9110, section 15.5.6); Starlette names those of its first route alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:

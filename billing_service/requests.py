@@ -1,8 +1,10 @@
 """What every endpoint reads from a request besides its fields: the body, the query, the ids in the path, the key."""
 
+import asyncio
+import contextlib
 import re
 from typing import Any, TypeVar, get_type_hints
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +22,7 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 _QUOTED_KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')  # an sf-string, RFC 9651
 _BARE_KEY = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
 MAX_KEY_LENGTH = 255
+DISCARD_SECONDS, DISCARD_LIMITS = 5, 8
 
 
 class NoQuery(Struct):
@@ -60,15 +63,27 @@ async def read_json(request: Request) -> bytes:
     """The body of a JSON request, at most `max_body_bytes` of it. Raises ProblemError (413, 415)."""
     _check_content_type(request)
     limit: int = request.app.state.settings.max_body_bytes
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
+            await _discard(request, limit)
             raise _too_large(limit)
         chunks.append(chunk)
+    if size == 0:
+        raise invalid_input("", "is empty, but must be a JSON object")
     return b"".join(chunks)
+
+
+async def _discard(request: Request, limit: int) -> None:
+    """Read on for a while: a connection closed under a sender loses the answer (RFC 9112, section 9.6)."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > DISCARD_LIMITS * limit:
+                    return
 
 
 def _check_content_type(request: Request) -> None:
@@ -84,7 +99,6 @@ def _check_content_type(request: Request) -> None:
 
 
 def _too_large(limit: int) -> ProblemError:
-    # what is left of the body is not worth reading: the connection ends with the answer
     details = problem("payload_too_large", f"A body may have {limit} bytes at most.")
     return ProblemError(details, {"Connection": "close"})
 
@@ -106,13 +120,21 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
+def _query_items(request: Request) -> list[tuple[str, str]]:
+    try:
+        query = request.scope["query_string"].decode("ascii")
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError as error:
+        raise invalid_input("query", "must hold at most 100 parameters in percent-encoded UTF-8") from error
+
+
 def read_query(request: Request, struct: type[Q]) -> Q:
     """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
     hints = get_type_hints(struct, include_extras=True)
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     values: dict[str, Any] = {}
     errors = []
-    for name, text in request.query_params.multi_items():
+    for name, text in _query_items(request):
         try:
             if name not in fields:
                 raise ValueError(f"is not a parameter of this address; it takes {', '.join(fields) or 'none'}")

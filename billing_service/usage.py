@@ -42,6 +42,11 @@ class BatchQuery(Struct, rename="camel"):
     dry_run: bool = False
 
 
+class _Position(Struct, array_like=True, frozen=True):
+    occurred_at: Timestamp
+    request_id: Annotated[bytes, Meta(max_length=32)]
+
+
 class UsageQuery(Struct, rename={"from_": "from"}):
     """`from_` is in, `to` is out."""
 
@@ -149,20 +154,28 @@ async def list_usage(request: Request) -> Response:
     """`GET /customers/{id}/usage`"""
     customer_id: str = request.path_params["customer_id"]
     query = read_query(request, UsageQuery)
-    start = read_instant(query.from_) if query.from_ else _BEGINNING
-    end = read_instant(query.to) if query.to else _END
+    start, end = _instant("from", query.from_, _BEGINNING), _instant("to", query.to, _END)
     scope = f"usage {customer_id} {query.service} {start} {end}"
-    after = read_cursor(scope, query.cursor, tuple[datetime, bytes]) if query.cursor else (start, b"")
+    after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     database: Database = request.app.state.database
     async with database.connection() as connection:
         await require_customer(connection, customer_id)
-        records = await ledger.list_records(connection, customer_id, after, end, query.service, query.limit + 1)
+        records = await ledger.list_records(
+            connection, customer_id, (after.occurred_at, after.request_id), end, query.service, query.limit + 1
+        )
     cursor = None
     if len(records) > query.limit:
         last = records[query.limit - 1]
-        cursor = write_cursor(scope, (last.occurred_at, bytes.fromhex(last.request_id)))
+        cursor = write_cursor(scope, _Position(last.occurred_at, bytes.fromhex(last.request_id)))
     page = UsagePage(data=records[: query.limit], next_cursor=cursor)
     return Response(_encode(page), media_type="application/json")
+
+
+def _instant(name: str, value: datetime | None, default: datetime) -> datetime:
+    try:
+        return default if value is None else read_instant(value)
+    except ValueError as error:
+        raise invalid_input(f"query/{name}", str(error)) from error
 
 
 async def get_usage(request: Request) -> Response:

@@ -1,5 +1,6 @@
 """A PostgreSQL from a wheel, for development: it serves where no database is named."""
 
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def embedded_postgresql(data_dir: str | None) -> Iterator[tuple[str, Path]]:
     folder = Path(data_dir or default_data_dir()).expanduser().absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _forget_dead_handles(folder)
         server = get_server(folder)
     except (OSError, RuntimeError) as error:
         raise SettingsError(
@@ -49,3 +51,13 @@ def embedded_postgresql(data_dir: str | None) -> Iterator[tuple[str, Path]]:
         yield server.get_uri(), folder
     finally:
         server.cleanup()
+
+
+def _forget_dead_handles(folder: Path) -> None:
+    """Drop processes that were killed from the server's list of its users: it stops with the last of them."""
+    import psutil  # the embedded server's wheel brings it
+
+    handles = folder / ".handle_pids.json"
+    if handles.exists():
+        alive = [pid for pid in json.loads(handles.read_text() or "[]") if psutil.pid_exists(pid)]
+        handles.write_text(json.dumps(alive))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from dotenv import dotenv_values
@@ -86,17 +87,19 @@ def _description(type_: Any) -> str:
 
 
 def _check(settings: Settings) -> None:
-    url = settings.database_url
-    if url is None and settings.env != "development":
-        raise SettingsError(
-            f"DATABASE_URL: it is not set, and BILLING_ENV={settings.env} does not run on the embedded database; "
-            "it must be a URL such as postgresql://user:password@host:5432/database"
-        )
-    if url is not None and not url.startswith(("postgresql://", "postgres://")):
-        raise SettingsError(
-            "DATABASE_URL: what it holds (not shown) is not valid; "
-            "it must be a URL such as postgresql://user:password@host:5432/database"
-        )
+    right = "it must be a URL such as postgresql://user:password@host:5432/database"
+    if settings.database_url is None:
+        if settings.env != "development":
+            fault = f"it is not set, and BILLING_ENV={settings.env} does not run on the embedded database"
+            raise SettingsError(f"DATABASE_URL: {fault}; {right}")
+        return
+    try:
+        parts = urlsplit(settings.database_url)
+        well_formed = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise SettingsError(f"DATABASE_URL: what it holds (not shown) is not valid; {right}")
 
 
 def export_settings(settings: Settings) -> None:

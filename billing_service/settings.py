@@ -95,7 +95,8 @@ def _check(settings: Settings) -> None:
         return
     try:
         parts = urlsplit(settings.database_url)
-        well_formed = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+        hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq takes several
+        well_formed = parts.scheme in ("postgresql", "postgres") and all(urlsplit(f"//{h}").port != 0 for h in hosts)
     except ValueError:
         well_formed = False
     if not well_formed:

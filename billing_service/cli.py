@@ -40,7 +40,6 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         _prepare_schema(settings)
         click.echo(_welcome(settings, where))
         _run(settings, listener)
-    click.echo("Stopped.")
 
 
 @cli.command(name="migrate")
@@ -117,9 +116,6 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     server = uvicorn.Server(config)
-    # uvicorn raises the signal again once it has stopped; it has done its work by then
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     if settings.workers > 1:
         export_settings(settings)
         Multiprocess(config, sockets=[listener]).run()
@@ -147,8 +143,15 @@ Stop with Ctrl-C.
 """
 
 
+def _stop(*_: object) -> None:
+    """End in order. uvicorn takes the signals while it serves, and raises them again once it has stopped."""
+    raise SystemExit(0)
+
+
 def main() -> None:
     """Run the command; what an operator can mend ends in one line and exit code 1."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         cli()
     except (SettingsError, MigrationError) as error:

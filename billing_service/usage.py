@@ -157,11 +157,12 @@ async def list_usage(request: Request) -> Response:
     start, end = _instant("from", query.from_, _BEGINNING), _instant("to", query.to, _END)
     scope = f"usage {customer_id} {query.service} {start} {end}"
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
+    since = _instant("cursor", after.occurred_at, start)
     database: Database = request.app.state.database
     async with database.connection() as connection:
         await require_customer(connection, customer_id)
         records = await ledger.list_records(
-            connection, customer_id, (after.occurred_at, after.request_id), end, query.service, query.limit + 1
+            connection, customer_id, (since, after.request_id), end, query.service, query.limit + 1
         )
     cursor = None
     if len(records) > query.limit:

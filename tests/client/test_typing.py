@@ -1,0 +1,124 @@
+"""What a user's type checker sees, and what the package says it offers."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import billing_client
+
+PROGRAM = """
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal, assert_type
+
+from billing_client import (
+    BillingError, BillingSystemClient, Customer, DuplicateRecordError, EventIdConflictError, FieldConflict, FieldError,
+    Usage, UsageOutcome, UsageRecord, ValidationError,
+)
+
+async def metered() -> AsyncIterator[Usage]:
+    yield Usage(customer_id="acme", service="storage", units_consumed=Decimal("1.5"), price_per_unit="0.02")
+
+async def record_one(client: BillingSystemClient) -> None:
+    try:
+        record = await client.record_usage(
+            customer_id="acme", service="storage", units_consumed=1, price_per_unit=Decimal(2),
+            event_id="e", occurred_at=datetime.now(UTC), idempotency_key="k", on_duplicate="return",
+        )
+        assert_type(record, UsageRecord)
+        assert_type(record.amount, Decimal)
+        assert_type(record.outcome, Literal["recorded", "replayed", "duplicate"] | None)
+    except DuplicateRecordError as error:
+        assert_type(error.existing, UsageRecord)
+    except EventIdConflictError as error:
+        assert_type(error.conflicts, list[FieldConflict])
+    except ValidationError as error:
+        assert_type(error.errors, list[FieldError])
+    except BillingError as error:
+        assert_type(error.outcome, Literal["not_sent", "rejected", "unknown"])
+        assert_type(error.status, int | None)
+        assert_type(error.code, str | None)
+        assert_type(error.attempts, int)
+
+async def record_many(client: BillingSystemClient) -> None:
+    async with aclosing(client.record_usages(metered(), batch_size=10, concurrency=2)) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome, UsageOutcome)
+            assert_type(outcome.record, UsageRecord | None)
+            assert_type(outcome.error, BillingError | None)
+    async for each in client.record_usages(
+        [Usage(customer_id="a", service="s", units_consumed=1, price_per_unit=1)], dry_run=True
+    ):
+        assert_type(each.usage, Usage)
+
+async def main() -> None:
+    async with BillingSystemClient(base_url="http://127.0.0.1:3000", api_key=None, timeout=5) as client:
+        assert_type(client, BillingSystemClient)
+        assert_type(await client.create_customer(name="Acme"), Customer)
+        assert_type(await client.get_usage(customer_id="acme", request_id="ab"), UsageRecord)
+        async with aclosing(client.usage(customer_id="acme", start=datetime.now(UTC))) as records:
+            assert_type([record async for record in records], list[UsageRecord])
+        async with aclosing(client.customers(page_size=10)) as customers:
+            assert_type([customer async for customer in customers], list[Customer])
+        await record_one(client)
+        await record_many(client)
+
+asyncio.run(main())
+"""
+MISUSES = {
+    'BillingSystemClient("http://127.0.0.1")': "Too many positional arguments",
+    "BillingSystemClient(base_url=5)": 'incompatible type "int"',
+    'Usage("acme", "storage", 1, 1)': "Too many positional arguments",
+    'Usage(customer_id="a", service="s", units_consumed=1.5, price_per_unit=1)': 'incompatible type "float"',
+    'client.get_customer("acme")': "Too many positional arguments",
+    'client.record_usage(customer_id="a", service="s", units_consumed=1, price_per_unit=1, on_duplicate="skip")': (
+        "incompatible type \"Literal['skip']\""
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mypy")
+
+
+def check(program: str, folder: Path, cache: Path) -> list[str]:
+    """What mypy --strict says of a user's program."""
+    file = folder / "program.py"
+    file.write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", str(file)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def test_a_users_program_passes_mypy_strict(tmp_path: Path, cache: Path) -> None:
+    output = check(PROGRAM, tmp_path, cache)
+    assert output == ["Success: no issues found in 1 source file"]
+
+
+def test_misuse_fails_mypy_strict(tmp_path: Path, cache: Path) -> None:
+    head = 'from billing_client import BillingSystemClient, Usage\nclient = BillingSystemClient(base_url="x")\n'
+    *lines, _ = check(head + "\n".join(MISUSES) + "\n", tmp_path, cache)
+    for number, expected in enumerate(MISUSES.values(), 3):
+        assert expected in "".join(line for line in lines if line.startswith(f"program.py:{number}: error: "))
+
+
+def test_all_is_sorted_and_whole() -> None:
+    offered = {
+        name
+        for name, value in vars(billing_client).items()
+        if isinstance(value, type) and value.__module__.startswith("billing_client")
+    }
+    assert billing_client.__all__ == sorted(billing_client.__all__)
+    assert set(billing_client.__all__) == offered | {"__version__"}
+
+
+def test_the_package_is_typed_and_tells_its_version() -> None:
+    assert files("billing_client").joinpath("py.typed").is_file()
+    assert billing_client.__version__ == version("billing-system")

@@ -1,0 +1,114 @@
+"""What every test may ask for: a migrated database of its own, and the service on it."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+
+import aiohttp
+import asyncpg
+import msgspec
+import pytest
+
+from billing_client.identity import new_customer_id
+from billing_service.settings import Settings
+from tests.calls import exchange, json_request
+from tests.databases import Server, database, find_server, migrated_database, server_version
+from tests.services import Service, running_service
+
+_STACK = pytest.StashKey[ExitStack]()
+_SERVER = pytest.StashKey[Server]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STACK] = ExitStack()
+    config.stash[_SERVER] = config.stash[_STACK].enter_context(find_server())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _STACK in config.stash:
+        config.stash[_STACK].close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    server = config.stash[_SERVER]
+    return f"database: {server.kind}, PostgreSQL {server_version(server)}"
+
+
+@pytest.fixture(scope="session")
+def database_server(pytestconfig: pytest.Config) -> Server:
+    """The PostgreSQL server of this run."""
+    return pytestconfig.stash[_SERVER]
+
+
+@pytest.fixture(scope="session")
+def template_database(database_server: Server) -> Iterator[str]:
+    """The name of a migrated database from which each test's own is cloned."""
+    with migrated_database(database_server) as name:
+        yield name
+
+
+@pytest.fixture
+def database_url(database_server: Server, template_database: str) -> Iterator[str]:
+    """The URL of this test's own database, migrated."""
+    with database(database_server, template_database) as name:
+        yield database_server.url_of(name)
+
+
+@pytest.fixture
+def empty_database_url(database_server: Server) -> Iterator[str]:
+    """The URL of a database of this test's own with nothing in it."""
+    with database(database_server) as name:
+        yield database_server.url_of(name)
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """The settings of a service on this test's database."""
+    return Settings(database_url=database_url)
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    """The service, on this test's database."""
+    with running_service(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def shared_service(database_server: Server, template_database: str) -> Iterator[Service]:
+    """One service for all the tests that may share a database, since they look only at what is theirs."""
+    with (
+        database(database_server, template_database) as name,
+        running_service(Settings(database_url=database_server.url_of(name))) as service,
+    ):
+        yield service
+
+
+@pytest.fixture
+async def shared_http(shared_service: Service) -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client of the shared service."""
+    async with aiohttp.ClientSession(shared_service.url) as session:
+        yield session
+
+
+@pytest.fixture
+def customer(shared_service: Service) -> str:
+    """The id of a new customer of the shared service."""
+    id_ = new_customer_id()
+    body = msgspec.json.encode({"id": id_, "name": "Acme"})
+    exchange(shared_service, json_request("/customers", body)).require(201)
+    return id_
+
+
+@pytest.fixture
+async def http(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client of the service."""
+    async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to this test's database."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()

@@ -1,0 +1,172 @@
+"""The PostgreSQL the tests run on, and one database a test.
+
+The server is, in this order: the one BILLING_TEST_DATABASE_URL names (a role that may create databases), a container of
+postgres:17-alpine where a Docker engine answers, the embedded one.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import docker  # type: ignore[import-untyped]  # it ships no types
+from docker.errors import DockerException  # type: ignore[import-untyped]  # it ships no types
+from testcontainers.community.postgres import PostgresContainer
+
+from billing_service.embedded import embedded_postgresql
+from billing_service.migrations import migrate
+from billing_service.settings import Settings, SettingsError
+
+IMAGE = "postgres:17-alpine"
+T = TypeVar("T")
+
+
+class Server(NamedTuple):
+    """A PostgreSQL server: `url` names a database on it from which others can be created."""
+
+    kind: str
+    url: str
+
+    def url_of(self, database: str) -> str:
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine from synchronous code, whether or not this thread has a running loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+async def execute(url: str, *statements: str) -> Any:
+    """Execute statements one by one; the value the last one gives."""
+    connection = await asyncpg.connect(url)
+    try:
+        for statement in statements[:-1]:
+            await connection.execute(statement)
+        return await connection.fetchval(statements[-1])
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def find_server() -> Iterator[Server]:
+    """The server to test on, for the block."""
+    if url := os.environ.get("BILLING_TEST_DATABASE_URL"):
+        yield Server("BILLING_TEST_DATABASE_URL", url)
+    elif container := _start_container():
+        try:
+            yield _throwaway(f"testcontainers {IMAGE}", container.get_connection_url())
+        finally:
+            container.stop()
+    else:
+        with embedded_server() as server:
+            yield _throwaway("the embedded server", server.start())
+
+
+def _throwaway(kind: str, url: str) -> Server:
+    """A server that lives no longer than the tests need not survive a crash of the machine."""
+    run(execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
+    return Server(kind, url)
+
+
+def _start_container() -> PostgresContainer | None:
+    """A container that runs, or None where no Docker engine answers or the image cannot be had."""
+    try:
+        client = docker.from_env(timeout=2)
+        try:
+            client.ping()
+        finally:
+            client.close()
+        return PostgresContainer(IMAGE, driver=None).start()
+    except (DockerException, OSError):
+        return None
+
+
+@contextmanager
+def embedded_folder() -> Iterator[Path]:
+    """A folder for the data of an embedded server; it does not exist yet.
+
+    Not below pytest's tmp_path: as root the server runs as another user, for whom each parent of its data is opened.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="billing-test-"))
+    try:
+        yield parent / "postgresql"
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+class EmbeddedServer:
+    """An embedded server of one's own, which may be stopped, killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stack = ExitStack()
+
+    def start(self) -> str:
+        """Start it, after a crash as soon as what is left of it has ended; gives its URL, the same each time."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self._stack.enter_context(embedded_postgresql(str(self.folder)))[0]
+            except SettingsError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        pid = int((self.folder / "postmaster.pid").read_text().split("\n")[0])
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        with suppress(ProcessLookupError):
+            while time.monotonic() < deadline:  # where nobody reaps it, it stays in the table of processes
+                os.kill(pid, 0)
+                time.sleep(0.01)
+        self._stack.close()
+
+
+@contextmanager
+def embedded_server() -> Iterator[EmbeddedServer]:
+    """An embedded server that is not started yet, and stopped at the end."""
+    with embedded_folder() as folder:
+        server = EmbeddedServer(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def server_version(server: Server) -> str:
+    return str(run(execute(server.url, "SHOW server_version")))
+
+
+@contextmanager
+def database(server: Server, template: str = "template1") -> Iterator[str]:
+    """A new database for the block, copied from a template; gives its name."""
+    name = f"billing_test_{os.getpid()}_{uuid4().hex[:12]}"
+    run(execute(server.url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    try:
+        yield name
+    finally:
+        run(execute(server.url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@contextmanager
+def migrated_database(server: Server) -> Iterator[str]:
+    """A new database with the service's schema for the block; gives its name."""
+    with database(server) as name:
+        run(migrate(Settings(database_url=server.url_of(name))))
+        yield name

@@ -1,0 +1,45 @@
+"""Liveness and readiness."""
+
+import aiohttp
+import asyncpg
+
+from billing_service.settings import Settings
+from tests.calls import get, send
+from tests.services import running_service
+
+
+async def test_a_service_with_its_database_is_alive_and_ready(http: aiohttp.ClientSession) -> None:
+    assert (await get(http, "/healthz")).require(200) == {"status": "ok"}
+    assert (await get(http, "/readyz")).require(200) == {"status": "ready"}
+
+
+async def test_other_methods_are_refused(shared_http: aiohttp.ClientSession) -> None:
+    for path in ("/healthz", "/readyz"):
+        (await send(shared_http, "POST", path, {})).problem("method_not_allowed")
+
+
+async def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    version = await connection.fetchval("SELECT max(version) FROM schema_migrations")
+    await connection.execute("DELETE FROM schema_migrations WHERE version = $1", version)
+    answer = await get(http, "/readyz")
+    assert "billing-service migrate" in answer.problem("unavailable")["detail"]
+    assert int(answer.headers["Retry-After"]) > 0
+    (await get(http, "/healthz")).require(200)
+    await connection.execute("INSERT INTO schema_migrations VALUES ($1, 'again', now())", version)
+    (await get(http, "/readyz")).require(200)
+
+
+async def test_a_schema_that_is_newer_is_not_ready(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await connection.execute("INSERT INTO schema_migrations VALUES (9999, 'from_the_future', now())")
+    assert "newer than this program" in (await get(http, "/readyz")).problem("unavailable")["detail"]
+
+
+async def test_an_empty_database_is_not_ready(empty_database_url: str) -> None:
+    with running_service(Settings(database_url=empty_database_url)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            (await get(http, "/healthz")).require(200)
+            assert "version 0" in (await get(http, "/readyz")).problem("unavailable")["detail"]

@@ -1,0 +1,152 @@
+"""Migrations: applied once, by one program at a time, all of them or none."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from billing_service.migrations import Migration, MigrationError, check_schema, load_migrations, migrate
+from billing_service.queries import SQL_FOLDER
+from billing_service.settings import Settings
+from tests.databases import execute
+
+TABLES = "SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'"
+VERSIONS = "SELECT array_agg(version ORDER BY version) FROM schema_migrations"
+SHIPPED = load_migrations()
+
+
+async def schema_error(url: str) -> str | None:
+    """What `check_schema` has to say of a database."""
+    connection = await asyncpg.connect(url)
+    try:
+        await check_schema(connection)
+    except MigrationError as error:
+        return str(error)
+    finally:
+        await connection.close()
+    return None
+
+
+async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    assert await migrate(settings) == SHIPPED
+    assert await migrate(settings) == []
+    assert await execute(empty_database_url, TABLES) == ["customers", "schema_migrations", "usage_records"]
+    assert await execute(empty_database_url, VERSIONS) == [migration.version for migration in SHIPPED]
+
+
+async def test_of_ten_at_once_one_migrates_and_the_others_find_it_done(empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    applied = await asyncio.gather(*(migrate(settings) for _ in range(10)))
+    assert sorted(len(migrations) for migrations in applied) == [0] * 9 + [len(SHIPPED)]
+    assert await execute(empty_database_url, VERSIONS) == [migration.version for migration in SHIPPED]
+
+
+async def test_what_came_later_is_added_to_what_is_there(database_url: str) -> None:
+    later = Migration(len(SHIPPED) + 1, "later", ["CREATE TABLE later (id integer CONSTRAINT later_pkey PRIMARY KEY)"])
+    assert await migrate(Settings(database_url=database_url), [*SHIPPED, later]) == [later]
+    assert await execute(database_url, "SELECT name FROM schema_migrations ORDER BY version DESC LIMIT 1") == "later"
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: str) -> None:
+    faulty = Migration(len(SHIPPED) + 1, "faulty", ["CREATE TABLE faulty (id integer)", "SELECT no_such_column"])
+    with pytest.raises(asyncpg.UndefinedColumnError):
+        await migrate(Settings(database_url=empty_database_url), [*SHIPPED, faulty])
+    assert await execute(empty_database_url, TABLES) is None
+
+
+async def test_a_newer_database_is_refused_and_left_as_it_is(database_url: str) -> None:
+    await execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'from_the_future', now())", "SELECT 1")
+    with pytest.raises(MigrationError, match=r"version 9999, newer than this program, which knows \d+"):
+        await migrate(Settings(database_url=database_url))
+    assert await execute(database_url, VERSIONS) == [*(migration.version for migration in SHIPPED), 9999]
+    assert "newer than this program" in (await schema_error(database_url) or "")
+
+
+async def test_the_schema_is_checked_without_being_changed(empty_database_url: str, database_url: str) -> None:
+    assert await schema_error(database_url) is None
+    error = await schema_error(empty_database_url)
+    assert error is not None
+    assert "at version 0" in error
+    assert "billing-service migrate" in error
+    assert await execute(empty_database_url, TABLES) is None
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.sql").write_text(text)
+    return folder
+
+
+def test_a_file_is_split_into_its_statements(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        **{
+            "0001_first": "-- why; it is so\nCREATE TABLE a (\n    t text DEFAULT ';' NOT NULL\n);\n\nSELECT 1;  \n",
+            "0002_second": "SELECT 2;",
+        },
+    )
+    first, second = load_migrations(folder)
+    assert (first.version, first.name, len(first.statements)) == (1, "first", 2)
+    assert first.statements[1] == "SELECT 1"
+    assert second == Migration(2, "second", ["SELECT 2"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0002_a"],
+        ["0001_a", "0003_b"],
+        ["0001_a", "0001_b"],
+        ["0001_a", "2_b"],
+        ["0001_a", "0002-b"],
+        ["0001_a", "notes"],
+    ],
+)
+def test_files_that_are_not_numbered_without_a_gap_are_refused(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(MigrationError, match="not numbered"):
+        load_migrations(write(tmp_path, **dict.fromkeys(names, "SELECT 1;")))
+
+
+async def test_every_constraint_and_index_has_the_name_the_files_give_it(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    files = [*(SQL_FOLDER / "migrations").glob("*.sql"), SQL_FOLDER / "schema_migrations.sql"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    rows = await connection.fetch(
+        """SELECT conname AS name FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace
+           WHERE nspname = 'public' AND contype <> 'n'
+           UNION SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"""
+    )
+    assert rows
+    assert [row["name"] for row in rows if not re.search(rf"\b{row['name']}\b", text)] == []
+
+
+async def test_every_key_begins_with_the_customer_so_that_tables_can_be_distributed(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    rows = await connection.fetch(
+        """SELECT indexrelid::regclass::text AS index, attname AS first
+           FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+           JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
+           WHERE nspname = 'public' AND relname <> 'schema_migrations'"""
+    )
+    assert {row["first"] for row in rows} == {"customer_id"}
+
+
+INSERT = """INSERT INTO usage_records
+    (customer_id, request_id, service, units_consumed, price_per_unit, occurred_at, recorded_at)
+    VALUES ('acme', decode(repeat($1::text, 32), 'hex'), 's', $2::text::numeric, 1, now(), now())"""
+
+
+@pytest.mark.parametrize("units", ["NaN", "Infinity", "-Infinity", "-1", "1e38", "1e-19"])
+async def test_the_database_itself_refuses_amounts_out_of_range(
+    connection: "asyncpg.Connection[asyncpg.Record]", units: str
+) -> None:
+    await connection.execute("INSERT INTO customers VALUES ('acme', 'Acme', now(), now())")
+    await connection.execute(INSERT, "ab", "1.5")
+    with pytest.raises(asyncpg.CheckViolationError) as caught:
+        await connection.execute(INSERT, "cd", units)
+    assert caught.value.constraint_name == "usage_records_units_consumed_check"

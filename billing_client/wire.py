@@ -18,6 +18,7 @@ MAX_PAGE = 1_000
 
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Outcome = Literal["recorded", "replayed", "duplicate", "conflict", "rejected", "recordable"]
 
@@ -68,6 +69,67 @@ class UsageRecord(Message, Generic[D], frozen=True):
     occurred_at: datetime
     recorded_at: datetime
     voided_at: datetime | None = None
+
+
+class NewVoid(Message, forbid_unknown_fields=True, frozen=True):
+    """Why a record no longer counts, and who says so."""
+
+    reason: Reason
+    voided_by: Name | None = None
+
+
+class VoidedUsage(UsageRecord[D], frozen=True, kw_only=True):
+    """A record that no longer counts."""
+
+    void_reason: str
+    voided_by: str
+
+
+class SummaryGroup(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=True):
+    """What the usage of one group adds up to. `hour` (RFC 3339), `day` (2026-11-30) and `month` (2026-11) are in the
+    summary's time zone; only the members asked for by `groupBy` are there."""
+
+    service: str | None = None
+    hour: str | None = None
+    day: str | None = None
+    month: str | None = None
+    records: int
+    units: D
+    amount: D
+
+
+class SummaryTotal(Message, Generic[D], frozen=True):
+    records: int
+    units: D
+    amount: D
+
+
+class Summary(Message, Generic[D], frozen=True):
+    """What a customer's usage adds up to, less what was voided. `from_` is in, `to` is out; null is without bound."""
+
+    from_: datetime | None = msgspec.field(name="from")
+    to: datetime | None
+    timezone: str
+    currency: str
+    groups: list[SummaryGroup[D]]
+    total: SummaryTotal[D]
+
+
+class CustomerSummary(Message, Generic[D], frozen=True):
+    customer_id: str
+    groups: list[SummaryGroup[D]]
+    total: SummaryTotal[D]
+
+
+class SummaryPage(Message, Generic[D], frozen=True):
+    """What the usage of a page of customers adds up to, by customer id."""
+
+    from_: datetime | None = msgspec.field(name="from")
+    to: datetime | None
+    timezone: str
+    currency: str
+    data: list[CustomerSummary[D]]
+    next_cursor: str | None
 
 
 class FieldError(Message, frozen=True):

@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from billing_client.wire import FieldConflict, Outcome, UsageRecord
+from billing_client.wire import FieldConflict, NewVoid, Outcome, UsageRecord, VoidedUsage
 from billing_service.database import Connection
 from billing_service.queries import load_queries
+from billing_service.rollups import add_to_rollups, take_from_rollups
 
 _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")
@@ -36,6 +37,7 @@ class _Stored(NamedTuple):
     idempotency_key: str | None
 
 
+ANONYMOUS = "anonymous"
 UNKNOWN_CUSTOMER = Verdict("rejected")
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
 
@@ -43,7 +45,9 @@ _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pric
 async def record_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
     """Record what is new, in one transaction; the verdicts come in the order of the reports, as if sent in order."""
     first = await _first_of_known_customers(connection, reports)
-    fresh = await _insert(connection, first.values())
+    async with connection.transaction():
+        fresh = await _insert(connection, first.values())
+        await add_to_rollups(connection, [first[id_].record for id_ in fresh])
     stored = await _find(connection, [report.record for id_, report in first.items() if id_ not in fresh])
     return _decide(reports, first, fresh, stored, "recorded")
 
@@ -140,6 +144,23 @@ async def find_record(connection: Connection, customer_id: str, request_id: byte
     return None if row is None else _record(row)
 
 
+async def void_record(
+    connection: Connection, customer_id: str, request_id: bytes, void: NewVoid, voided_at: datetime
+) -> VoidedUsage[str] | None:
+    """Take a record out of what is owed, once; None where there is no such record."""
+    record = await find_record(connection, customer_id, request_id)
+    if record is None:
+        return None
+    async with connection.transaction():
+        voided = await connection.fetchrow(
+            _USAGE["void_usage"], customer_id, request_id, void.reason, void.voided_by or ANONYMOUS, voided_at
+        )
+        if voided is not None:
+            await take_from_rollups(connection, record)
+    row = (await connection.fetch(_USAGE["find_usage"], [customer_id], [request_id]))[0]
+    return VoidedUsage(**structs.asdict(_record(row)), void_reason=row["reason"], voided_by=row["voided_by"])
+
+
 async def list_records(
     connection: Connection,
     customer_id: str,
@@ -164,4 +185,5 @@ def _record(row: asyncpg.Record) -> UsageRecord[str]:
         event_id=row["event_id"],
         occurred_at=row["occurred_at"],
         recorded_at=row["recorded_at"],
+        voided_at=row["voided_at"],
     )

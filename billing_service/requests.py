@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from datetime import UTC, datetime
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from billing_client.wire import FieldError, Id, readable
+from billing_service.decoding import read_instant
 from billing_service.problems import ProblemError, invalid, invalid_input, problem
 
 Q = TypeVar("Q", bound=Struct)
@@ -21,6 +23,8 @@ _JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 _QUOTED_KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')  # an sf-string, RFC 9651
 _BARE_KEY = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
+BEGINNING = datetime.min.replace(tzinfo=UTC)  # the database's -infinity
+END = datetime.max.replace(tzinfo=UTC)  # the database's infinity
 MAX_KEY_LENGTH = 255
 DISCARD_SECONDS, DISCARD_LIMITS = 5, 8
 
@@ -146,3 +150,11 @@ def read_query(request: Request, struct: type[Q]) -> Q:
     if errors:
         raise ProblemError(invalid(errors))
     return struct(**values)
+
+
+def instant_parameter(name: str, value: datetime | None, default: datetime) -> datetime:
+    """An instant from the query, in UTC. Raises ProblemError where UTC has no such year."""
+    try:
+        return default if value is None else read_instant(value)
+    except ValueError as error:
+        raise invalid_input(f"query/{name}", str(error)) from error

@@ -1,4 +1,4 @@
--- Customers, and what they used. Every key begins with the customer id, so that the same tables can be
+-- Customers, what they used, and what that adds up to. Every key begins with the customer id, so that the same tables can be
 -- distributed by customer; a record is never updated or deleted. Ids compare by code point ("C"), the same everywhere.
 
 CREATE TABLE customers (
@@ -31,3 +31,43 @@ CREATE TABLE usage_records (
 );
 
 CREATE INDEX usage_records_occurred_at_idx ON usage_records (customer_id, occurred_at, request_id);
+
+-- A void takes a record out of what is owed; the record stays.
+CREATE TABLE usage_voids (
+    customer_id text COLLATE "C" NOT NULL,
+    request_id bytea NOT NULL,
+    reason text NOT NULL,
+    voided_by text NOT NULL,
+    voided_at timestamptz NOT NULL,
+    CONSTRAINT usage_voids_pkey PRIMARY KEY (customer_id, request_id),
+    CONSTRAINT usage_voids_usage_record_fkey FOREIGN KEY (customer_id, request_id)
+        REFERENCES usage_records (customer_id, request_id)
+);
+
+-- What the records that are not voided add up to, by UTC day and by quarter of an hour, which every time zone's
+-- hours, days and months are made of; written in the transaction that writes the records.
+CREATE TABLE usage_rollups (
+    customer_id text COLLATE "C" NOT NULL,
+    grain_minutes smallint NOT NULL,
+    bucket timestamptz NOT NULL,
+    service text COLLATE "C" NOT NULL,
+    records bigint NOT NULL,
+    units numeric NOT NULL,
+    amount numeric NOT NULL,
+    CONSTRAINT usage_rollups_pkey PRIMARY KEY (customer_id, grain_minutes, bucket, service),
+    CONSTRAINT usage_rollups_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
+    CONSTRAINT usage_rollups_grain_minutes_check CHECK (grain_minutes IN (15, 1440)),
+    CONSTRAINT usage_rollups_records_check CHECK (records >= 0 AND units >= 0 AND amount >= 0)
+);
+
+-- Statements as they were issued, so that a later one can say what changed since.
+CREATE TABLE statements (
+    customer_id text COLLATE "C" NOT NULL,
+    month date NOT NULL,
+    timezone text NOT NULL,
+    digest bytea NOT NULL,
+    issued_at timestamptz NOT NULL,
+    lines jsonb NOT NULL,
+    CONSTRAINT statements_pkey PRIMARY KEY (customer_id, month, timezone, digest),
+    CONSTRAINT statements_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id)
+);

@@ -17,7 +17,8 @@ WHERE customer_id = $1 AND grain_minutes = $2 AND bucket = $3 AND service = $4;
 
 -- summarize: what customers' usage from $2 to $3 adds up to, by service ($6) and by hour, day or month ($4) of a time
 -- zone ($5). It takes whole days where it can, quarters of an hour where a day is cut by an end of the time asked for or
--- of a group, and records where a quarter is cut; all in one statement, so in one snapshot.
+-- of a group, and records where a quarter is cut; all in one statement, so in one snapshot. The subqueries group so that
+-- the planner looks each cut day and quarter up by key, whatever number of them it expects.
 WITH days AS (
     SELECT customer_id, bucket, service, records, units, amount,
         bucket >= $2::timestamptz AND bucket + interval '24 hours' <= $3::timestamptz
@@ -32,26 +33,35 @@ WITH days AS (
             AND ($4 IS NULL OR date_trunc($4, quarter.bucket, $5)
                 = date_trunc($4, quarter.bucket + interval '15 minutes' - interval '1 microsecond', $5)) AS whole
     FROM (SELECT DISTINCT customer_id, bucket FROM days WHERE NOT whole) AS cut
-    JOIN usage_rollups AS quarter ON quarter.customer_id = cut.customer_id AND quarter.grain_minutes = 15
-        AND quarter.bucket >= cut.bucket AND quarter.bucket < cut.bucket + interval '24 hours'
-    WHERE quarter.bucket > $2 - interval '15 minutes' AND quarter.bucket < $3
+    CROSS JOIN LATERAL (
+        SELECT customer_id, bucket, service, sum(records) AS records, sum(units) AS units, sum(amount) AS amount
+        FROM usage_rollups
+        WHERE customer_id = cut.customer_id AND grain_minutes = 15
+            AND bucket >= cut.bucket AND bucket < cut.bucket + interval '24 hours'
+            AND bucket > $2 - interval '15 minutes' AND bucket < $3
+        GROUP BY customer_id, bucket, service
+    ) AS quarter
 ), leaves AS (
-    SELECT record.customer_id, record.occurred_at AS bucket, record.service, 1::bigint AS records,
-        record.units_consumed AS units, record.units_consumed * record.price_per_unit AS amount
+    SELECT leaf.customer_id, leaf.period, leaf.service, leaf.records, leaf.units, leaf.amount
     FROM (SELECT DISTINCT customer_id, bucket FROM quarters WHERE NOT whole) AS cut
-    JOIN usage_records AS record ON record.customer_id = cut.customer_id
-        AND record.occurred_at >= cut.bucket AND record.occurred_at < cut.bucket + interval '15 minutes'
-    LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
-    WHERE record.occurred_at >= $2 AND record.occurred_at < $3 AND void.request_id IS NULL
+    CROSS JOIN LATERAL (
+        SELECT record.customer_id, date_trunc($4, record.occurred_at, $5) AS period, record.service,
+            count(*) AS records, sum(units_consumed) AS units, sum(units_consumed * price_per_unit) AS amount
+        FROM usage_records AS record
+        LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
+        WHERE record.customer_id = cut.customer_id AND void.request_id IS NULL
+            AND record.occurred_at >= cut.bucket AND record.occurred_at < cut.bucket + interval '15 minutes'
+            AND record.occurred_at >= $2 AND record.occurred_at < $3
+        GROUP BY record.customer_id, period, record.service
+    ) AS leaf
 ), parts AS (
-    SELECT customer_id, bucket, service, records, units, amount FROM days WHERE whole
+    SELECT customer_id, date_trunc($4, bucket, $5) AS period, service, records, units, amount FROM days WHERE whole
     UNION ALL
-    SELECT customer_id, bucket, service, records, units, amount FROM quarters WHERE whole
+    SELECT customer_id, date_trunc($4, bucket, $5), service, records, units, amount FROM quarters WHERE whole
     UNION ALL
-    SELECT customer_id, bucket, service, records, units, amount FROM leaves
+    SELECT customer_id, period, service, records, units, amount FROM leaves
 ), keyed AS (
-    SELECT customer_id, CASE WHEN $6::boolean THEN service END AS service, date_trunc($4, bucket, $5) AS period,
-        records, units, amount
+    SELECT customer_id, CASE WHEN $6::boolean THEN service END AS service, period, records, units, amount
     FROM parts
 )
 SELECT customer_id, service, period, period AT TIME ZONE $5 AS local_period, sum(records)::bigint AS records,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_type_hints
@@ -132,19 +133,28 @@ def _query_items(request: Request) -> list[tuple[str, str]]:
         raise invalid_input("query", "must hold at most 100 parameters in percent-encoded UTF-8") from error
 
 
+@functools.cache
+def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any]]:
+    """The parameters of a query: by the name on the wire, the name in Python and the type."""
+    hints = get_type_hints(struct, include_extras=True)
+    return {field.encode_name: (field.name, hints[field.name]) for field in msgspec.structs.fields(struct)}
+
+
 def read_query(request: Request, struct: type[Q]) -> Q:
     """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
-    hints = get_type_hints(struct, include_extras=True)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    if not request.scope["query_string"]:
+        return struct()
+    parameters = _parameters(struct)
     values: dict[str, Any] = {}
     errors = []
     for name, text in _query_items(request):
         try:
-            if name not in fields:
-                raise ValueError(f"is not a parameter of this address; it takes {', '.join(fields) or 'none'}")
-            if fields[name].name in values:
+            if name not in parameters:
+                raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
+            field, type_ = parameters[name]
+            if field in values:
                 raise ValueError("must be given once")
-            values[fields[name].name] = msgspec.convert(text, hints[fields[name].name], strict=False)
+            values[field] = msgspec.convert(text, type_, strict=False)
         except ValueError as error:
             errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
     if errors:

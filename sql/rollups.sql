@@ -1,15 +1,3 @@
--- add_to_rollups: adds what was recorded; the arrays come ordered by key, so that several writers never wait for each
--- other in a circle
-INSERT INTO usage_rollups AS rollup (customer_id, grain_minutes, bucket, service, records, units, amount)
-SELECT customer_id, grain_minutes, bucket, service, records, units::numeric, amount::numeric
-FROM unnest(
-    $1::text[], $2::smallint[], $3::timestamptz[], $4::text[], $5::bigint[], $6::text[], $7::text[]
-) AS added (customer_id, grain_minutes, bucket, service, records, units, amount)
-ON CONFLICT (customer_id, grain_minutes, bucket, service) DO UPDATE SET
-    records = rollup.records + excluded.records,
-    units = rollup.units + excluded.units,
-    amount = rollup.amount + excluded.amount;
-
 -- take_from_rollups: takes a voided record out of one sum
 UPDATE usage_rollups
 SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric

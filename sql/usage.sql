@@ -1,20 +1,5 @@
--- insert_usage: records what is not there yet and answers the ids of what it recorded; the arrays come ordered by
--- (customer id, request id), so that several writers never wait for each other in a circle
-INSERT INTO usage_records (
-    customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
-    idempotency_key
-)
-SELECT customer_id, request_id, event_id, service, units_consumed::numeric, price_per_unit::numeric, occurred_at,
-    recorded_at, idempotency_key
-FROM unnest(
-    $1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
-    $9::text[]
-) AS reported (
-    customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
-    idempotency_key
-)
-ON CONFLICT (customer_id, request_id) DO NOTHING
-RETURNING request_id;
+-- record_usage: records what is not there yet, sums included, and answers the request ids of what it recorded
+SELECT record_usage($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- find_usage: the records of these (customer id, request id) pairs, in no order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,

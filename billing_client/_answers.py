@@ -30,6 +30,10 @@ from billing_client.wire import ProblemDetails
 T = TypeVar("T")
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+# what the service says only after it has looked for the usage: no attempt of the call has recorded it either
+WORK_REFUSED_CODES = frozenset(
+    {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}
+)
 
 _BY_CODE: dict[str, type[ResponseError]] = {
     "customer_not_found": CustomerNotFoundError,

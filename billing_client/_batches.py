@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from decimal import Decimal
 from uuid import uuid4
 
@@ -49,18 +50,19 @@ async def record_usages(
     batch_size: int,
     concurrency: int,
     dry_run: bool,
-) -> AsyncIterator[UsageOutcome]:
+) -> AsyncGenerator[UsageOutcome, None]:
     """See BillingSystemClient.record_usages."""
     if not 1 <= batch_size <= MAX_BATCH_RECORDS or concurrency < 1:
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_RECORDS}, concurrency at least 1")
     sending: deque[asyncio.Task[list[UsageOutcome]]] = deque()
     try:
-        async for batch in _batches(usages, batch_size):
-            sending.append(asyncio.create_task(_send(transport, batch, dry_run)))
-            if len(sending) == concurrency:
-                for outcome in await sending[0]:
-                    yield outcome
-                sending.popleft()
+        async with aclosing(_batches(usages, batch_size)) as batches:
+            async for batch in batches:
+                sending.append(asyncio.create_task(_send(transport, batch, dry_run)))
+                if len(sending) == concurrency:
+                    for outcome in await sending[0]:
+                        yield outcome
+                    sending.popleft()
         while sending:
             for outcome in await sending[0]:
                 yield outcome
@@ -71,22 +73,25 @@ async def record_usages(
         await asyncio.gather(*sending, return_exceptions=True)
 
 
-async def _batches(usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int) -> AsyncIterator[list[_Entry]]:
+async def _batches(
+    usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int
+) -> AsyncGenerator[list[_Entry], None]:
+    """Batches of at most `batch_size` uses and about BATCH_BYTES, each as soon as it is full."""
     batch: list[_Entry] = []
     size = 0
-    async for usage in _each(usages):
-        entry = _encoded(usage)
-        added = len(entry.body) if isinstance(entry, EncodedUsage) else 0
-        if len(batch) == batch_size or (batch and size + added > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((usage, entry))
-        size += added
+    async with aclosing(_each(usages)) as each:
+        async for usage in each:
+            entry = _encoded(usage)
+            batch.append((usage, entry))
+            size += len(entry.body) if isinstance(entry, EncodedUsage) else 0
+            if len(batch) == batch_size or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
     if batch:
         yield batch
 
 
-async def _each(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncIterator[Usage]:
+async def _each(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncGenerator[Usage, None]:
     if isinstance(usages, AsyncIterable):
         async for usage in usages:
             yield usage
@@ -120,10 +125,15 @@ async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> lis
 
 def _results(call: Call, answer: Answer, expected: int) -> list[BatchResult[Decimal]]:
     results = decode_answer(_RESULTS, answer, call.facts("unknown")).results
-    if len(results) != expected:
-        detail = f"the service answered {len(results)} results for {expected} records"
+    if len(results) != expected or not all(map(_is_whole, results)):
+        detail = f"the service answered {len(results)} results for {expected} records, or some without their members"
         raise UnexpectedResponseError(detail, status=answer.status, **call.facts("unknown"))
     return results
+
+
+def _is_whole(result: BatchResult[Decimal]) -> bool:
+    done = result.outcome in ("recorded", "replayed", "recordable")
+    return (result.record is not None, result.problem is not None) == (done, not done)
 
 
 def _outcome(usage: Usage, request_id: str, result: BatchResult[Decimal], call: Call) -> UsageOutcome:
@@ -132,6 +142,6 @@ def _outcome(usage: Usage, request_id: str, result: BatchResult[Decimal], call: 
     if isinstance(error, DuplicateRecordError | EventIdConflictError):
         record = error.existing
     elif result.record is not None:
-        done = result.outcome if result.outcome in ("recorded", "replayed") else None
-        record = UsageRecord(**msgspec.structs.asdict(result.record), outcome=done)
+        kept = result.outcome if result.outcome in ("recorded", "replayed") else None
+        record = UsageRecord(**msgspec.structs.asdict(result.record), outcome=kept)
     return UsageOutcome(usage=usage, outcome=result.outcome, request_id=request_id, record=record, error=error)

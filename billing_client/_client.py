@@ -1,11 +1,10 @@
 """The client: a method for each thing the service does."""
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, TypeVar
-from urllib.parse import quote
 from uuid import uuid4
 
 import msgspec
@@ -15,7 +14,7 @@ from billing_client import _batches
 from billing_client._answers import decode_answer
 from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
-from billing_client._encoding import encode_customer, encode_usage
+from billing_client._encoding import checked_key, encode_customer, encode_usage, instant, path_segment
 from billing_client._errors import DuplicateRecordError
 from billing_client._records import DecimalLike, Usage, UsageRecord
 from billing_client._transport import Call, Transport
@@ -51,7 +50,7 @@ class BillingSystemClient:
         base_url: str | None = None,
         api_key: str | None = None,
         timeout: float = 30.0,
-        max_attempts: int = 10,
+        max_attempts: int = 20,
         max_connections: int = 100,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
@@ -107,7 +106,7 @@ class BillingSystemClient:
             occurred_at=occurred_at,
         )
         encoded = encode_usage(usage)
-        call = Call("POST", "/usage", encoded.body, idempotency_key or str(uuid4()), encoded.request_id)
+        call = Call("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
         try:
             answer = await self._transport.send(call)
         except DuplicateRecordError as error:
@@ -125,7 +124,7 @@ class BillingSystemClient:
         batch_size: int = 1_000,
         concurrency: int = 1,
         dry_run: bool = False,
-    ) -> AsyncIterator[UsageOutcome]:
+    ) -> AsyncGenerator[UsageOutcome, None]:
         """Record any number of uses in batches, and give what became of each, in order.
 
         At most `concurrency` batches of `batch_size` (1 to 10,000) are held at a time, however many uses there are.
@@ -136,7 +135,7 @@ class BillingSystemClient:
 
     async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
         """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""
-        path = f"/customers/{_segment(customer_id)}/usage/{_segment(request_id)}"
+        path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
         return await self._get(path, _RECORD)
 
     async def usage(
@@ -147,14 +146,14 @@ class BillingSystemClient:
         start: datetime | None = None,
         end: datetime | None = None,
         page_size: int = 100,
-    ) -> AsyncIterator[UsageRecord]:
+    ) -> AsyncGenerator[UsageRecord, None]:
         """A customer's records by the time they occurred, `start` in and `end` out; pages are read as needed."""
         query = {"limit": str(page_size)}
         query |= {"service": service} if service is not None else {}
-        query |= {"from": start.isoformat()} if start is not None else {}
-        query |= {"to": end.isoformat()} if end is not None else {}
+        query |= {"from": instant(start)} if start is not None else {}
+        query |= {"to": instant(end)} if end is not None else {}
         while True:
-            page = await self._get(f"/customers/{_segment(customer_id)}/usage", _RECORDS, query)
+            page = await self._get(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query)
             for record in page.data:
                 yield record
             if page.next_cursor is None:
@@ -168,14 +167,14 @@ class BillingSystemClient:
 
     async def get_customer(self, *, customer_id: str) -> Customer:
         """One customer. Raises CustomerNotFoundError."""
-        return await self._get(f"/customers/{_segment(customer_id)}", _CUSTOMER)
+        return await self._get(f"/customers/{path_segment(customer_id)}", _CUSTOMER)
 
     async def update_customer(self, *, customer_id: str, name: str) -> Customer:
         """Change a customer's name. Raises CustomerNotFoundError."""
         body = encode_customer(CustomerChange, name=name)
-        return await self._send(Call("PATCH", f"/customers/{_segment(customer_id)}", body), _CUSTOMER)
+        return await self._send(Call("PATCH", f"/customers/{path_segment(customer_id)}", body), _CUSTOMER)
 
-    async def customers(self, *, page_size: int = 100) -> AsyncIterator[Customer]:
+    async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
         """All customers by id; pages are read as needed."""
         query = {"limit": str(page_size)}
         while True:
@@ -191,8 +190,3 @@ class BillingSystemClient:
 
     async def _send(self, call: Call, decoder: "msgspec.json.Decoder[T]") -> T:
         return decode_answer(decoder, await self._transport.send(call), call.facts("unknown"))
-
-
-def _segment(text: str) -> str:
-    """An id as one segment of a path; dots too are encoded where a path of dots would mean another folder."""
-    return "%2E" * len(text) if text in (".", "..") else quote(text, safe="")

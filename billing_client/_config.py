@@ -25,13 +25,24 @@ def load_config(*, base_url: str | None, api_key: str | None, **rest: Any) -> Co
     api_key = api_key or os.environ.get("BILLING_API_KEY") or None
     if not base_url:
         raise ConfigurationError("base_url is missing: give it, or set BILLING_BASE_URL, e.g. http://127.0.0.1:3000")
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError(f"base_url {base_url!r} is not an http:// or https:// address of a service")
+    if not _is_base_url(base_url):
+        raise ConfigurationError(
+            "base_url is not the http:// or https:// address of a service, without user, query and fragment"
+        )
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
         raise ConfigurationError("api_key holds characters that no header can carry")
     config = Config(base_url=base_url.rstrip("/"), api_key=api_key, **rest)
     for name in ("timeout", "max_attempts", "max_connections"):
-        if getattr(config, name) <= 0:
+        if not getattr(config, name) > 0:  # NaN is not
             raise ConfigurationError(f"{name} is {getattr(config, name)!r}, but must be above 0")
     return config
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    plain = parts.username is None and not any(mark in url for mark in "?#\\") and url.isprintable() and " " not in url
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and has_port and plain

@@ -1,7 +1,11 @@
 """From what a caller hands in to the bytes that are sent: the same bytes at each attempt."""
 
+import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, get_type_hints
+from urllib.parse import quote
+from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
@@ -73,7 +77,38 @@ def _converted(pointer: str, value: Any, type_: Any, errors: list[FieldError]) -
     try:
         if isinstance(value, str):
             value.encode()  # lone surrogates have no UTF-8
-        return msgspec.convert(value, type_)
-    except ValueError as error:
-        message = wire.readable(error)
-        errors.append(FieldError(pointer=pointer, message=message))
+        converted = msgspec.convert(value, type_)
+        # in UTC, since RFC 3339 cannot write an offset that has seconds
+        return converted.astimezone(UTC) if isinstance(converted, datetime) else converted
+    except (ValueError, OverflowError) as error:
+        errors.append(FieldError(pointer=pointer, message=wire.readable(error)))
+
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def checked_key(key: str | None) -> str:
+    """The name of a call: the one given, or a new one. Raises ValidationError."""
+    if key is None:
+        return str(uuid4())
+    if not _KEY.fullmatch(key) or key.startswith('"'):
+        message = "must be 1 to 255 visible ASCII characters, the first of them no quotation mark"
+        raise invalid([FieldError(pointer="header/Idempotency-Key", message=message)])
+    return key
+
+
+def path_segment(text: str) -> str:
+    """An id as one segment of a path; dots too are encoded where they would mean another folder."""
+    try:
+        return "%2E" * len(text) if text in (".", "..") else quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise invalid([FieldError(pointer="path/id", message=wire.readable(error))]) from error
+
+
+def instant(value: datetime) -> str:
+    """An instant for a query, in UTC. Raises ValidationError for one without a time zone."""
+    errors: list[FieldError] = []
+    converted = _converted("query", value, wire.Timestamp, errors)
+    if errors:
+        raise invalid(errors)
+    return str(converted.isoformat())

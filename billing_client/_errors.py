@@ -20,7 +20,7 @@ BillingError
     └── UnexpectedResponseError an answer outside the contract: a redirect, 500, not JSON
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from billing_client._records import UsageRecord
 from billing_client.wire import FieldConflict, FieldError
@@ -72,9 +72,9 @@ class ValidationError(BillingError):
 
     errors: list[FieldError]
 
-    def __init__(self, detail: str, *, errors: list[FieldError], **facts: object) -> None:
-        super().__init__(detail, **facts)  # type: ignore[arg-type]  # BillingError's own keywords
-        self.errors = errors
+    def __init__(self, detail: str, *, errors: list[FieldError] | None = None, **facts: Any) -> None:
+        super().__init__(detail, **facts)
+        self.errors = errors or []
 
 
 class TransportError(BillingError):

@@ -1,6 +1,7 @@
 """One call: its attempts, its waits, its one deadline."""
 
 import asyncio
+import io
 import random
 import ssl
 import time
@@ -11,9 +12,10 @@ from typing import Any
 
 import aiohttp
 import backoff
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from billing_client._answers import RETRIED_STATUSES, Answer, error_of
+from billing_client._answers import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer, error_of
 from billing_client._config import Config
 from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
 
@@ -23,9 +25,15 @@ IDLE_SECONDS = 15.0  # shorter than a server keeps an idle connection, so that i
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
 
 
+_PROGRESS: tuple[CallOutcome, ...] = ("not_sent", "rejected", "unknown")
+
+
 @dataclass(slots=True)
 class Call:
-    """What is sent, the same at each attempt, and what is known of the attempts so far."""
+    """What is sent, the same at each attempt, and what is known of the attempts so far.
+
+    `outcome` is what the caller has to reckon with after all of them; it only ever moves on in `_PROGRESS`.
+    """
 
     method: str
     path: str
@@ -35,17 +43,29 @@ class Call:
     query: dict[str, str] = field(default_factory=dict)
     deadline: float = 0.0
     attempts: int = 0
-    maybe_done: bool = False  # an attempt may have reached the service and done the work
+    outcome: CallOutcome = "not_sent"
     last_error: BillingError | None = None
 
-    def facts(self, outcome: CallOutcome) -> dict[str, Any]:
+    def facts(self, outcome: CallOutcome | None = None) -> dict[str, Any]:
         """What every error says of its call."""
         return {
-            "outcome": "unknown" if self.maybe_done and outcome == "not_sent" else outcome,
+            "outcome": outcome or self.outcome,
             "request_id": self.request_id,
             "attempts": self.attempts,
             "idempotency_key": self.idempotency_key,
         }
+
+
+class _Body(aiohttp.BytesIOPayload):
+    """A body that notes the moment it is handed to a connection: from then on the call may have done its work."""
+
+    def __init__(self, call: Call, body: bytes) -> None:
+        super().__init__(io.BytesIO(body), content_type="application/json")
+        self._call = call
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._call.outcome = "unknown"
+        await super().write_with_length(writer, content_length)
 
 
 class _TryAgainError(Exception):
@@ -104,7 +124,7 @@ class Transport:
             detail = f"no answer within {self._config.timeout:g} s"
             if call.last_error is not None:
                 detail += f"; the last attempt that ended: {call.last_error.detail}"
-            raise DeadlineExceededError(detail, **call.facts("not_sent")) from call.last_error or error
+            raise DeadlineExceededError(detail, **call.facts()) from call.last_error or error
 
     async def close(self) -> None:
         """Close the session; calls after it raise RuntimeError."""
@@ -134,35 +154,42 @@ class Transport:
     async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> Answer:
         """Make one request. Raises _TryAgainError where another may help, else BillingError."""
         call.attempts += 1
-        maybe_done, call.maybe_done = call.maybe_done, True  # until it is known that nothing reached the service
+        before = call.outcome
         try:
             answer = await self._request(session, call)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutErrors of the sockets are OSErrors
-            call.maybe_done = maybe_done or not isinstance(error, _NEVER_SENT)
-            failed = TransportError(_describe(error), **call.facts("not_sent"))
-            failed.__cause__ = error
-            if isinstance(error, _NEVER_RETRIED):
-                raise failed from error
-            raise _TryAgainError(call, failed) from error
+            raise self._failure(call, error) from error
+        except (asyncio.CancelledError, RuntimeError) as error:  # what aiohttp makes of a session closed meanwhile
+            if not self._closed or _is_cancelled():
+                raise
+            raise TransportError("the client was closed during the call", **call.facts()) from error
+        if 200 <= answer.status < 300:
+            return answer
+        problem = error_of(answer, call.facts())
+        if answer.status == 429 or (400 <= answer.status < 500 and problem.code not in WORK_REFUSED_CODES):
+            # whoever answered so did nothing, but does not know what an attempt before did
+            call.outcome = max(before, "rejected", key=_PROGRESS.index)
+        problem.outcome = "rejected" if problem.code in WORK_REFUSED_CODES else call.outcome
         if answer.status in RETRIED_STATUSES:
-            call.maybe_done = maybe_done or answer.status != 429
-            outcome: CallOutcome = "unknown" if call.maybe_done else "rejected"
-            raise _TryAgainError(call, error_of(answer, call.facts(outcome)), _retry_after(answer))
-        if not 200 <= answer.status < 300:
-            known = answer.status in _WORK_REFUSED or (400 <= answer.status < 500 and not maybe_done)
-            raise error_of(answer, call.facts("rejected" if known else "unknown"))
-        return answer
+            raise _TryAgainError(call, problem, _retry_after(answer))
+        raise problem
+
+    def _failure(self, call: Call, error: Exception) -> Exception:
+        """What to raise for a fault of the network."""
+        if call.body is None and not isinstance(error, _NEVER_SENT):
+            call.outcome = "unknown"
+        failed = TransportError(_describe(error), **call.facts())
+        failed.__cause__ = error
+        hopeless = isinstance(error, _NEVER_RETRIED) or isinstance(error.__cause__, ssl.SSLError)
+        return failed if hopeless else _TryAgainError(call, failed)
 
     async def _request(self, session: aiohttp.ClientSession, call: Call) -> Answer:
-        headers = {"Content-Type": "application/json"} if call.body is not None else {}
-        if call.idempotency_key is not None:
-            headers["Idempotency-Key"] = call.idempotency_key
+        headers = {} if call.idempotency_key is None else {"Idempotency-Key": call.idempotency_key}
+        body = None if call.body is None else _Body(call, call.body)
         url = URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
-        async with session.request(
-            call.method, url, data=call.body, headers=headers, allow_redirects=False
-        ) as response:
+        async with session.request(call.method, url, data=body, headers=headers, allow_redirects=False) as response:
             return Answer(response.status, response.headers, await response.read())
 
 
@@ -170,8 +197,11 @@ class Transport:
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 # another attempt would meet the same certificate, the same address
 _NEVER_RETRIED = (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch, aiohttp.InvalidURL)
-# what the service answers only after it has looked for the usage: an earlier attempt has not recorded it either
-_WORK_REFUSED = (400, 404, 409, 422)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _describe(error: Exception) -> str:
@@ -185,5 +215,5 @@ def _retry_after(answer: Answer) -> float:
         return float(value[:9])
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

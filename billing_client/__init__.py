@@ -22,7 +22,7 @@ from billing_client._errors import (
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client._records import Usage, UsageRecord
+from billing_client._records import CustomerSummary, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._version import __version__
 from billing_client.wire import Customer, FieldConflict, FieldError
 
@@ -34,6 +34,7 @@ __all__ = [
     "Customer",
     "CustomerExistsError",
     "CustomerNotFoundError",
+    "CustomerSummary",
     "DeadlineExceededError",
     "DuplicateRecordError",
     "EventIdConflictError",
@@ -44,6 +45,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ResponseError",
+    "Summary",
     "TransportError",
     "UnavailableError",
     "UnexpectedResponseError",
@@ -52,5 +54,6 @@ __all__ = [
     "UsageOutcome",
     "UsageRecord",
     "ValidationError",
+    "VoidedUsage",
     "__version__",
 ]

@@ -48,7 +48,7 @@ def migrate_command() -> None:
     """Bring the database's schema up to date."""
     with _database(load_settings()) as (settings, where):
         applied = _migrate(settings)
-        click.echo(f"{where}: {len(applied)} migrations applied" if applied else f"{where}: nothing to do")
+        click.echo(f"{where}: {'migrated' if applied else 'nothing to do'}")
         for migration in applied:
             click.echo(f"  {migration.version:04} {migration.name}")
 
@@ -73,8 +73,9 @@ def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        fault = (error.strerror or "").partition(" (")[0]
         raise SettingsError(
-            f"BILLING_PORT: {settings.port} on {settings.host} cannot be listened on ({error.strerror}); it must be "
+            f"BILLING_PORT: {settings.port} on {settings.host} cannot be listened on ({fault}); it must be "
             f"a free port: stop what uses it, or choose another, e.g. --port {settings.port % 65535 + 1}"
         ) from error
     with listener:
@@ -141,10 +142,11 @@ def _run(settings: Settings, listener: socket.socket) -> None:
 
 def _welcome(settings: Settings, where: str) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
+    reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not listened on
+    url = f"http://{reached}:{settings.port}"
     return f"""
 billing-service {__version__}, {settings.env}
-  listens on   {url}
+  listens on   http://{host}:{settings.port}
   data         {where}
 
 Try next:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
@@ -69,10 +70,11 @@ async def read_json(request: Request) -> bytes:
     _check_content_type(request)
     limit: int = request.app.state.settings.max_body_bytes
     chunks, size = [], 0
-    async for chunk in request.stream():
+    stream = request.stream()
+    async for chunk in stream:
         size += len(chunk)
         if size > limit:
-            await _discard(request, limit)
+            await _discard(stream, limit)
             raise _too_large(limit)
         chunks.append(chunk)
     if size == 0:
@@ -80,12 +82,12 @@ async def read_json(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-async def _discard(request: Request, limit: int) -> None:
+async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
     """Read on for a while: a connection closed under a sender loses the answer (RFC 9112, section 9.6)."""
     size = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
-            async for chunk in request.stream():
+            async for chunk in stream:
                 size += len(chunk)
                 if size > DISCARD_LIMITS * limit:
                     return

@@ -22,6 +22,7 @@ from billing_client._errors import BillingError, CallOutcome, DeadlineExceededEr
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than a server keeps an idle connection, so that it seldom closes one under a request
+_ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
 
 
@@ -99,7 +100,7 @@ class Transport:
     def __init__(self, config: Config, ssl_context: ssl.SSLContext | None, user_agent: str) -> None:
         self._config = config
         self._ssl = ssl_context if ssl_context is not None else True
-        self._headers = {"Accept": "application/json", "User-Agent": user_agent}
+        self._headers = {"Accept": _ACCEPTED, "User-Agent": user_agent}
         if config.api_key is not None:
             self._headers["Authorization"] = f"Bearer {config.api_key}"
         self._session: aiohttp.ClientSession | None = None

@@ -1,6 +1,7 @@
 """Cells of CSV that a spreadsheet would run as formulas (OWASP, "CSV Injection"), disarmed and rearmed."""
 
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+# the last four are the full-width forms of the first, which some spreadsheets take for them
+_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def disarm(text: str) -> str:

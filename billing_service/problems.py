@@ -31,6 +31,7 @@ KINDS = {
     "not_found": Kind(404, "There is nothing at this address"),
     "customer_not_found": Kind(404, "There is no such customer"),
     "usage_not_found": Kind(404, "There is no such usage record"),
+    "statement_not_found": Kind(404, "There is no such statement"),
     "method_not_allowed": Kind(405, "This address does not take that method"),
     "not_acceptable": Kind(406, "There is no form of this that the caller accepts"),
     "duplicate_record": Kind(409, "This usage is recorded already"),

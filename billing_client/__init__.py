@@ -16,13 +16,14 @@ from billing_client._errors import (
     PermissionDeniedError,
     RateLimitedError,
     ResponseError,
+    StatementNotFoundError,
     TransportError,
     UnavailableError,
     UnexpectedResponseError,
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client._records import CustomerSummary, Summary, Usage, UsageRecord, VoidedUsage
+from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._version import __version__
 from billing_client.wire import Customer, FieldConflict, FieldError
 
@@ -45,6 +46,8 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ResponseError",
+    "Statement",
+    "StatementNotFoundError",
     "Summary",
     "TransportError",
     "UnavailableError",

@@ -20,6 +20,7 @@ from billing_client._errors import (
     PermissionDeniedError,
     RateLimitedError,
     ResponseError,
+    StatementNotFoundError,
     UnavailableError,
     UnexpectedResponseError,
     UsageNotFoundError,
@@ -39,6 +40,7 @@ WORK_REFUSED_CODES = frozenset(
 _BY_CODE: dict[str, type[ResponseError]] = {
     "customer_not_found": CustomerNotFoundError,
     "usage_not_found": UsageNotFoundError,
+    "statement_not_found": StatementNotFoundError,
     "customer_exists": CustomerExistsError,
 }
 _BY_STATUS: dict[int, type[ResponseError]] = {

@@ -17,7 +17,7 @@ from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
 from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment
 from billing_client._errors import DuplicateRecordError
-from billing_client._records import CustomerSummary, DecimalLike, Summary, Usage, UsageRecord, VoidedUsage
+from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._transport import Call, Transport
 from billing_client._version import __version__
 from billing_client.identity import new_customer_id
@@ -54,6 +54,7 @@ _RECORD = msgspec.json.Decoder(UsageRecord)
 _RECORDS = msgspec.json.Decoder(_UsagePage)
 _VOIDED = msgspec.json.Decoder(VoidedUsage)
 _SUMMARY = msgspec.json.Decoder(Summary)
+_STATEMENT = msgspec.json.Decoder(Statement)
 _SUMMARIES = msgspec.json.Decoder(_SummaryPage)
 
 
@@ -215,6 +216,16 @@ class BillingSystemClient:
         async for page in self._pages("/summary", _SUMMARIES, query):
             for customer in page.data:
                 yield customer
+
+    async def statement(
+        self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None
+    ) -> Statement:
+        """A customer's month (2026-11) in an IANA time zone; with the digest of an earlier one, what `changes` since.
+
+        Raises CustomerNotFoundError, ValidationError; StatementNotFoundError where no such statement was issued.
+        """
+        query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
+        return await self._get(f"/customers/{path_segment(customer_id)}/statement", _STATEMENT, query)
 
     async def export_usage(
         self,

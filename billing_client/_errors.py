@@ -109,6 +109,10 @@ class UsageNotFoundError(NotFoundError):
     """There is no such usage record."""
 
 
+class StatementNotFoundError(NotFoundError):
+    """No statement with this digest was issued."""
+
+
 class DuplicateRecordError(ResponseError):
     """The usage is recorded already, by another call; `existing` is the stored record."""
 

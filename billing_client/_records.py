@@ -46,3 +46,7 @@ class Summary(wire.Summary[Decimal], frozen=True):
 
 class CustomerSummary(wire.CustomerSummary[Decimal], frozen=True):
     """What the usage of one of many customers adds up to."""
+
+
+class Statement(wire.Statement[Decimal], frozen=True):
+    """A customer's month, line by line, with its digest."""

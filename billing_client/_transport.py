@@ -175,6 +175,8 @@ class Transport:
         """Make one request. Raises _TryAgainError where another may help, else BillingError."""
         call.attempts += 1
         before = call.outcome
+        if call.body is None:
+            call.outcome = "unknown"  # aiohttp sends a read twice by itself, so what it says last is not all there was
         try:
             answer = await read(await self._request(session, call))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutErrors of the sockets are OSErrors
@@ -196,8 +198,6 @@ class Transport:
 
     def _failure(self, call: Call, error: Exception) -> Exception:
         """What to raise for a fault of the network."""
-        if call.body is None and not isinstance(error, _NEVER_SENT):
-            call.outcome = "unknown"
         failed = TransportError(_describe(error), **call.facts())
         failed.__cause__ = error
         hopeless = isinstance(error, _NEVER_RETRIED) or isinstance(error.__cause__, ssl.SSLError)
@@ -225,8 +225,6 @@ async def _read_refusal(response: aiohttp.ClientResponse) -> Answer:
     return await _read_whole(response)
 
 
-# the connection was not made, so nothing was sent
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 # another attempt would meet the same certificate, the same address
 _NEVER_RETRIED = (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch, aiohttp.InvalidURL)
 

@@ -48,7 +48,8 @@ def migrate_command() -> None:
     """Bring the database's schema up to date."""
     with _database(load_settings()) as (settings, where):
         applied = _migrate(settings)
-        click.echo(f"{where}: {'migrated' if applied else 'nothing to do'}")
+        count = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied"
+        click.echo(f"{where}: {count if applied else 'nothing to do'}")
         for migration in applied:
             click.echo(f"  {migration.version:04} {migration.name}")
 

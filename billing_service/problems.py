@@ -107,7 +107,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
         case ClientDisconnect():
             return problem_response(problem("validation_error", "The body ended before its announced length."))
         case _:
-            return problem_response(problem("internal_error", "The fault is the service's own and was logged."))
+            details = problem("internal_error", "The fault is the service's own and was logged.")
+            return problem_response(details, {"Connection": "close"})  # as uvicorn does after a fault
 
 
 def _allowed_methods(request: Request) -> str:

@@ -136,10 +136,21 @@ def _query_items(request: Request) -> list[tuple[str, str]]:
 
 
 @functools.cache
-def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any]]:
-    """The parameters of a query: by the name on the wire, the name in Python and the type."""
+def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
+    """The parameters of a query by the name on the wire: the name in Python, the type, and whether it is a number.
+
+    Only those are read from text that is not theirs: msgspec would take a number for a time too.
+    """
     hints = get_type_hints(struct, include_extras=True)
-    return {field.encode_name: (field.name, hints[field.name]) for field in msgspec.structs.fields(struct)}
+    numbers = (msgspec.inspect.IntType, msgspec.inspect.BoolType)
+    return {
+        field.encode_name: (
+            field.name,
+            hints[field.name],
+            isinstance(msgspec.inspect.type_info(hints[field.name]), numbers),
+        )
+        for field in msgspec.structs.fields(struct)
+    }
 
 
 def read_query(request: Request, struct: type[Q]) -> Q:
@@ -153,10 +164,10 @@ def read_query(request: Request, struct: type[Q]) -> Q:
         try:
             if name not in parameters:
                 raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
-            field, type_ = parameters[name]
+            field, type_, is_number = parameters[name]
             if field in values:
                 raise ValueError("must be given once")
-            values[field] = msgspec.convert(text, type_, strict=False)
+            values[field] = msgspec.convert(text, type_, strict=not is_number)
         except ValueError as error:
             errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
     if errors:

@@ -101,7 +101,8 @@ def _check(settings: Settings) -> None:
     try:
         parts = urlsplit(settings.database_url)
         hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq takes several
-        well_formed = parts.scheme in ("postgresql", "postgres") and all(urlsplit(f"//{h}").port != 0 for h in hosts)
+        well_formed = settings.database_url.startswith(("postgresql://", "postgres://"))
+        well_formed = well_formed and all(urlsplit(f"//{host}").port != 0 for host in hosts)
     except ValueError:
         well_formed = False
     if not well_formed:

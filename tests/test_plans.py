@@ -23,6 +23,8 @@ INSERT INTO usage_rollups
 SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, '2000-01-01Z'), service, count(*),
     sum(units_consumed), sum(units_consumed * price_per_unit)
 FROM usage_records, unnest(ARRAY[15, 1440]) grain GROUP BY 1, 2, 3, 4;
+INSERT INTO statements
+SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
 ANALYZE;
 """
 IDS = [bytes(32)] * 3
@@ -38,6 +40,11 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("rollups", "summarize", (["c1"], *MARCH, None, "UTC", True, 100)),
     ("rollups", "summarize", (["c1"], *CUT, "day", "Asia/Kathmandu", True, 100)),
     ("rollups", "summarize", (["c1", "c2", "c3"], *CUT, "month", "Europe/Berlin", False, 100)),
+    ("statements", "statement_lines", ("c1", *MARCH)),
+    ("statements", "statement_digest", ("c1", *MARCH)),
+    ("statements", "recorded_after", ("c1", *MARCH, MARCH[1], IDS, 101)),
+    ("statements", "voided_after", ("c1", *MARCH, BEGINNING, [], 101)),
+    ("statements", "find_statement", ("c1", MARCH[0].date(), "UTC", bytes(32))),
     ("rollups", "take_from_rollups", ("c1", 15, MARCH[0], "service 3", "1", "1")),
 ]
 

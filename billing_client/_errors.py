@@ -10,7 +10,8 @@ BillingError
     ├── PermissionDeniedError   403
     ├── NotFoundError           404
     │   ├── CustomerNotFoundError
-    │   └── UsageNotFoundError
+    │   ├── UsageNotFoundError
+    │   └── StatementNotFoundError
     ├── DuplicateRecordError    409, `existing` is the stored record
     ├── CustomerExistsError     409
     ├── EventIdConflictError    422, `existing` and `conflicts`

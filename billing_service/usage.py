@@ -163,7 +163,7 @@ async def list_usage(request: Request) -> Response:
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = f"usage {customer_id} {query.service} {start} {end}"
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
-    since = _instant("cursor", after.occurred_at, start)
+    since = instant_parameter("cursor", after.occurred_at, start)
     database: Database = request.app.state.database
     async with database.connection() as connection:
         await require_customer(connection, customer_id)

@@ -16,13 +16,14 @@ from billing_client._errors import (
     PermissionDeniedError,
     RateLimitedError,
     ResponseError,
+    StatementNotFoundError,
     TransportError,
     UnavailableError,
     UnexpectedResponseError,
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client._records import Usage, UsageRecord
+from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._version import __version__
 from billing_client.wire import Customer, FieldConflict, FieldError
 
@@ -34,6 +35,7 @@ __all__ = [
     "Customer",
     "CustomerExistsError",
     "CustomerNotFoundError",
+    "CustomerSummary",
     "DeadlineExceededError",
     "DuplicateRecordError",
     "EventIdConflictError",
@@ -44,6 +46,9 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ResponseError",
+    "Statement",
+    "StatementNotFoundError",
+    "Summary",
     "TransportError",
     "UnavailableError",
     "UnexpectedResponseError",
@@ -52,5 +57,6 @@ __all__ = [
     "UsageOutcome",
     "UsageRecord",
     "ValidationError",
+    "VoidedUsage",
     "__version__",
 ]

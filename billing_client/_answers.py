@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
+import aiohttp
 import msgspec
 
 from billing_client import wire
@@ -19,6 +20,7 @@ from billing_client._errors import (
     PermissionDeniedError,
     RateLimitedError,
     ResponseError,
+    StatementNotFoundError,
     UnavailableError,
     UnexpectedResponseError,
     UsageNotFoundError,
@@ -38,6 +40,7 @@ WORK_REFUSED_CODES = frozenset(
 _BY_CODE: dict[str, type[ResponseError]] = {
     "customer_not_found": CustomerNotFoundError,
     "usage_not_found": UsageNotFoundError,
+    "statement_not_found": StatementNotFoundError,
     "customer_exists": CustomerExistsError,
 }
 _BY_STATUS: dict[int, type[ResponseError]] = {
@@ -54,11 +57,12 @@ _decode_problem = msgspec.json.Decoder(ProblemDetails[Decimal]).decode
 
 
 class Answer(NamedTuple):
-    """A whole answer: its body was read to the end."""
+    """An answer; its body was read to the end, but for a stream's, which `response` holds."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    response: aiohttp.ClientResponse
 
 
 def decode_answer(decoder: "msgspec.json.Decoder[T]", answer: Answer, facts: dict[str, Any]) -> T:
@@ -68,6 +72,14 @@ def decode_answer(decoder: "msgspec.json.Decoder[T]", answer: Answer, facts: dic
     except (ValueError, RecursionError) as error:
         detail = f"the answer is not what was asked for: {error}"
         raise UnexpectedResponseError(detail, status=answer.status, **facts | {"outcome": "unknown"}) from error
+
+
+def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, facts: dict[str, Any]) -> T:
+    """One line of a streamed answer. Raises UnexpectedResponseError."""
+    try:
+        return decoder.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise UnexpectedResponseError(f"a line is not what was asked for: {error}", status=200, **facts) from error
 
 
 def error_of(answer: Answer, facts: dict[str, Any]) -> BillingError:

@@ -1,7 +1,8 @@
 """The client: a method for each thing the service does."""
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, TypeVar
@@ -11,29 +12,50 @@ import msgspec
 from msgspec import Struct
 
 from billing_client import _batches
-from billing_client._answers import decode_answer
+from billing_client._answers import decode_answer, decode_line
 from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
-from billing_client._encoding import checked_key, encode_customer, encode_usage, instant, path_segment
+from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment
 from billing_client._errors import DuplicateRecordError
-from billing_client._records import DecimalLike, Usage, UsageRecord
+from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._transport import Call, Transport
 from billing_client._version import __version__
 from billing_client.identity import new_customer_id
-from billing_client.wire import Customer, CustomerChange, CustomerPage, NewCustomer
+from billing_client.wire import Customer, CustomerChange, NewCustomer, NewVoid
 
 T = TypeVar("T", bound=Struct)
 
 
-class UsagePage(Struct, rename="camel"):
-    data: list[UsageRecord]
+P = TypeVar("P", bound="_Page")
+GroupBy = Literal["service", "hour", "day", "month"]
+
+
+class _Page(Struct, rename="camel", kw_only=True):
+    """A page of a list; `next_cursor` is None on the last."""
+
     next_cursor: str | None
 
 
+class _UsagePage(_Page):
+    data: list[UsageRecord]
+
+
+class _CustomerPage(_Page):
+    data: list[Customer]
+
+
+class _SummaryPage(_Page):
+    data: list[CustomerSummary]
+
+
 _CUSTOMER = msgspec.json.Decoder(Customer)
-_CUSTOMERS = msgspec.json.Decoder(CustomerPage)
+_CUSTOMERS = msgspec.json.Decoder(_CustomerPage)
 _RECORD = msgspec.json.Decoder(UsageRecord)
-_RECORDS = msgspec.json.Decoder(UsagePage)
+_RECORDS = msgspec.json.Decoder(_UsagePage)
+_VOIDED = msgspec.json.Decoder(VoidedUsage)
+_SUMMARY = msgspec.json.Decoder(Summary)
+_STATEMENT = msgspec.json.Decoder(Statement)
+_SUMMARIES = msgspec.json.Decoder(_SummaryPage)
 
 
 class BillingSystemClient:
@@ -148,21 +170,84 @@ class BillingSystemClient:
         page_size: int = 100,
     ) -> AsyncGenerator[UsageRecord, None]:
         """A customer's records by the time they occurred, `start` in and `end` out; pages are read as needed."""
-        query = {"limit": str(page_size)}
-        query |= {"service": service} if service is not None else {}
-        query |= {"from": instant(start)} if start is not None else {}
-        query |= {"to": instant(end)} if end is not None else {}
-        while True:
-            page = await self._get(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query)
+        query = _span_query(service, start, end) | {"limit": str(page_size)}
+        async for page in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
             for record in page.data:
                 yield record
-            if page.next_cursor is None:
-                return
-            query["cursor"] = page.next_cursor
+
+    async def void_usage(
+        self, *, customer_id: str, request_id: str, reason: str, voided_by: str | None = None
+    ) -> VoidedUsage:
+        """Take a record out of what is owed, for good; the record stays. A second void answers as the first.
+
+        Raises UsageNotFoundError, CustomerNotFoundError, ValidationError.
+        """
+        path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
+        body = encode_body(NewVoid, reason=reason, voided_by=voided_by)
+        return await self._send(Call("POST", path, body, request_id=request_id), _VOIDED)
+
+    async def summary(
+        self,
+        *,
+        customer_id: str,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[GroupBy] = (),
+        timezone: str = "UTC",
+    ) -> Summary:
+        """What a customer's usage adds up to, `start` in and `end` out, by any of service, hour, day and month.
+
+        Hours, days and months are those of an IANA time zone. Raises CustomerNotFoundError, ValidationError.
+        """
+        query = _summary_query(start, end, group_by, timezone)
+        return await self._get(f"/customers/{path_segment(customer_id)}/summary", _SUMMARY, query)
+
+    async def summaries(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[GroupBy] = (),
+        timezone: str = "UTC",
+        page_size: int = 100,
+    ) -> AsyncGenerator[CustomerSummary, None]:
+        """What each customer's usage adds up to, by customer id; pages are read as needed."""
+        query = _summary_query(start, end, group_by, timezone) | {"limit": str(page_size)}
+        async for page in self._pages("/summary", _SUMMARIES, query):
+            for customer in page.data:
+                yield customer
+
+    async def statement(
+        self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None
+    ) -> Statement:
+        """A customer's month (2026-11) in an IANA time zone; with the digest of an earlier one, what `changes` since.
+
+        Raises CustomerNotFoundError, ValidationError; StatementNotFoundError where no such statement was issued.
+        """
+        query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
+        return await self._get(f"/customers/{path_segment(customer_id)}/statement", _STATEMENT, query)
+
+    async def export_usage(
+        self,
+        *,
+        customer_id: str | None = None,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncGenerator[UsageRecord, None]:
+        """All records, or one customer's, as one stream in constant memory; `start` is in, `end` is out.
+
+        Raises CustomerNotFoundError; TransportError where the stream breaks off, so an end is always the end.
+        """
+        query = {"customerId": customer_id} if customer_id is not None else {}
+        call = Call("GET", "/usage/export", query=query | _span_query(service, start, end))
+        async with aclosing(self._transport.stream(call)) as lines:
+            async for line in lines:
+                yield decode_line(_RECORD, line, call.facts("unknown"))
 
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
-        body = encode_customer(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
+        body = encode_body(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
         return await self._send(Call("POST", "/customers", body, str(uuid4())), _CUSTOMER)
 
     async def get_customer(self, *, customer_id: str) -> Customer:
@@ -171,22 +256,39 @@ class BillingSystemClient:
 
     async def update_customer(self, *, customer_id: str, name: str) -> Customer:
         """Change a customer's name. Raises CustomerNotFoundError."""
-        body = encode_customer(CustomerChange, name=name)
+        body = encode_body(CustomerChange, name=name)
         return await self._send(Call("PATCH", f"/customers/{path_segment(customer_id)}", body), _CUSTOMER)
 
     async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
         """All customers by id; pages are read as needed."""
-        query = {"limit": str(page_size)}
-        while True:
-            page = await self._get("/customers", _CUSTOMERS, query)
+        async for page in self._pages("/customers", _CUSTOMERS, {"limit": str(page_size)}):
             for customer in page.data:
                 yield customer
-            if page.next_cursor is None:
-                return
-            query["cursor"] = page.next_cursor
+
+    async def _pages(
+        self, path: str, decoder: "msgspec.json.Decoder[P]", query: dict[str, str]
+    ) -> AsyncGenerator[P, None]:
+        page = await self._get(path, decoder, query)
+        yield page
+        while page.next_cursor is not None:
+            page = await self._get(path, decoder, query | {"cursor": page.next_cursor})
+            yield page
 
     async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
         return await self._send(Call("GET", path, query=query or {}), decoder)
 
     async def _send(self, call: Call, decoder: "msgspec.json.Decoder[T]") -> T:
         return decode_answer(decoder, await self._transport.send(call), call.facts("unknown"))
+
+
+def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
+    query = {"service": service} if service is not None else {}
+    query |= {"from": instant(start)} if start is not None else {}
+    return query | ({"to": instant(end)} if end is not None else {})
+
+
+def _summary_query(
+    start: datetime | None, end: datetime | None, group_by: Sequence[GroupBy], timezone: str
+) -> dict[str, str]:
+    query = {"timezone": timezone} | ({"groupBy": ",".join(group_by)} if group_by else {})
+    return query | _span_query(None, start, end)

@@ -45,11 +45,12 @@ def encode_usage(usage: Usage) -> EncodedUsage:
     return EncodedUsage(encode(new), request_id)
 
 
-def encode_customer(body: type[Struct], **values: str | None) -> bytes:
-    """Check and encode a customer or a change to one. Raises ValidationError."""
+def encode_body(body: type[Struct], **values: str | None) -> bytes:
+    """Check and encode the fields of a small request. Raises ValidationError."""
     hints = get_type_hints(body, include_extras=True)
     errors: list[FieldError] = []
-    checked = {name: _converted(f"/{name}", value, hints[name], errors) for name, value in values.items()}
+    pointers = {field.name: f"/{field.encode_name}" for field in msgspec.structs.fields(body)}
+    checked = {name: _converted(pointers[name], value, hints[name], errors) for name, value in values.items()}
     if errors:
         raise invalid(errors)
     return encode(body(**checked))

@@ -10,7 +10,8 @@ BillingError
     ├── PermissionDeniedError   403
     ├── NotFoundError           404
     │   ├── CustomerNotFoundError
-    │   └── UsageNotFoundError
+    │   ├── UsageNotFoundError
+    │   └── StatementNotFoundError
     ├── DuplicateRecordError    409, `existing` is the stored record
     ├── CustomerExistsError     409
     ├── EventIdConflictError    422, `existing` and `conflicts`
@@ -107,6 +108,10 @@ class CustomerNotFoundError(NotFoundError):
 
 class UsageNotFoundError(NotFoundError):
     """There is no such usage record."""
+
+
+class StatementNotFoundError(NotFoundError):
+    """No statement with this digest was issued."""
 
 
 class DuplicateRecordError(ResponseError):

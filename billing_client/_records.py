@@ -34,3 +34,19 @@ class UsageRecord(wire.UsageRecord[Decimal], frozen=True):
     """
 
     outcome: Literal["recorded", "replayed", "duplicate"] | None = None
+
+
+class VoidedUsage(wire.VoidedUsage[Decimal], frozen=True):
+    """A record that no longer counts: `void_reason` and `voided_by` say why and by whom, `voided_at` since when."""
+
+
+class Summary(wire.Summary[Decimal], frozen=True):
+    """What a customer's usage adds up to, less what was voided."""
+
+
+class CustomerSummary(wire.CustomerSummary[Decimal], frozen=True):
+    """What the usage of one of many customers adds up to."""
+
+
+class Statement(wire.Statement[Decimal], frozen=True):
+    """A customer's month, line by line, with its digest."""

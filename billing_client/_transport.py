@@ -5,7 +5,7 @@ import io
 import random
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,6 +22,7 @@ from billing_client._errors import BillingError, CallOutcome, DeadlineExceededEr
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than a server keeps an idle connection, so that it seldom closes one under a request
+_ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
 
 
@@ -90,13 +91,16 @@ def _waits() -> Generator[float, Any, None]:
         longest = min(longest * 2, LONGEST_WAIT_SECONDS)
 
 
+Reader = Callable[[aiohttp.ClientResponse], Awaitable[Answer]]
+
+
 class Transport:
     """Sends calls over one session, which is made when first needed and belongs to its event loop."""
 
     def __init__(self, config: Config, ssl_context: ssl.SSLContext | None, user_agent: str) -> None:
         self._config = config
         self._ssl = ssl_context if ssl_context is not None else True
-        self._headers = {"Accept": "application/json", "User-Agent": user_agent}
+        self._headers = {"Accept": _ACCEPTED, "User-Agent": user_agent}
         if config.api_key is not None:
             self._headers["Authorization"] = f"Bearer {config.api_key}"
         self._session: aiohttp.ClientSession | None = None
@@ -112,12 +116,28 @@ class Transport:
         )(self._attempt)
 
     async def send(self, call: Call) -> Answer:
-        """Send a call until it is answered; gives the answer of a call that succeeded. Raises BillingError."""
+        """Send a call until it is answered; gives the whole answer of a call that succeeded. Raises BillingError."""
+        return await self._until_answered(call, _read_whole)
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """The lines of an answer as they come, in constant memory. Raises BillingError.
+
+        It is asked for until it begins; a stream that breaks later is a TransportError.
+        """
+        answer = await self._until_answered(call, _read_refusal)
+        async with answer.response as response:
+            try:
+                async for line in response.content:
+                    yield line
+            except (aiohttp.ClientError, OSError) as error:
+                raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
+
+    async def _until_answered(self, call: Call, read: Reader) -> Answer:
         session = self._open_session()
         call.deadline = time.monotonic() + self._config.timeout
         try:
             async with asyncio.timeout(self._config.timeout):
-                return await self._try(session, call)
+                return await self._try(session, call, read)
         except _TryAgainError as again:
             raise again.error from again.error.__cause__
         except TimeoutError as error:
@@ -151,14 +171,14 @@ class Transport:
             raise RuntimeError("this client is used in another event loop; make one client for each loop")
         return self._session
 
-    async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> Answer:
+    async def _attempt(self, session: aiohttp.ClientSession, call: Call, read: Reader) -> Answer:
         """Make one request. Raises _TryAgainError where another may help, else BillingError."""
         call.attempts += 1
         before = call.outcome
         if call.body is None:
             call.outcome = "unknown"  # aiohttp sends a read twice by itself, so what it says last is not all there was
         try:
-            answer = await self._request(session, call)
+            answer = await read(await self._request(session, call))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutErrors of the sockets are OSErrors
             raise self._failure(call, error) from error
         except (asyncio.CancelledError, RuntimeError) as error:  # what aiohttp makes of a session closed meanwhile
@@ -183,14 +203,26 @@ class Transport:
         hopeless = isinstance(error, _NEVER_RETRIED) or isinstance(error.__cause__, ssl.SSLError)
         return failed if hopeless else _TryAgainError(call, failed)
 
-    async def _request(self, session: aiohttp.ClientSession, call: Call) -> Answer:
+    async def _request(self, session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
         headers = {} if call.idempotency_key is None else {"Idempotency-Key": call.idempotency_key}
         body = None if call.body is None else _Body(call, call.body)
         url = URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
-        async with session.request(call.method, url, data=body, headers=headers, allow_redirects=False) as response:
-            return Answer(response.status, response.headers, await response.read())
+        return await session.request(call.method, url, data=body, headers=headers, allow_redirects=False)
+
+
+async def _read_whole(response: aiohttp.ClientResponse) -> Answer:
+    """Read an answer to its end, within the attempt: one that breaks off is asked for again."""
+    async with response:
+        return Answer(response.status, response.headers, await response.read(), response)
+
+
+async def _read_refusal(response: aiohttp.ClientResponse) -> Answer:
+    """Read an answer only where it is not the stream that was asked for."""
+    if response.status == 200:
+        return Answer(response.status, response.headers, b"", response)
+    return await _read_whole(response)
 
 
 # another attempt would meet the same certificate, the same address

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from billing_service import customers, health, usage
+from billing_service import customers, exports, health, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.problems import ProblemError, answer_error
 from billing_service.recorder import Recorder
@@ -35,7 +35,14 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     app = Starlette(
-        routes=[*customers.ROUTES, *usage.ROUTES, *health.ROUTES],
+        routes=[
+            *customers.ROUTES,
+            *usage.ROUTES,
+            *exports.ROUTES,
+            *summaries.ROUTES,
+            *statements.ROUTES,
+            *health.ROUTES,
+        ],
         middleware=[Middleware(RawPath)],
         exception_handlers=dict.fromkeys(_ERRORS, answer_error),
         lifespan=lifespan,

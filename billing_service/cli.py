@@ -19,6 +19,7 @@ from billing_service.database import DatabaseUnavailableError, unavailable_if_aw
 from billing_service.embedded import embedded_postgresql
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings
+from billing_service.verification import verify_ledger
 
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
 
@@ -51,6 +52,19 @@ def migrate_command() -> None:
         click.echo(f"{where}: {count if applied else 'nothing to do'}")
         for migration in applied:
             click.echo(f"  {migration.version:04} {migration.name}")
+
+
+@cli.command()
+def verify() -> None:
+    """Recompute every request id and every sum from the records; exit 1 and name what differs."""
+    with _database(load_settings()) as (settings, where):
+        with unavailable_if_away():
+            report = asyncio.run(verify_ledger(settings))
+        for difference in report.differences:
+            click.echo(difference)
+        click.echo(f"{where}: {report.records} records, {report.rollups} sums, {len(report.differences)} differences")
+    if report.differences:
+        sys.exit(1)
 
 
 @contextmanager

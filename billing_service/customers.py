@@ -59,7 +59,7 @@ async def list_customers(request: Request) -> Response:
     after = read_cursor(_SCOPE, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
-        rows = await connection.fetch(_QUERIES["list_customers"], after, query.limit + 1)
+        rows = await list_customer_rows(connection, after, query.limit + 1)
     customers = [_customer(row) for row in rows[: query.limit]]
     cursor = write_cursor(_SCOPE, _Position(customers[-1].id)) if len(rows) > query.limit else None
     return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
@@ -85,6 +85,11 @@ async def update_customer(request: Request) -> Response:
     if row is None:
         raise _not_found(customer_id)
     return Response(_encode(_customer(row)), media_type="application/json")
+
+
+async def list_customer_rows(connection: Connection, after: str, limit: int) -> list[asyncpg.Record]:
+    """At most `limit` customers after an id, by id."""
+    return await connection.fetch(_QUERIES["list_customers"], after, limit)
 
 
 async def require_customer(connection: Connection, customer_id: str) -> Customer:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from billing_client.identity import event_request_id, plain_decimal, usage_request_id
-from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, UsageRecord, readable
+from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, NewVoid, UsageRecord, readable
 from billing_service.amounts import multiply
 from billing_service.problems import ProblemError, invalid
 
@@ -146,6 +146,7 @@ _decode_usage = ObjectDecoder[NewUsage[Raw]](
     {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": _read_occurred_at},
 )
 decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
+decode_new_void = ObjectDecoder[NewVoid](NewVoid)
 decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
 _decode_batch = ObjectDecoder[Batch](Batch)
 _ESCAPE = re.compile(

@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from billing_client.wire import FieldConflict, Outcome, UsageRecord
+from billing_client.wire import FieldConflict, NewVoid, Outcome, UsageRecord, VoidedUsage
 from billing_service.database import Connection
 from billing_service.queries import load_queries
+from billing_service.rollups import take_from_rollups
 
 _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")
@@ -36,29 +37,58 @@ class _Stored(NamedTuple):
     idempotency_key: str | None
 
 
+ANONYMOUS = "anonymous"
 UNKNOWN_CUSTOMER = Verdict("rejected")
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
 
 
-async def record_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
+class KnownCustomers:
+    """The customers seen in the database so far, so that most reports need no look-up: customers are never deleted."""
+
+    def __init__(self, bound: int = 100_000) -> None:
+        self._ids: set[str] = set()
+        self._bound = bound
+
+    async def among(self, connection: Connection, customer_ids: set[str]) -> set[str]:
+        """Those of these that are customers."""
+        if missing := customer_ids - self._ids:
+            if len(self._ids) > self._bound:
+                self._ids.clear()
+                missing = customer_ids
+            rows = await connection.fetch(_CUSTOMERS["known_customers"], list(missing))
+            self._ids.update(row["customer_id"] for row in rows)
+        return customer_ids & self._ids
+
+    def forget(self) -> None:
+        """Look them all up again: the database was put back to an earlier state."""
+        self._ids.clear()
+
+
+async def record_reports(connection: Connection, customers: KnownCustomers, reports: Sequence[Report]) -> list[Verdict]:
     """Record what is new, in one transaction; the verdicts come in the order of the reports, as if sent in order."""
-    first = await _first_of_known_customers(connection, reports)
-    fresh = await _insert(connection, first.values())
+    first = await _first_of_known_customers(connection, customers, reports)
+    try:
+        fresh = await _record(connection, first.values())
+    except asyncpg.ForeignKeyViolationError:
+        customers.forget()
+        first = await _first_of_known_customers(connection, customers, reports)
+        fresh = await _record(connection, first.values())
     stored = await _find(connection, [report.record for id_, report in first.items() if id_ not in fresh])
     return _decide(reports, first, fresh, stored, "recorded")
 
 
-async def judge_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
+async def judge_reports(connection: Connection, customers: KnownCustomers, reports: Sequence[Report]) -> list[Verdict]:
     """Say what `record_reports` would say, without writing anything."""
-    first = await _first_of_known_customers(connection, reports)
+    first = await _first_of_known_customers(connection, customers, reports)
     stored = await _find(connection, [report.record for report in first.values()])
     return _decide(reports, first, first.keys() - stored.keys(), stored, "recordable")
 
 
-async def _first_of_known_customers(connection: Connection, reports: Iterable[Report]) -> dict[str, Report]:
-    """The first report of each usage by request id, less those of unknown customers. Customers are never deleted."""
-    rows = await connection.fetch(_CUSTOMERS["known_customers"], list({r.record.customer_id for r in reports}))
-    known = {row["customer_id"] for row in rows}
+async def _first_of_known_customers(
+    connection: Connection, customers: KnownCustomers, reports: Iterable[Report]
+) -> dict[str, Report]:
+    """The first report of each usage by request id, less those of unknown customers."""
+    known = await customers.among(connection, {report.record.customer_id for report in reports})
     first: dict[str, Report] = {}
     for report in reports:
         if report.record.customer_id in known:
@@ -66,14 +96,14 @@ async def _first_of_known_customers(connection: Connection, reports: Iterable[Re
     return first
 
 
-async def _insert(connection: Connection, reports: Iterable[Report]) -> set[str]:
-    """Insert what is not there yet, and return the request ids of that."""
+async def _record(connection: Connection, reports: Iterable[Report]) -> set[str]:
+    """Record what is not there yet, and return the request ids of that."""
     ordered = sorted(reports, key=lambda report: (report.record.customer_id, report.record.request_id))
     if not ordered:
         return set()
     records = [report.record for report in ordered]
-    rows = await connection.fetch(
-        _USAGE["insert_usage"],
+    fresh = await connection.fetchval(
+        _USAGE["record_usage"],
         [record.customer_id for record in records],
         [bytes.fromhex(record.request_id) for record in records],
         [record.event_id for record in records],
@@ -84,7 +114,7 @@ async def _insert(connection: Connection, reports: Iterable[Report]) -> set[str]
         [record.recorded_at for record in records],
         [report.idempotency_key for report in ordered],
     )
-    return {row["request_id"].hex() for row in rows}
+    return {request_id.hex() for request_id in fresh or ()}
 
 
 async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, _Stored]:
@@ -96,7 +126,7 @@ async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> 
         [record.customer_id for record in records],
         [bytes.fromhex(record.request_id) for record in records],
     )
-    return {row["request_id"].hex(): _Stored(_record(row), row["idempotency_key"]) for row in rows}
+    return {row["request_id"].hex(): _Stored(record_of(row), row["idempotency_key"]) for row in rows}
 
 
 def _decide(
@@ -137,7 +167,24 @@ def _compare(report: Report, stored: _Stored) -> Verdict:
 async def find_record(connection: Connection, customer_id: str, request_id: bytes) -> UsageRecord[str] | None:
     """One record of a customer, by the 32 bytes of its request id."""
     row = await connection.fetchrow(_USAGE["find_usage"], [customer_id], [request_id])
-    return None if row is None else _record(row)
+    return None if row is None else record_of(row)
+
+
+async def void_record(
+    connection: Connection, customer_id: str, request_id: bytes, void: NewVoid, voided_at: datetime
+) -> VoidedUsage[str] | None:
+    """Take a record out of what is owed, once; None where there is no such record."""
+    record = await find_record(connection, customer_id, request_id)
+    if record is None:
+        return None
+    async with connection.transaction():
+        voided = await connection.fetchrow(
+            _USAGE["void_usage"], customer_id, request_id, void.reason, void.voided_by or ANONYMOUS, voided_at
+        )
+        if voided is not None:
+            await take_from_rollups(connection, record)
+    row = (await connection.fetch(_USAGE["find_usage"], [customer_id], [request_id]))[0]
+    return voided_of(row)
 
 
 async def list_records(
@@ -150,10 +197,11 @@ async def list_records(
 ) -> list[UsageRecord[str]]:
     """At most `limit` records of a customer after a position, by (occurred at, request id)."""
     rows = await connection.fetch(_USAGE["list_usage"], customer_id, *after, until, service, limit)
-    return [_record(row) for row in rows]
+    return [record_of(row) for row in rows]
 
 
-def _record(row: asyncpg.Record) -> UsageRecord[str]:
+def record_of(row: asyncpg.Record) -> UsageRecord[str]:
+    """The record that a row holds."""
     return UsageRecord(
         request_id=row["request_id"].hex(),
         customer_id=row["customer_id"],
@@ -164,4 +212,10 @@ def _record(row: asyncpg.Record) -> UsageRecord[str]:
         event_id=row["event_id"],
         occurred_at=row["occurred_at"],
         recorded_at=row["recorded_at"],
+        voided_at=row["voided_at"],
     )
+
+
+def voided_of(row: asyncpg.Record) -> VoidedUsage[str]:
+    """The record that a row holds, voided."""
+    return VoidedUsage(**structs.asdict(record_of(row)), void_reason=row["reason"], voided_by=row["voided_by"])

@@ -12,7 +12,7 @@ from billing_service.settings import Settings
 
 _QUERIES = load_queries("schema_migrations")
 _FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
-_STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
+_STATEMENT_END = re.compile(r";[ \t]*(?:\n[ \t]*\n|\s*\Z)")  # an empty line follows; within a function none does
 
 
 class MigrationError(Exception):

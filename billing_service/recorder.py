@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from billing_service.database import Database, DatabaseUnavailableError
-from billing_service.ledger import Report, Verdict, judge_reports, record_reports
+from billing_service.ledger import KnownCustomers, Report, Verdict, judge_reports, record_reports
 
 GROUP_RECORDS = 1_000
 
@@ -18,6 +18,7 @@ class Recorder:
     def __init__(self, database: Database, queue_records: int) -> None:
         self._database = database
         self._queue_records = queue_records
+        self._customers = KnownCustomers()
         self._waiting: list[tuple[Report, asyncio.Future[Verdict]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -34,12 +35,12 @@ class Recorder:
     async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
         """Record a batch in one transaction. Raises DatabaseUnavailableError."""
         async with self._database.connection() as connection:
-            return await record_reports(connection, reports)
+            return await record_reports(connection, self._customers, reports)
 
     async def judge_batch(self, reports: Sequence[Report]) -> list[Verdict]:
         """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
         async with self._database.connection() as connection:
-            return await judge_reports(connection, reports)
+            return await judge_reports(connection, self._customers, reports)
 
     async def drain(self) -> None:
         """Wait until everything that was taken is answered."""

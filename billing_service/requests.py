@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from billing_client.wire import FieldError, Id, readable
+from billing_service.decoding import read_instant
 from billing_service.problems import ProblemError, invalid, invalid_input, problem
 
 Q = TypeVar("Q", bound=Struct)
@@ -22,6 +25,8 @@ _JSON = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]+)", re.IGNORECASE)
 _QUOTED_KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')  # an sf-string, RFC 9651
 _BARE_KEY = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
+BEGINNING = datetime.min.replace(tzinfo=UTC)  # the database's -infinity
+END = datetime.max.replace(tzinfo=UTC)  # the database's infinity
 MAX_KEY_LENGTH = 255
 DISCARD_SECONDS, DISCARD_LIMITS = 5, 8
 
@@ -122,11 +127,6 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _is_number(type_: Any) -> bool:
-    """Whether text must be read as something else: only for a time would msgspec take a number that is none."""
-    return isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.IntType | msgspec.inspect.BoolType)
-
-
 def _query_items(request: Request) -> list[tuple[str, str]]:
     try:
         query = request.scope["query_string"].decode("ascii")
@@ -135,22 +135,49 @@ def _query_items(request: Request) -> list[tuple[str, str]]:
         raise invalid_input("query", "must hold at most 100 parameters in percent-encoded UTF-8") from error
 
 
+@functools.cache
+def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
+    """The parameters of a query by the name on the wire: the name in Python, the type, and whether it is a number.
+
+    Only those are read from text that is not theirs: msgspec would take a number for a time too.
+    """
+    hints = get_type_hints(struct, include_extras=True)
+    numbers = (msgspec.inspect.IntType, msgspec.inspect.BoolType)
+    return {
+        field.encode_name: (
+            field.name,
+            hints[field.name],
+            isinstance(msgspec.inspect.type_info(hints[field.name]), numbers),
+        )
+        for field in msgspec.structs.fields(struct)
+    }
+
+
 def read_query(request: Request, struct: type[Q]) -> Q:
     """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
-    hints = get_type_hints(struct, include_extras=True)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    if not request.scope["query_string"]:
+        return struct()
+    parameters = _parameters(struct)
     values: dict[str, Any] = {}
     errors = []
     for name, text in _query_items(request):
         try:
-            if name not in fields:
-                raise ValueError(f"is not a parameter of this address; it takes {', '.join(fields) or 'none'}")
-            if fields[name].name in values:
+            if name not in parameters:
+                raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
+            field, type_, is_number = parameters[name]
+            if field in values:
                 raise ValueError("must be given once")
-            type_ = hints[fields[name].name]
-            values[fields[name].name] = msgspec.convert(text, type_, strict=not _is_number(type_))
+            values[field] = msgspec.convert(text, type_, strict=not is_number)
         except ValueError as error:
             errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
     if errors:
         raise ProblemError(invalid(errors))
     return struct(**values)
+
+
+def instant_parameter(name: str, value: datetime | None, default: datetime) -> datetime:
+    """An instant from the query, in UTC. Raises ProblemError where UTC has no such year."""
+    try:
+        return default if value is None else read_instant(value)
+    except ValueError as error:
+        raise invalid_input(f"query/{name}", str(error)) from error

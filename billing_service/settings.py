@@ -9,6 +9,8 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta, Struct
 
+from billing_service.currencies import MINOR_UNITS
+
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
 _SECRET = {"DATABASE_URL"}
 
@@ -35,7 +37,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     host: Annotated[str, Meta(min_length=1, description="an address or host name")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")] = 3000
     workers: Annotated[int, Meta(ge=1, le=256, description="a whole number from 1 to 256")] = 1
-    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="an ISO 4217 code such as USD")] = "USD"
+    currency: Annotated[
+        str,
+        Meta(pattern=rf"^(?:{'|'.join(MINOR_UNITS)})\Z", description="the ISO 4217 code of a currency such as USD"),
+    ] = "USD"
     pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
     shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30

@@ -25,17 +25,23 @@ from billing_client.wire import (
 from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
-from billing_service.decoding import decode_batch, decode_usage, read_instant
+from billing_service.decoding import decode_batch, decode_new_void, decode_usage
 from billing_service.ledger import Report, Verdict
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import ProblemError, invalid_input, problem
 from billing_service.recorder import Recorder
-from billing_service.requests import NoQuery, idempotency_key, read_json, read_query
+from billing_service.requests import (
+    BEGINNING,
+    END,
+    NoQuery,
+    idempotency_key,
+    instant_parameter,
+    read_json,
+    read_query,
+)
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
 
 
 class BatchQuery(Struct, rename="camel"):
@@ -154,10 +160,10 @@ async def list_usage(request: Request) -> Response:
     """`GET /customers/{id}/usage`"""
     customer_id: str = request.path_params["customer_id"]
     query = read_query(request, UsageQuery)
-    start, end = _instant("from", query.from_, _BEGINNING), _instant("to", query.to, _END)
+    start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = f"usage {customer_id} {query.service} {start} {end}"
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
-    since = _instant("cursor", after.occurred_at, start)
+    since = instant_parameter("cursor", after.occurred_at, start)
     database: Database = request.app.state.database
     async with database.connection() as connection:
         await require_customer(connection, customer_id)
@@ -172,13 +178,6 @@ async def list_usage(request: Request) -> Response:
     return Response(_encode(page), media_type="application/json")
 
 
-def _instant(name: str, value: datetime | None, default: datetime) -> datetime:
-    try:
-        return default if value is None else read_instant(value)
-    except ValueError as error:
-        raise invalid_input(f"query/{name}", str(error)) from error
-
-
 async def get_usage(request: Request) -> Response:
     """`GET /customers/{id}/usage/{requestId}`"""
     read_query(request, NoQuery)
@@ -191,8 +190,31 @@ async def get_usage(request: Request) -> Response:
             record = await ledger.find_record(connection, customer_id, bytes.fromhex(request_id))
         if record is None:
             await require_customer(connection, customer_id)
-            raise ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
+            raise _no_usage(request_id)
     return Response(_encode(record), media_type="application/json")
+
+
+async def void_usage(request: Request) -> Response:
+    """`POST /customers/{id}/usage/{requestId}/void`"""
+    read_query(request, NoQuery)
+    customer_id: str = request.path_params["customer_id"]
+    request_id: str = request.path_params["request_id"]
+    void = decode_new_void(await read_json(request))
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        voided = None
+        if _REQUEST_ID.fullmatch(request_id):
+            voided = await ledger.void_record(
+                connection, customer_id, bytes.fromhex(request_id), void, datetime.now(UTC)
+            )
+        if voided is None:
+            await require_customer(connection, customer_id)
+            raise _no_usage(request_id)
+    return Response(_encode(voided), media_type="application/json")
+
+
+def _no_usage(request_id: str) -> ProblemError:
+    return ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
 
 
 ROUTES = [
@@ -200,4 +222,5 @@ ROUTES = [
     Route("/usage/batch", record_batch, methods=["POST"]),
     Route("/customers/{customer_id:id}/usage", list_usage, methods=["GET"]),
     Route("/customers/{customer_id:id}/usage/{request_id:id}", get_usage, methods=["GET"]),
+    Route("/customers/{customer_id:id}/usage/{request_id:id}/void", void_usage, methods=["POST"]),
 ]

@@ -1,36 +1,34 @@
--- insert_usage: records what is not there yet and answers the ids of what it recorded; the arrays come ordered by
--- (customer id, request id), so that several writers never wait for each other in a circle
-INSERT INTO usage_records (
-    customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
-    idempotency_key
-)
-SELECT customer_id, request_id, event_id, service, units_consumed::numeric, price_per_unit::numeric, occurred_at,
-    recorded_at, idempotency_key
-FROM unnest(
-    $1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
-    $9::text[]
-) AS reported (
-    customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
-    idempotency_key
-)
-ON CONFLICT (customer_id, request_id) DO NOTHING
-RETURNING request_id;
+-- record_usage: records what is not there yet, sums included, and answers the request ids of what it recorded
+SELECT record_usage($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- find_usage: the records of these (customer id, request id) pairs, in no order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, idempotency_key
+    occurred_at, recorded_at, idempotency_key, voided_at, reason, voided_by
 FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
-JOIN usage_records USING (customer_id, request_id);
+JOIN usage_records USING (customer_id, request_id)
+LEFT JOIN usage_voids USING (customer_id, request_id);
 
 -- list_usage: a page of a customer's records after a position, by (occurred at, request id); from is in, to is out
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, idempotency_key
+    occurred_at, recorded_at, voided_at
 FROM usage_records
+LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1
     AND (occurred_at, request_id) > ($2::timestamptz, $3::bytea)
     AND occurred_at < $4::timestamptz
     AND ($5::text IS NULL OR service = $5)
 ORDER BY occurred_at, request_id
 LIMIT $6;
+
+-- void_usage: takes a record out of what is owed, or nothing where it was taken out before
+INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (customer_id, request_id) DO NOTHING
+RETURNING request_id;
+
+-- all_identities: what the request id of every record is made of
+SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
+    price_per_unit::text AS price_per_unit
+FROM usage_records;

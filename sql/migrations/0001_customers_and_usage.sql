@@ -1,4 +1,4 @@
--- Customers, and what they used. Every key begins with the customer id, so that the same tables can be
+-- Customers, what they used, and what that adds up to. Every key begins with the customer id, so that the same tables can be
 -- distributed by customer; a record is never updated or deleted. Ids compare by code point ("C"), the same everywhere.
 
 CREATE TABLE customers (
@@ -31,3 +31,108 @@ CREATE TABLE usage_records (
 );
 
 CREATE INDEX usage_records_occurred_at_idx ON usage_records (customer_id, occurred_at, request_id);
+
+-- A void takes a record out of what is owed; the record stays.
+CREATE TABLE usage_voids (
+    customer_id text COLLATE "C" NOT NULL,
+    request_id bytea NOT NULL,
+    reason text NOT NULL,
+    voided_by text NOT NULL,
+    voided_at timestamptz NOT NULL,
+    CONSTRAINT usage_voids_pkey PRIMARY KEY (customer_id, request_id),
+    CONSTRAINT usage_voids_usage_record_fkey FOREIGN KEY (customer_id, request_id)
+        REFERENCES usage_records (customer_id, request_id)
+);
+
+-- What the records that are not voided add up to, by UTC day and by quarter of an hour, which every time zone's
+-- hours, days and months are made of; written in the transaction that writes the records.
+CREATE TABLE usage_rollups (
+    customer_id text COLLATE "C" NOT NULL,
+    grain_minutes smallint NOT NULL,
+    bucket timestamptz NOT NULL,
+    service text COLLATE "C" NOT NULL,
+    records bigint NOT NULL,
+    units numeric NOT NULL,
+    amount numeric NOT NULL,
+    CONSTRAINT usage_rollups_pkey PRIMARY KEY (customer_id, grain_minutes, bucket, service),
+    CONSTRAINT usage_rollups_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
+    CONSTRAINT usage_rollups_grain_minutes_check CHECK (grain_minutes IN (15, 1440)),
+    CONSTRAINT usage_rollups_records_check CHECK (records >= 0 AND units >= 0 AND amount >= 0)
+);
+
+-- Statements as they were issued, so that a later one can say what changed since: line by line, and which records were
+-- recorded or voided. All up to settled_at was in sight when the statement was issued; of what is later, the recent ids
+-- were, since what was timed before the statement may have been committed after it was read.
+CREATE TABLE statements (
+    customer_id text COLLATE "C" NOT NULL,
+    month date NOT NULL,
+    timezone text COLLATE "C" NOT NULL,
+    digest bytea NOT NULL,
+    issued_at timestamptz NOT NULL,
+    lines jsonb NOT NULL,
+    settled_at timestamptz NOT NULL,
+    recently_recorded bytea[] NOT NULL,
+    recently_voided bytea[] NOT NULL,
+    CONSTRAINT statements_pkey PRIMARY KEY (customer_id, month, timezone, digest),
+    CONSTRAINT statements_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
+    CONSTRAINT statements_digest_check CHECK (octet_length(digest) = 32)
+);
+
+-- Records what is not there yet and adds it to the rollups; answers the request ids of what it recorded. One call, so one
+-- round trip and one transaction. The arrays come ordered by (customer id, request id), and the rollups are taken in the
+-- order of their key, so that several writers never wait for each other in a circle.
+CREATE FUNCTION record_usage(
+    customer_ids text[],
+    request_ids bytea[],
+    event_ids text[],
+    services text[],
+    units text[],
+    prices text[],
+    occurred timestamptz[],
+    recorded timestamptz[],
+    idempotency_keys text[]
+) RETURNS bytea[] LANGUAGE plpgsql AS $$
+DECLARE
+    fresh_customer_ids text[];
+    fresh_request_ids bytea[];
+    fresh_services text[];
+    fresh_units numeric[];
+    fresh_prices numeric[];
+    fresh_occurred timestamptz[];
+BEGIN
+    WITH fresh AS (
+        INSERT INTO usage_records (
+            customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
+            idempotency_key
+        )
+        SELECT customer_id, request_id, event_id, service, units_consumed::numeric, price_per_unit::numeric,
+            occurred_at, recorded_at, idempotency_key
+        FROM unnest(
+            customer_ids, request_ids, event_ids, services, units, prices, occurred, recorded, idempotency_keys
+        ) AS reported (
+            customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at,
+            idempotency_key
+        )
+        ON CONFLICT (customer_id, request_id) DO NOTHING
+        RETURNING customer_id, request_id, service, units_consumed, price_per_unit, occurred_at
+    )
+    SELECT array_agg(customer_id), array_agg(request_id), array_agg(service), array_agg(units_consumed),
+        array_agg(price_per_unit), array_agg(occurred_at)
+    INTO fresh_customer_ids, fresh_request_ids, fresh_services, fresh_units, fresh_prices, fresh_occurred
+    FROM fresh;
+    INSERT INTO usage_rollups AS rollup (customer_id, grain_minutes, bucket, service, records, units, amount)
+    SELECT customer_id, grain_minutes,
+        date_bin(grain_minutes * interval '1 minute', occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket,
+        service, count(*), sum(units_consumed), sum(units_consumed * price_per_unit)
+    FROM unnest(fresh_customer_ids, fresh_services, fresh_units, fresh_prices, fresh_occurred)
+            AS fresh (customer_id, service, units_consumed, price_per_unit, occurred_at)
+        CROSS JOIN unnest(ARRAY[15, 1440]::smallint[]) AS grain (grain_minutes)
+    GROUP BY customer_id, grain_minutes, bucket, service
+    ORDER BY customer_id, grain_minutes, bucket, service
+    ON CONFLICT (customer_id, grain_minutes, bucket, service) DO UPDATE SET
+        records = rollup.records + excluded.records,
+        units = rollup.units + excluded.units,
+        amount = rollup.amount + excluded.amount;
+    RETURN fresh_request_ids;
+END
+$$;

@@ -1,0 +1,133 @@
+"""What the client reads of a ledger: summaries, exports, voids."""
+
+import json
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from billing_client import (
+    BillingSystemClient,
+    CustomerNotFoundError,
+    TransportError,
+    UnexpectedResponseError,
+    Usage,
+    UsageNotFoundError,
+    ValidationError,
+)
+from tests.client.answers import STORED, client_of
+from tests.client.misbehaving import answer, disconnect, misbehaving, raw
+from tests.services import Service
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def filled(service: Service) -> BillingSystemClient:
+    """A client of a service with two customers and forty uses."""
+    client = BillingSystemClient(base_url=service.url)
+    for customer_id in ("a/b", "c"):
+        await client.create_customer(customer_id=customer_id, name="Name")
+    usages = [
+        Usage(
+            customer_id=("a/b", "c")[number % 2],
+            service=("compute", "storage")[number // 2 % 2],
+            units_consumed=number,
+            price_per_unit=Decimal("0.000000000000000001"),
+            event_id=str(number),
+            occurred_at=DAY + timedelta(hours=number),
+        )
+        for number in range(40)
+    ]
+    assert [outcome.outcome async for outcome in client.record_usages(usages)] == ["recorded"] * 40
+    return client
+
+
+async def test_a_summary(filled: BillingSystemClient) -> None:
+    async with filled as client:
+        summary = await client.summary(
+            customer_id="a/b",
+            start=DAY,
+            end=DAY + timedelta(hours=24),
+            group_by=["service", "day"],
+            timezone="Asia/Tokyo",
+        )
+        assert [(g.service, g.day, g.records) for g in summary.groups] == [
+            ("compute", "2026-03-01", 4),
+            ("storage", "2026-03-01", 4),
+            ("compute", "2026-03-02", 2),
+            ("storage", "2026-03-02", 2),
+        ]
+        assert summary.total.records == 12
+        assert summary.total.units == sum(range(0, 24, 2))
+        assert summary.total.amount == Decimal("132E-18")
+        assert (summary.from_, summary.timezone, summary.currency) == (DAY, "Asia/Tokyo", "USD")
+        with pytest.raises(CustomerNotFoundError):
+            await client.summary(customer_id="nobody")
+        with pytest.raises(ValidationError, match="timezone"):
+            await client.summary(customer_id="c", timezone="Mars")
+
+
+async def test_summaries_of_all_customers(filled: BillingSystemClient) -> None:
+    async with filled as client:
+        summaries = [summary async for summary in client.summaries(group_by=["service"], page_size=1)]
+    assert [(s.customer_id, s.total.records, len(s.groups)) for s in summaries] == [("a/b", 20, 2), ("c", 20, 2)]
+
+
+async def test_an_export(filled: BillingSystemClient) -> None:
+    async with filled as client:
+        exported = [record async for record in client.export_usage()]
+        assert [r.event_id for r in exported] == [str(n) for n in (*range(0, 40, 2), *range(1, 40, 2))]
+        listed = [record async for record in client.usage(customer_id="c")]
+        assert [r async for r in client.export_usage(customer_id="c")] == listed
+        some = client.export_usage(customer_id="c", service="storage", end=DAY + timedelta(hours=8))
+        assert [r.event_id async for r in some] == ["3", "7"]
+        async with aclosing(client.export_usage()) as export:  # who stops early leaves nothing behind
+            assert (await anext(export)).event_id == "0"
+        with pytest.raises(CustomerNotFoundError):
+            [r async for r in client.export_usage(customer_id="nobody")]
+
+
+async def test_a_void(filled: BillingSystemClient) -> None:
+    async with filled as client:
+        record = await anext(client.usage(customer_id="a/b"))
+        voided = await client.void_usage(
+            customer_id="a/b", request_id=record.request_id, reason="test", voided_by="Ada"
+        )
+        assert (voided.void_reason, voided.voided_by, voided.event_id) == ("test", "Ada", record.event_id)
+        assert voided.voided_at is not None
+        assert await client.void_usage(customer_id="a/b", request_id=record.request_id, reason="again") == voided
+        assert (await client.get_usage(customer_id="a/b", request_id=record.request_id)).voided_at == voided.voided_at
+        assert (await client.summary(customer_id="a/b")).total.records == 19
+        with pytest.raises(UsageNotFoundError):
+            await client.void_usage(customer_id="c", request_id=record.request_id, reason="not theirs")
+        with pytest.raises(ValidationError, match="/reason") as refused:
+            await client.void_usage(customer_id="c", request_id=record.request_id, reason="")
+        assert refused.value.outcome == "not_sent"
+
+
+LINE = json.dumps(STORED).encode() + b"\n"
+
+
+async def test_a_stream_that_breaks_off_is_no_end() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"
+    records = 0
+    async with misbehaving(raw(head + LINE * 3)) as server, client_of(server) as client:
+        with pytest.raises(TransportError, match="the stream broke"):
+            async for _ in client.export_usage():
+                records += 1
+    assert records == 3
+
+
+async def test_a_stream_is_asked_for_until_it_begins() -> None:
+    async with misbehaving(disconnect, answer(503), answer(200, LINE * 2)) as server, client_of(server) as client:
+        assert len([record async for record in client.export_usage()]) == 2
+
+
+async def test_a_line_that_is_no_record() -> None:
+    async with misbehaving(answer(200, LINE + b'{"requestId": 1}\n')) as server, client_of(server) as client:
+        export = client.export_usage()
+        await anext(export)
+        with pytest.raises(UnexpectedResponseError, match="a line is not"):
+            await anext(export)

@@ -1,0 +1,169 @@
+"""What is owed, by service, hour, day and month, in any time zone."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import pytest
+
+from tests.calls import get, given_customer, post, usage
+from tests.ledgers import FOCUS_SAMPLE, focus_usage, label, made_up_usage, record_all, sums_by, sums_of
+from tests.services import Service, running_service
+
+# with whole hours, half and quarter hours, a daylight saving of half an hour, and none
+TIMEZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe"]
+ZERO = {"records": 0, "units": "0", "amount": "0"}
+
+
+async def summary(http: aiohttp.ClientSession, customer_id: str = "acme", **query: str) -> Any:
+    return (await get(http, f"/customers/{customer_id}/summary?{urlencode(query)}")).require(200)
+
+
+def group_key(group: dict[str, Any], members: list[str]) -> tuple[str, ...]:
+    hour = group.get("hour")
+    known = group | ({"hour": datetime.fromisoformat(hour).astimezone(UTC).isoformat()} if hour else {})
+    return tuple(known[member] for member in members)
+
+
+async def test_a_customer_without_usage(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    assert await summary(http, groupBy="service") == {
+        "from": None,
+        "to": None,
+        "timezone": "UTC",
+        "currency": "USD",
+        "groups": [],
+        "total": ZERO,
+    }
+
+
+async def test_it_is_up_to_date_with_the_answer_before(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number in range(1, 6):
+        (await post(http, "/usage", usage(eventId=str(number)))).require(201)
+        assert (await summary(http))["total"] == {
+            "records": number,
+            "units": f"{1.5 * number:g}",
+            "amount": f"{0.03 * number:.2f}",
+        }
+
+
+async def test_any_grouping_of_any_time_in_any_zone_is_what_the_records_add_up_to(http: aiohttp.ClientSession) -> None:
+    usages = made_up_usage(1_500, seed=7)
+    await record_all(http, usages)
+    draw = random.Random(11)
+    for _ in range(80):
+        members = draw.sample(["service", "hour", "day", "month"], draw.randint(0, 3))
+        timezone = draw.choice(TIMEZONES)
+        start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=draw.randrange(200 * 86_400_000_000))
+        start = draw.choice([start, start.replace(hour=0, minute=0, second=0, microsecond=0)])
+        end = start + timedelta(minutes=draw.choice([0, 1, 15, 24 * 60, 90 * 24 * 60]))
+        start, end = draw.choice([(start, end), (datetime(1880, 5, 1, tzinfo=UTC), end)])
+        answer = await summary(
+            http, groupBy=",".join(members), timezone=timezone, to=end.isoformat(), **{"from": start.isoformat()}
+        )
+        within = [u for u in usages if start <= datetime.fromisoformat(u["occurredAt"]) < end]
+        expected = sums_by(within, lambda u: tuple(label(u, member, timezone) for member in members))  # noqa: B023 - used at once
+        assert sums_of(answer["total"]) == sums_by(within, lambda _: 0).get(0, (0, 0, 0)), (
+            members,
+            timezone,
+            start,
+            end,
+        )
+        groups = {group_key(group, members): sums_of(group) for group in answer["groups"]}
+        assert groups == (expected if members else {}), (members, timezone, start, end)
+
+
+async def test_the_hour_that_comes_twice_in_autumn_is_two_hours(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number, instant in enumerate(("2025-10-26T00:30:00Z", "2025-10-26T01:30:00Z")):
+        (await post(http, "/usage", usage(eventId=str(number), occurredAt=instant))).require(201)
+    answer = await summary(http, groupBy="hour,day", timezone="Europe/Berlin")
+    assert [(group["hour"], group["day"]) for group in answer["groups"]] == [
+        ("2025-10-26T02:00:00+02:00", "2025-10-26"),
+        ("2025-10-26T02:00:00+01:00", "2025-10-26"),
+    ]
+
+
+async def test_from_is_in_and_to_is_out(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number, instant in enumerate(("2026-03-01T00:00:00Z", "2026-03-31T23:59:59.999999Z", "2026-04-01T00:00:00Z")):
+        (await post(http, "/usage", usage(eventId=str(number), occurredAt=instant))).require(201)
+    march = {"from": "2026-03-01T00:00:00Z", "to": "2026-04-01T00:00:00Z"}
+    answer = await summary(http, groupBy="month", **march)
+    assert (answer["from"], answer["to"]) == tuple(march.values())
+    assert answer["groups"] == [{"month": "2026-03", "records": 2, "units": "3", "amount": "0.06"}]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("groupBy=week", "query/groupBy"),
+        ("groupBy=,", "query/groupBy"),
+        ("timezone=Mars/Olympus", "query/timezone"),
+        ("timezone=../etc/passwd", "query/timezone"),
+        ("timezone=", "query/timezone"),
+        ("timezone=%00", "query/timezone"),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "query/to"),
+        ("from=2026-01-02", "query/from"),
+        ("from=0001-01-01T00:00:00%2B14:00", "query/from"),
+        ("granularity=day", "query/granularity"),
+    ],
+)
+async def test_a_bad_query(shared_http: aiohttp.ClientSession, query: str, pointer: str) -> None:
+    (await get(shared_http, f"/customers/acme/summary?{query}")).problem("validation_error", pointer)
+    (await get(shared_http, f"/summary?{query}")).problem("validation_error", pointer)
+
+
+async def test_a_customer_that_is_not_there(shared_http: aiohttp.ClientSession) -> None:
+    (await get(shared_http, "/customers/nobody/summary")).problem("customer_not_found")
+
+
+async def test_all_customers_page_by_page(http: aiohttp.ClientSession) -> None:
+    usages = [u for number in range(7) for u in made_up_usage(30, number, f"c{number}")]
+    await record_all(http, usages)
+    await given_customer(http, "c3-without-usage")
+    pages, cursor = [], ""
+    while cursor is not None:
+        answer = (await get(http, f"/summary?groupBy=service&limit=3{cursor and '&cursor='}{cursor}")).require(200)
+        pages.append(answer["data"])
+        cursor = answer["nextCursor"]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    data = [customer for page in pages for customer in page]
+    assert [customer["customerId"] for customer in data] == sorted(customer["customerId"] for customer in data)
+    expected = sums_by(usages, lambda u: u["customerId"])
+    assert {c["customerId"]: sums_of(c["total"]) for c in data if c["total"]["records"]} == expected
+    by_service = {(c["customerId"], g["service"]): sums_of(g) for c in data for g in c["groups"]}
+    assert by_service == sums_by(usages, lambda u: (u["customerId"], u["service"]))
+
+
+async def test_writers_in_two_processes_lose_no_sum(service: Service, http: aiohttp.ClientSession) -> None:
+    usages = made_up_usage(600, seed=3)
+    (await post(http, "/customers", {"id": "acme", "name": "Acme"})).require(201)
+    with running_service(service.settings) as other:
+        async with aiohttp.ClientSession(other.url) as second:
+            chunks = [usages[start : start + 60] for start in range(0, 600, 30)]  # each record comes twice
+            sides = [http, second]
+            answers = await asyncio.gather(
+                *(post(sides[n % 2], "/usage/batch", {"records": chunk}) for n, chunk in enumerate(chunks)),
+                *(post(sides[n % 2], "/usage", record) for n, record in enumerate(usages[::10])),
+            )
+    assert {answer.status for answer in answers} <= {200, 201, 409}
+    answer = await summary(http, groupBy="service,day")
+    expected = sums_by(usages, lambda u: (u["service"], label(u, "day", "UTC")))
+    assert {(g["service"], g["day"]): sums_of(g) for g in answer["groups"]} == expected
+
+
+@pytest.mark.skipif(not FOCUS_SAMPLE.exists(), reason="the sample of real cloud bills is not part of the project")
+async def test_real_cloud_bills(http: aiohttp.ClientSession) -> None:
+    usages = list(focus_usage())
+    assert len(usages) == 987
+    await record_all(http, usages)
+    for member in ("service", "day"):
+        found: dict[Any, Any] = {}
+        for customer in (await get(http, f"/summary?groupBy={member}&limit=1000")).require(200)["data"]:
+            found |= {(customer["customerId"], g[member]): sums_of(g) for g in customer["groups"]}
+        assert found == sums_by(usages, lambda u: (u["customerId"], label(u, member, "UTC")))  # noqa: B023 - used at once

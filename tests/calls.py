@@ -16,6 +16,8 @@ from tests.services import Service
 CODES = {
     "validation_error": 400,
     "not_found": 404,
+    "not_acceptable": 406,
+    "statement_not_found": 404,
     "customer_not_found": 404,
     "usage_not_found": 404,
     "method_not_allowed": 405,

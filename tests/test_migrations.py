@@ -33,7 +33,14 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
     settings = Settings(database_url=empty_database_url)
     assert await migrate(settings) == SHIPPED
     assert await migrate(settings) == []
-    assert await execute(empty_database_url, TABLES) == ["customers", "schema_migrations", "usage_records"]
+    assert await execute(empty_database_url, TABLES) == [
+        "customers",
+        "schema_migrations",
+        "statements",
+        "usage_records",
+        "usage_rollups",
+        "usage_voids",
+    ]
     assert await execute(empty_database_url, VERSIONS) == [migration.version for migration in SHIPPED]
 
 

@@ -24,13 +24,13 @@ def test_every_query_has_a_name_a_purpose_and_one_statement(noun: str) -> None:
 
 
 def test_a_heading_may_have_several_lines() -> None:
-    assert load_queries("usage")["insert_usage"].startswith("INSERT INTO usage_records")
+    assert load_queries("rollups")["summarize"].startswith("WITH days AS")
 
 
 def test_queries_cannot_be_changed() -> None:
     queries = cast(MutableMapping[str, str], load_queries("usage"))
     with pytest.raises(TypeError):
-        queries["insert_usage"] = "DROP TABLE usage_records"
+        queries["record_usage"] = "DROP TABLE usage_records"
 
 
 def test_a_noun_without_a_file_is_a_fault_at_start() -> None:

@@ -126,7 +126,8 @@ async def test_all_customers_page_by_page(http: aiohttp.ClientSession) -> None:
     usages = [u for number in range(7) for u in made_up_usage(30, number, f"c{number}")]
     await record_all(http, usages)
     await given_customer(http, "c3-without-usage")
-    pages, cursor = [], ""
+    pages: list[Any] = []
+    cursor: str | None = ""
     while cursor is not None:
         answer = (await get(http, f"/summary?groupBy=service&limit=3{cursor and '&cursor='}{cursor}")).require(200)
         pages.append(answer["data"])

@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
+import asyncpg
+
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.ledger import KnownCustomers, Report, Verdict, judge_reports, record_reports
 
+_Waiting = tuple[Report, "asyncio.Future[Verdict]"]
+
+# a record's fields are bounded, so that it takes 3 KB at the most: rows bound bytes too
 GROUP_RECORDS = 1_000
 
 
@@ -19,7 +24,7 @@ class Recorder:
         self._database = database
         self._queue_records = queue_records
         self._customers = KnownCustomers()
-        self._waiting: list[tuple[Report, asyncio.Future[Verdict]]] = []
+        self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
     async def record(self, report: Report) -> Verdict:
@@ -55,18 +60,23 @@ class Recorder:
         finally:
             self._writer = None
 
-    async def _write_group(self, group: list[tuple[Report, "asyncio.Future[Verdict]"]]) -> None:
+    async def _write_group(self, group: list[_Waiting]) -> None:
         try:
             verdicts = await self.record_batch([report for report, _ in group])
+        except asyncpg.PostgresError as error:
+            if len(group) == 1:
+                _fail(group, error)
+            for waiting in group if len(group) > 1 else []:  # whichever it was, it fails alone
+                await self._write_group([waiting])
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
-            for _, future in group:
-                _fail(future, error)
+            _fail(group, error)
         else:
             for (_, future), verdict in zip(group, verdicts, strict=True):
                 if not future.done():  # done already where the caller went away
                     future.set_result(verdict)
 
 
-def _fail(future: "asyncio.Future[Verdict]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _fail(group: list[_Waiting], error: Exception) -> None:
+    for _, future in group:
+        if not future.done():
+            future.set_exception(error)

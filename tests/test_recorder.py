@@ -16,7 +16,7 @@ import pytest
 
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.decoding import decode_usage
-from billing_service.ledger import Report
+from billing_service.ledger import Report, Verdict
 from billing_service.recorder import GROUP_RECORDS, Recorder
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, json_request, key, post, read_answer, stored, usage
@@ -190,6 +190,21 @@ async def test_a_fault_reaches_every_call_of_its_group_and_none_after(
     assert [type(results[n]) for n in (0, 2)] == [asyncpg.UndefinedTableError] * 2
     await connection.execute("ALTER TABLE gone RENAME TO usage_records")
     assert (await recorder.record(report("0"))).outcome == "recorded"
+
+
+async def test_a_record_that_the_database_refuses_fails_alone(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    recorder = Recorder(opened, queue_records=100)
+    await connection.execute("ALTER TABLE usage_records ADD CONSTRAINT no_poison CHECK (event_id <> 'poison')")
+    async with writes_held_up(connection):
+        calls = [asyncio.create_task(recorder.record(report("first")))]
+        await until_a_write_waits(database_url)
+        calls += [asyncio.create_task(recorder.record(report(event))) for event in ("before", "poison", "after")]
+        await asyncio.sleep(0)
+    first, before, poison, after = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(poison, asyncpg.CheckViolationError)
+    assert [verdict.outcome for verdict in (first, before, after) if isinstance(verdict, Verdict)] == ["recorded"] * 3
 
 
 async def test_drain_waits_until_all_that_was_taken_is_answered(

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from billing_service import customers, exports, health, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
-from billing_service.problems import ProblemError, answer_error
+from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, load_settings
@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> Starlette:
             *statements.ROUTES,
             *health.ROUTES,
         ],
-        middleware=[Middleware(RawPath)],
+        middleware=[Middleware(AnswerCutOffs), Middleware(RawPath)],
         exception_handlers=dict.fromkeys(_ERRORS, answer_error),
         lifespan=lifespan,
     )

@@ -1,5 +1,6 @@
 """Every error a caller can get, in one shape (RFC 9457), made by one handler."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from billing_client.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
 from billing_service.database import DatabaseUnavailableError
@@ -102,13 +104,39 @@ async def answer_error(request: Request, error: Exception) -> Response:
             return problem_response(problem(code, f"{HTTPStatus(error.status_code).phrase}."), headers)
         case DatabaseUnavailableError():
             _log.warning("the database is not available: %s", error)
-            detail = "The database is away or overloaded. Try again: a retry with the same Idempotency-Key is safe."
-            return problem_response(problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+            return _unavailable("The database is away or overloaded.")
         case ClientDisconnect():
             return problem_response(problem("validation_error", "The body ended before its announced length."))
         case _:
             details = problem("internal_error", "The fault is the service's own and was logged.")
             return problem_response(details, {"Connection": "close"})  # as uvicorn does after a fault
+
+
+def _unavailable(why: str) -> Response:
+    detail = f"{why} Try again: a retry with the same Idempotency-Key is safe."
+    return problem_response(problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+
+
+class AnswerCutOffs:
+    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def note(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except asyncio.CancelledError:
+            if answered or scope["type"] != "http":
+                raise
+            await _unavailable("The service is stopping.")(scope, receive, send)
 
 
 def _allowed_methods(request: Request) -> str:

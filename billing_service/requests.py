@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
+from zoneinfo import available_timezones
 
 import msgspec
 from msgspec import Struct
@@ -181,3 +182,15 @@ def instant_parameter(name: str, value: datetime | None, default: datetime) -> d
         return default if value is None else read_instant(value)
     except ValueError as error:
         raise invalid_input(f"query/{name}", str(error)) from error
+
+
+def check_timezone(name: str) -> str:
+    """The name of a time zone in the IANA database. Raises ProblemError."""
+    if name not in _timezones():
+        raise invalid_input("query/timezone", "must be a name in the IANA time zone database")
+    return name
+
+
+@functools.cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones() - {"localtime", "Factory"})  # which are this machine's, and none

@@ -22,10 +22,9 @@ from billing_client.wire import FieldError
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
 from billing_service.problems import ProblemError, invalid
-from billing_service.requests import read_query
+from billing_service.requests import check_timezone, read_query
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
 from billing_service.statement_ledger import Month, issue_statement
-from billing_service.summaries import check_timezone
 
 _encode = msgspec.json.Encoder().encode
 MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}

@@ -1,10 +1,8 @@
 """The endpoints of summaries: what is owed, by service, hour, day or month."""
 
-import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime, timezone
 from typing import Annotated, Any, Literal
-from zoneinfo import available_timezones
 
 import asyncpg
 import msgspec
@@ -28,7 +26,7 @@ from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import invalid_input
-from billing_service.requests import BEGINNING, END, instant_parameter, read_query
+from billing_service.requests import BEGINNING, END, check_timezone, instant_parameter, read_query
 from billing_service.rollups import Grouping, summarize
 
 _encode = msgspec.json.Encoder().encode
@@ -109,18 +107,6 @@ def _asked(query: SummaryQuery) -> _Asked:
         raise invalid_input("query/to", "must not be before from")
     grouping = Grouping(service="service" in members, period=period, timezone=check_timezone(query.timezone))
     return _Asked(start, end, query.from_ and start, query.to and end, grouping, members)
-
-
-def check_timezone(name: str) -> str:
-    """The name of a time zone in the IANA database. Raises ProblemError."""
-    if name not in _timezones():
-        raise invalid_input("query/timezone", "must be a name in the IANA time zone database")
-    return name
-
-
-@functools.cache
-def _timezones() -> frozenset[str]:
-    return frozenset(available_timezones() - {"localtime", "Factory"})  # which are this machine's, and none
 
 
 async def _rows(request: Request, customer_ids: Sequence[str], asked: _Asked) -> list[asyncpg.Record]:

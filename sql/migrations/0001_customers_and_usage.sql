@@ -24,10 +24,12 @@ CREATE TABLE usage_records (
     CONSTRAINT usage_records_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
     CONSTRAINT usage_records_request_id_check CHECK (octet_length(request_id) = 32),
     -- NaN and Infinity sort above every number, so the upper bound keeps them out too
-    CONSTRAINT usage_records_units_consumed_check
-        CHECK (units_consumed >= 0 AND units_consumed < 1e38 AND scale(units_consumed) <= 18),
-    CONSTRAINT usage_records_price_per_unit_check
-        CHECK (price_per_unit >= 0 AND price_per_unit < 1e38 AND scale(price_per_unit) <= 18)
+    CONSTRAINT usage_records_units_consumed_check CHECK (
+        units_consumed >= 0 AND units_consumed < 1e38 AND scale(units_consumed) <= 18
+    ),
+    CONSTRAINT usage_records_price_per_unit_check CHECK (
+        price_per_unit >= 0 AND price_per_unit < 1e38 AND scale(price_per_unit) <= 18
+    )
 );
 
 CREATE INDEX usage_records_occurred_at_idx ON usage_records (customer_id, occurred_at, request_id);
@@ -40,8 +42,7 @@ CREATE TABLE usage_voids (
     voided_by text NOT NULL,
     voided_at timestamptz NOT NULL,
     CONSTRAINT usage_voids_pkey PRIMARY KEY (customer_id, request_id),
-    CONSTRAINT usage_voids_usage_record_fkey FOREIGN KEY (customer_id, request_id)
-        REFERENCES usage_records (customer_id, request_id)
+    CONSTRAINT usage_voids_usage_record_fkey FOREIGN KEY (customer_id, request_id) REFERENCES usage_records
 );
 
 -- What the records that are not voided add up to, by UTC day and by quarter of an hour, which every time zone's

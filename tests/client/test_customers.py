@@ -3,7 +3,8 @@
 import pytest
 
 from billing_client import BillingSystemClient, CustomerExistsError, CustomerNotFoundError, ValidationError
-from tests.client.answers import USAGE, as_read
+from tests.client.answers import CUSTOMER, USAGE, as_read, client_of, json_answer
+from tests.client.misbehaving import misbehaving
 
 AWKWARD_IDS = [
     "a b",
@@ -93,6 +94,17 @@ async def test_awkward_ids_reach_the_service_as_they_are(client: BillingSystemCl
         records = [record async for record in client.usage(customer_id=customer_id, service=customer_id)]
         assert [record.customer_id for record in records] == [customer_id]
     assert {customer.id async for customer in client.customers()} == set(AWKWARD_IDS)
+
+
+@pytest.mark.parametrize(
+    ("customer_id", "segment"),
+    [(".", "%2E"), ("..", "%2E%2E"), ("a/b", "a%2Fb"), ("%2F", "%252F"), ("a b+ü", "a%20b%2B%C3%BC"), ("...", "...")],
+)
+async def test_an_id_is_one_segment_for_whatever_stands_in_between(customer_id: str, segment: str) -> None:
+    """A proxy takes "." and ".." for folders; the service alone would not."""
+    async with misbehaving(json_answer(200, CUSTOMER)) as server, client_of(server) as client:
+        await client.get_customer(customer_id=customer_id)
+    assert server.requests[0].target == f"/customers/{segment}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How fast the service is, beside what its users would otherwise write. See README.md."""

@@ -1,0 +1,1 @@
+"""What the service is measured beside, each as its own users would write it well."""

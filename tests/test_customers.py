@@ -234,3 +234,13 @@ async def test_other_calls_take_no_query(shared_http: aiohttp.ClientSession, met
 async def test_times_are_told_in_utc_by_the_services_clock(http: aiohttp.ClientSession) -> None:
     created = datetime.fromisoformat((await given_customer(http))["createdAt"])
     assert created.utcoffset() == timedelta(0)
+
+
+async def test_the_same_id_and_key_with_another_name_is_no_retry(http: aiohttp.ClientSession) -> None:
+    new = {"id": "acme", "name": "Acme"}
+    created = (await post(http, "/customers", new, key("k"))).require(201)
+    (await post(http, "/customers", new | {"name": "Other"}, key("k"))).problem("customer_exists")
+    assert (await get(http, "/customers/acme")).require(200) == created
+    (await send(http, "PATCH", "/customers/acme", {"name": "Renamed"})).require(200)
+    retried = await post(http, "/customers", new, key("k"))
+    assert (retried.require(201)["name"], retried.replayed) == ("Renamed", True)

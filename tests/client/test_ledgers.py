@@ -89,6 +89,13 @@ async def test_an_export(filled: BillingSystemClient) -> None:
             [r async for r in client.export_usage(customer_id="nobody")]
 
 
+async def test_half_a_character_in_a_filter_is_refused_here(filled: BillingSystemClient) -> None:
+    async with filled as client:
+        for listing in (client.usage(customer_id="c", service="\ud83d"), client.export_usage(customer_id="\ud83d")):
+            with pytest.raises(ValidationError, match="UTF-8"):
+                await anext(listing)
+
+
 async def test_a_void(filled: BillingSystemClient) -> None:
     async with filled as client:
         record = await anext(client.usage(customer_id="a/b"))

@@ -36,14 +36,14 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     names = [*_SYSTEMS, *_MEASURES]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of a second: a look, no measurement")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of a second: a look, no measurement")
     parser.add_argument("--rounds", type=int, default=7, help="default 7")
     parser.add_argument("--seconds", type=int, default=4, help="of each measure in each round, about; default 4")
     parser.add_argument("--customers", type=int, default=100, help="that the usage is spread over; default 100")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds = 3, 1
+        options.rounds, options.seconds = 2, 1
     return options
 
 

@@ -22,7 +22,7 @@ MONTH, MONTH_SPAN = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=31)
 
 def main() -> None:
     options = _options()
-    with temporary_folder() as folder, postgresql(folder) as url, ExitStack() as stack:
+    with temporary_folder() as folder, postgresql(folder, dict(options.set)) as url, ExitStack() as stack:
         stage = Stage(url, folder, options.customers, choose_generator()[1], [], [])
         measured = _writes if options.what == "writes" else _reads
         measured(stage, stack, options)
@@ -36,10 +36,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--customers", type=int, default=100, help="that writes are spread over; default 100")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=4, help="of each measure in each round, about; default 4")
+    parser.add_argument("--warm-up", type=int, default=1, metavar="SECONDS", help="of each measure, about; default 1")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of PostgreSQL, such as max_wal_size=16GB; its own defaults else",
+    )
     options = parser.parse_args()
     small, large = (100_000, 20_000_000) if options.what == "writes" else (1_000, 1_000_000)
     options.small, options.records = options.small or small, options.records or large
     return options
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def _writes(stage: Stage, stack: ExitStack, options: argparse.Namespace) -> None:
@@ -85,12 +99,16 @@ def _reads(stage: Stage, stack: ExitStack, options: argparse.Namespace) -> None:
         print(export(process))
 
 
+def _shown(options: argparse.Namespace) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.set) or "its own defaults"
+
+
 def _measure(ways: list[Way], stage: Stage, options: argparse.Namespace) -> None:
-    measure(ways, options.rounds, options.seconds)
+    measure(ways, options.rounds, options.seconds, options.warm_up)
     size = query(stage.server_url, "SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database")
     facts = {
-        "database": f"embedded PostgreSQL {query(stage.server_url, 'SHOW server_version')}, {size}",
-        "rounds": f"{options.rounds}, interleaved, of about {options.seconds} s each",
+        "database": f"embedded PostgreSQL {query(stage.server_url, 'SHOW server_version')}, {size}, {_shown(options)}",
+        "rounds": f"{options.rounds}, interleaved, of about {options.seconds} s each, after {options.warm_up} s",
     }
     print(circumstances(facts), table(way.samples for way in ways), "", sep="\n\n")
 

@@ -77,7 +77,10 @@ def _line(samples: Samples, subject: Samples) -> str:
 
 def _median(values: Iterable[float | None]) -> str:
     taken = [value for value in values if value is not None]
-    return f"{median(taken):.3g}" if taken else ""
+    if not taken:
+        return ""
+    value = median(taken)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def circumstances(facts: Mapping[str, object]) -> str:

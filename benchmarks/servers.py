@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -52,12 +53,22 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """An embedded PostgreSQL with its own defaults, fsync on; gives its URL."""
-    with embedded_postgresql(str(folder / "postgresql")) as (url, _):
+def postgresql(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """An embedded PostgreSQL with its own defaults but for these settings, fsync on; gives its URL."""
+    signal.signal(signal.SIGTERM, _stop)  # else a run that is told to end leaves its servers behind
+    data = str(folder / "postgresql")
+    if settings:
+        with embedded_postgresql(data) as (url, _):
+            for name, value in settings.items():
+                query(url, f"ALTER SYSTEM SET {name} = '{value}'")
+    with embedded_postgresql(data) as (url, _):
         if query(url, "SHOW fsync") != "on":
             raise RuntimeError("fsync is off: what is measured would not be durable")
         yield url
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(1)
 
 
 def create_database(server_url: str, name: str, customers: int) -> str:

@@ -18,11 +18,14 @@ def single_records(stage: Stage, systems: Sequence[System]) -> Iterator[list[Way
     with ExitStack() as stack:
         started: list[tuple[System, Process, Tally]] = []
         for system in systems:
-            tally = stage.database(system.name, counted=system.stores)
             try:
-                started.append((system, stack.enter_context(running(system, tally.url, stage.folder)), tally))
+                command = system.prepare()
             except Missing as missing:
                 stage.left_out.append(f"{system.title}: {missing}")
+                continue
+            tally = stage.database(system.name, counted=system.stores)
+            process = stack.enter_context(running(system.name, command, tally.url, stage.folder))
+            started.append((system, process, tally))
         yield [
             Way(
                 Samples(f"single, {connections} connection{'s' if connections > 1 else ''}", system.title, "/s"),

@@ -59,11 +59,11 @@ class Stage(Struct):
         return tally
 
 
-def measure(ways: Sequence[Way], rounds: int, seconds: int) -> None:
+def measure(ways: Sequence[Way], rounds: int, seconds: int, warm_up: int = 1) -> None:
     """Warm up, then take a sample of each way in turn, round by round."""
     for number in range(rounds + 1):
         print(f"round {number} of {rounds}" if number else "warming up", file=sys.stderr, flush=True)
         for way in ways:
-            sample = way.run(f"round-{number}", seconds if number else 1)
+            sample = way.run(f"round-{number}", seconds if number else warm_up)
             if number:
                 way.samples.rounds.append(sample)

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,8 +77,8 @@ SYSTEMS = (
 
 
 @contextmanager
-def running(system: System, database_url: str, folder: Path) -> Iterator[Process]:
-    """Run a system on a database for the block. Raises Missing."""
+def running(name: str, command: Sequence[str], database_url: str, folder: Path) -> Iterator[Process]:
+    """Run a system on a database for the block."""
     environment = {
         "DATABASE_URL": database_url,
         "BILLING_POOL_SIZE": str(POOL_SIZE),
@@ -86,5 +86,5 @@ def running(system: System, database_url: str, folder: Path) -> Iterator[Process
         "PORT": "PORT",
         "NODE_ENV": "production",
     }
-    with server_process(system.name, system.prepare(), environment, folder) as process:
+    with server_process(name, command, environment, folder) as process:
         yield process

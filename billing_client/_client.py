@@ -150,6 +150,7 @@ class BillingSystemClient:
         """Record any number of uses in batches, and give what became of each, in order.
 
         At most `concurrency` batches of `batch_size` (1 to 10,000) are held at a time, however many uses there are.
+        With more than one on their way, either of two reports of the same usage in different batches may come first.
         With `dry_run` nothing is written, and `recordable` stands in the place of `recorded`. A use that is refused
         is an outcome with its error; what stops a whole batch is raised, and may have left later batches in doubt.
         """

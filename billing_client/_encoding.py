@@ -69,15 +69,24 @@ def _checked(name: str, value: Any, errors: list[FieldError]) -> Any:
     try:
         if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
             raise ValueError("must be a Decimal, an int or a str; a float does not hold a decimal's digits")
-        return plain_decimal(str(value))
+        return plain_decimal(_digits(value))
     except ValueError as error:
         errors.append(FieldError(pointer=pointer, message=str(error)))
+
+
+def _digits(value: Decimal | int | str) -> str:
+    """The number itself, whatever a subclass would show in its place."""
+    if isinstance(value, Decimal):
+        return Decimal.__str__(value)
+    return int.__repr__(value) if isinstance(value, int) else str.__str__(value)
 
 
 def _converted(pointer: str, value: Any, type_: Any, errors: list[FieldError]) -> Any:
     try:
         if isinstance(value, str):
             value.encode()  # lone surrogates have no UTF-8
+        if isinstance(value, datetime):  # a subclass may be a time too, and msgspec takes none
+            value = datetime.combine(value.date(), value.timetz())
         converted = msgspec.convert(value, type_)
         # in UTC, since RFC 3339 cannot write an offset that has seconds
         return converted.astimezone(UTC) if isinstance(converted, datetime) else converted

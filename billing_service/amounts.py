@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
 
-# two factors of 38 digits give at most 76, a sum of 10^20 such products 96; what would not fit is a bug, so it traps
-_EXACT = Context(prec=100, traps=[Inexact])
-_ROUNDING = Context(prec=100, rounding=ROUND_HALF_UP)
+# a product has at most 76 digits before the point and 36 after it, a sum of 10^20 of them 132 in all; what would not
+# fit is a bug, so it traps
+_EXACT = Context(prec=200, traps=[Inexact])
+_ROUNDING = Context(prec=200, rounding=ROUND_HALF_UP)
 
 
 def multiply(units: str, price: str) -> str:

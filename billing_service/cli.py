@@ -18,6 +18,7 @@ from billing_service.app import create_app
 from billing_service.database import DatabaseUnavailableError, unavailable_if_away
 from billing_service.embedded import embedded_postgresql
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
+from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings
 from billing_service.verification import verify_ledger
 
@@ -122,7 +123,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings),
         factory=settings.workers > 1,
         workers=settings.workers,
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_level="warning",

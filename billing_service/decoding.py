@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from billing_client.identity import event_request_id, plain_decimal, usage_request_id
 from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, NewVoid, UsageRecord, readable
 from billing_service.amounts import multiply
-from billing_service.problems import ProblemError, invalid
+from billing_service.problems import ProblemError, invalid, invalid_input
 
 T = TypeVar("T", bound=Struct)
 Check = Callable[[Raw], object]
@@ -169,17 +169,24 @@ def decode_batch(data: bytes) -> Batch:
         return _decode_batch(isolated)
 
 
+# cut off, since rounding up could move usage into the next hour, day or month
+_FINER_THAN_MICROSECONDS = re.compile(rb'("occurredAt"\s*:\s*"[^"\\]*\.[0-9]{6})[0-9]+')
+
+
 def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
     """Read one line of usage as the record it would become, request id and exact amount included.
 
     Raises ProblemError with all the faults.
     """
+    data = _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
     usage = _decode_usage(data)
     try:
         units, price = read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit)
         occurred_at = received_at if usage.occurred_at is None else _not_ahead(usage.occurred_at, received_at)
     except _MALFORMED as error:
-        raise _decode_usage.refusal(data) from error
+        refusal = _decode_usage.refusal(data)
+        # by now the time may no longer be too far ahead
+        raise refusal if refusal.details.errors else invalid_input("/occurredAt", str(error)) from error
     if usage.event_id is None:
         request_id = usage_request_id(usage.customer_id, usage.service, units, price)
     else:

@@ -51,13 +51,15 @@ class KnownCustomers:
 
     async def among(self, connection: Connection, customer_ids: set[str]) -> set[str]:
         """Those of these that are customers."""
-        if missing := customer_ids - self._ids:
+        known = customer_ids & self._ids
+        if missing := customer_ids - known:
+            rows = await connection.fetch(_CUSTOMERS["known_customers"], list(missing))
+            found = {row["customer_id"] for row in rows}
             if len(self._ids) > self._bound:
                 self._ids.clear()
-                missing = customer_ids
-            rows = await connection.fetch(_CUSTOMERS["known_customers"], list(missing))
-            self._ids.update(row["customer_id"] for row in rows)
-        return customer_ids & self._ids
+            self._ids |= found
+            known |= found
+        return known
 
     def forget(self) -> None:
         """Look them all up again: the database was put back to an earlier state."""
@@ -77,9 +79,9 @@ async def record_reports(connection: Connection, customers: KnownCustomers, repo
     return _decide(reports, first, fresh, stored, "recorded")
 
 
-async def judge_reports(connection: Connection, customers: KnownCustomers, reports: Sequence[Report]) -> list[Verdict]:
+async def judge_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
     """Say what `record_reports` would say, without writing anything."""
-    first = await _first_of_known_customers(connection, customers, reports)
+    first = await _first_of_known_customers(connection, KnownCustomers(), reports)
     stored = await _find(connection, [report.record for report in first.values()])
     return _decide(reports, first, first.keys() - stored.keys(), stored, "recordable")
 

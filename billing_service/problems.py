@@ -41,6 +41,7 @@ KINDS = {
     "payload_too_large": Kind(413, "The body is too large"),
     "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),
     "event_id_conflict": Kind(422, "This event id is recorded with other data"),
+    "header_too_large": Kind(431, "The head of the request is too large"),
     "rate_limited": Kind(429, "Too many requests"),
     "internal_error": Kind(500, "The service failed"),
     "unavailable": Kind(503, "The service is not available"),

@@ -45,7 +45,7 @@ class Recorder:
     async def judge_batch(self, reports: Sequence[Report]) -> list[Verdict]:
         """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
         async with self._database.connection() as connection:
-            return await judge_reports(connection, self._customers, reports)
+            return await judge_reports(connection, reports)
 
     async def drain(self) -> None:
         """Wait until everything that was taken is answered."""

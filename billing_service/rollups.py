@@ -11,6 +11,8 @@ from billing_service.database import Connection
 from billing_service.queries import load_queries
 
 _QUERIES = load_queries("rollups")
+# zones whose names PostgreSQL takes for abbreviations, without daylight saving
+_POSTGRESQL_NAMES = {"CET": "Europe/Brussels", "EET": "Europe/Athens", "MET": "Europe/Brussels", "WET": "Europe/Lisbon"}
 QUARTER_MINUTES, DAY_MINUTES = 15, 1440
 
 
@@ -46,7 +48,7 @@ async def summarize(
         start,
         end,
         grouping.period,
-        grouping.timezone,
+        _POSTGRESQL_NAMES.get(grouping.timezone, grouping.timezone),
         grouping.service,
         limit,
     )

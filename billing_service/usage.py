@@ -161,7 +161,7 @@ async def list_usage(request: Request) -> Response:
     customer_id: str = request.path_params["customer_id"]
     query = read_query(request, UsageQuery)
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
-    scope = f"usage {customer_id} {query.service} {start} {end}"
+    scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)
     database: Database = request.app.state.database

@@ -26,6 +26,7 @@ CODES = {
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "event_id_conflict": 422,
+    "header_too_large": 431,
     "internal_error": 500,
     "unavailable": 503,
 }

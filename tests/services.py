@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 import uvicorn
 
 from billing_service.app import create_app
+from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 
 STARTUP_SECONDS = 60
@@ -36,7 +37,7 @@ def running_service(settings: Settings) -> Iterator[Service]:
     config = uvicorn.Config(
         create_app(settings),
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -16,7 +16,7 @@ import pytest
 
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.decoding import decode_usage
-from billing_service.ledger import Report, Verdict
+from billing_service.ledger import KnownCustomers, Report, Verdict
 from billing_service.recorder import GROUP_RECORDS, Recorder
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, json_request, key, post, read_answer, stored, usage
@@ -267,3 +267,33 @@ async def test_a_stop_that_may_not_wait_records_what_was_taken_and_says_that_it_
 
 def connect(served: Service | ServeProcess) -> socket.socket:
     return socket.create_connection((served.host, served.port), timeout=60)
+
+
+async def test_customers_are_looked_up_again_when_the_database_was_put_back(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    recorder = Recorder(opened, queue_records=100)
+    assert (await recorder.record(report("1"))).outcome == "recorded"
+    await connection.execute("TRUNCATE customers CASCADE")
+    assert [verdict.outcome for verdict in await recorder.judge_batch([report("2")])] == ["rejected"]
+    assert (await recorder.record(report("2"))).outcome == "rejected"
+    await connection.execute(CREATE_CUSTOMER)
+    assert (await recorder.record(report("2"))).outcome == "recorded"
+
+
+async def test_forgetting_customers_fails_no_call_that_is_looking_some_up(opened: Database) -> None:
+    customers = KnownCustomers()
+    async with opened.connection() as connection:
+        assert await customers.among(connection, {"acme", "nobody"}) == {"acme"}
+        looking_up = asyncio.create_task(customers.among(connection, {"acme", "nobody"}))
+        await asyncio.sleep(0)
+        customers.forget()
+        assert await looking_up == {"acme"}
+
+
+async def test_the_bound_on_known_customers_forgets_none_that_is_asked_for(opened: Database) -> None:
+    customers = KnownCustomers(bound=0)
+    async with opened.connection() as connection:
+        assert await customers.among(connection, {"acme"}) == {"acme"}
+        await connection.execute("INSERT INTO customers VALUES ('other', 'Other', now(), now())")
+        assert await customers.among(connection, {"acme", "other", "nobody"}) == {"acme", "other"}

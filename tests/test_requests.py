@@ -323,3 +323,27 @@ def peak_memory(pid: int) -> int:
     """The most memory that a process has had, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"not HTTP at all\r\n\r\n", b"get / HTTP/1.1\r\n\r\n", "GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode()],
+)
+def test_what_is_no_http_gets_a_problem_too(shared_service: Service, sent: bytes) -> None:
+    exchange(shared_service, sent).problem("validation_error")
+
+
+def test_a_head_without_end_is_cut_off(shared_service: Service) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with socket.create_connection((shared_service.host, shared_service.port), timeout=30) as connection:
+        connection.sendall(head)
+        with suppress(ConnectionError):
+            for number in range(10_000):
+                connection.sendall(f"X-{number}: {'x' * 1000}\r\n".encode())
+            pytest.fail("ten megabytes of headers were read")
+    assert exchange(shared_service, head + b"\r\n").status == 200
+
+
+def test_a_head_just_too_large_is_told_so(shared_service: Service) -> None:
+    parts = [b"GET /healthz HTTP/1.1\r\nHost: x\r\n", *[b"X: " + b"x" * 1000 + b"\r\n"] * 66]
+    exchange(shared_service, *parts).problem("header_too_large")

@@ -5,6 +5,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import available_timezones
 
 import aiohttp
 import pytest
@@ -168,3 +169,30 @@ async def test_real_cloud_bills(http: aiohttp.ClientSession) -> None:
         for customer in (await get(http, f"/summary?groupBy={member}&limit=1000")).require(200)["data"]:
             found |= {(customer["customerId"], g[member]): sums_of(g) for g in customer["groups"]}
         assert found == sums_by(usages, lambda u: (u["customerId"], label(u, member, "UTC")))  # noqa: B023 - used at once
+
+
+async def test_the_largest_amount_beside_the_smallest(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number in ("9" * 38, "0.000000000000000001"):
+        report = usage(eventId=number, unitsConsumed=number, pricePerUnit=number, service=f"service {len(number)}")
+        (await post(http, "/usage", report)).require(201)
+    amount = f"{(10**38 - 1) ** 2}.{'1':0>36}"
+    for query in ("", "?groupBy=service", "?groupBy=day"):
+        assert (await get(http, f"/customers/acme/summary{query}")).require(200)["total"]["amount"] == amount
+    assert (await get(http, "/summary")).require(200)["data"][0]["total"]["amount"] == amount
+    month = f"{datetime.now(UTC):%Y-%m}"
+    statement = (await get(http, f"/customers/acme/statement?month={month}")).require(200)
+    assert statement["total"]["amount"] == amount
+
+
+async def test_a_month_is_the_same_in_summary_and_statement_in_every_zone(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number, instant in enumerate(("2025-06-30T22:30:00Z", "2025-11-30T23:30:00Z")):
+        (await post(http, "/usage", usage(eventId=str(number), occurredAt=instant))).require(201)
+    wrong = []
+    for timezone in sorted(available_timezones() - {"localtime", "Factory"}):
+        groups = (await summary(http, groupBy="month", timezone=timezone))["groups"]
+        instants = ("2025-06-30T22:30:00+00:00", "2025-11-30T23:30:00+00:00")
+        expected = sorted(label({"occurredAt": instant}, "month", timezone) for instant in instants)
+        wrong += [timezone] if [group["month"] for group in groups] != expected else []
+    assert wrong == []

@@ -301,3 +301,24 @@ async def test_one_record(shared_http: aiohttp.ClientSession, customer: str) -> 
         (await get(shared_http, missing)).problem("usage_not_found")
     (await get(shared_http, f"/customers/{customer}-nobody/usage/{record['requestId']}")).problem("customer_not_found")
     (await get(shared_http, f"{path}/{record['requestId']}?x=1")).problem("validation_error", "query/x")
+
+
+async def test_a_time_finer_than_microseconds_is_cut_off(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    last = usage(eventId="1", occurredAt="2025-12-31T23:59:59.999999999Z")
+    assert (await post(http, "/usage", last)).require(201)["occurredAt"] == "2025-12-31T23:59:59.999999Z"
+    text = '"occurredAt":"2025-12-31T23:59:59.999999999Z"'
+    assert (await post(http, "/usage", usage(eventId="2", service=text))).require(201)["service"] == text
+
+
+async def test_each_time_too_far_ahead_is_named_though_the_clock_goes_on(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    bound = datetime.now(UTC) + timedelta(minutes=5)
+    records = [
+        usage(eventId=str(n), occurredAt=(bound + timedelta(microseconds=100 * n)).isoformat()) for n in range(5_000)
+    ]
+    results = (await post(http, "/usage/batch?dryRun=true", {"records": records})).require(200)["results"]
+    refused = [result["problem"]["errors"] for result in results if result["outcome"] == "rejected"]
+    assert refused
+    assert {error[0]["pointer"] for error in refused if error} == {"/occurredAt"}
+    assert all(refused)

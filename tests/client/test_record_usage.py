@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -202,3 +203,27 @@ async def test_usage_is_read_page_by_page_with_filters(client: BillingSystemClie
     assert await units(start=start, page_size=2) == [2, 3, 4, 5, 6]
     assert await units(end=end) == [0, 1, 2, 3, 4]
     assert await units(start=start, end=end, service="odd") == [3]
+
+
+async def test_subclasses_of_numbers_and_times_are_what_they_hold(
+    client: BillingSystemClient, customer_id: str
+) -> None:
+    class Money(Decimal):
+        def __str__(self) -> str:
+            return f"${super().__str__()}"
+
+    class Stamp(datetime):
+        pass
+
+    class Level(int, Enum):
+        HIGH = 3
+
+    occurred_at = Stamp(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    record = await client.record_usage(
+        customer_id=customer_id,
+        service="s",
+        units_consumed=Level.HIGH,
+        price_per_unit=Money("0.5"),
+        occurred_at=occurred_at,
+    )
+    assert (record.units_consumed, record.price_per_unit, record.occurred_at) == (Decimal(3), Decimal("0.5"), occurred_at)

@@ -196,6 +196,22 @@ def test_migrate_tells_what_it_did(tmp_path: Path, empty_database_url: str) -> N
     assert output.endswith(": nothing to do\n")
 
 
+async def test_verify_exits_with_1_and_names_the_difference(tmp_path: Path, database_url: str) -> None:
+    await execute(
+        database_url,
+        "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())",
+        "INSERT INTO usage_rollups VALUES ('acme', 15, '2026-01-01Z', 'storage', 1, 1, 1)",
+        "SELECT 1",
+    )
+    code, output = await asyncio.to_thread(run_command, tmp_path, "verify", DATABASE_URL=database_url)
+    assert code == 1
+    assert output.startswith("customer 'acme', service 'storage', quarter of an hour from 2026-01-01")
+    assert output.endswith(": 0 records, 1 sums, 1 differences\n")
+    await execute(database_url, "DELETE FROM usage_rollups", "SELECT 1")
+    code, output = await asyncio.to_thread(run_command, tmp_path, "verify", DATABASE_URL=database_url)
+    assert (code, output.endswith(": 0 records, 0 sums, 0 differences\n")) == (0, True)
+
+
 def test_staging_is_migrated_by_its_operator_before_it_serves(tmp_path: Path, empty_database_url: str) -> None:
     staging = {"BILLING_ENV": "staging", "DATABASE_URL": empty_database_url}
     line = failure(tmp_path, "serve", "--port", str(free_port()), **staging)

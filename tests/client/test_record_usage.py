@@ -226,4 +226,8 @@ async def test_subclasses_of_numbers_and_times_are_what_they_hold(
         price_per_unit=Money("0.5"),
         occurred_at=occurred_at,
     )
-    assert (record.units_consumed, record.price_per_unit, record.occurred_at) == (Decimal(3), Decimal("0.5"), occurred_at)
+    assert (record.units_consumed, record.price_per_unit, record.occurred_at) == (
+        Decimal(3),
+        Decimal("0.5"),
+        occurred_at,
+    )

@@ -21,6 +21,8 @@ Check = Callable[[Raw], object]
 
 MAX_AHEAD = timedelta(minutes=5)
 MAX_ERRORS = 100
+MAX_DEPTH = 50
+MAX_CONTAINERS = 100_000
 # the first year whose months and days have a beginning in every time zone that Python and PostgreSQL can tell
 _EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
@@ -149,6 +151,7 @@ decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
 decode_new_void = ObjectDecoder[NewVoid](NewVoid)
 decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
 _decode_batch = ObjectDecoder[Batch](Batch)
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
@@ -158,15 +161,33 @@ def decode_batch(data: bytes) -> Batch:
     """Read a batch whose records stay bytes. Raises ProblemError where it is no batch at all.
 
     msgspec refuses the whole of it for half a surrogate pair in one record, as a string cut in the middle of an emoji
-    has; what stands in its place then is no UTF-8, which harms that record alone.
+    has, and for one that is nested too deeply. What stands in their place then harms that record alone.
     """
     try:
         return _decode_batch(data)
     except ProblemError:
-        isolated = _ESCAPE.sub(lambda escape: b"\xff" if escape[1] else escape[0], data)
+        isolated = _without_depths(_ESCAPE.sub(lambda escape: b"\xff" if escape[1] else escape[0], data))
         if isolated == data:
             raise
         return _decode_batch(isolated)
+
+
+def _without_depths(data: bytes) -> bytes:
+    """Put null for each value nested deeper than any record is: what holds it is refused with or without it."""
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        return data
+    parts, depth, kept = [], 0, 0
+    for token in _STRUCTURE.finditer(data):
+        mark = token[0][:1]
+        if mark in b"[{":
+            depth += 1
+            if depth == MAX_DEPTH:
+                parts.append(data[kept : token.start()] + b"null")
+        elif mark in b"]}":
+            depth -= 1
+            if depth == MAX_DEPTH - 1:
+                kept = token.end()
+    return data if depth else b"".join(parts) + data[kept:]
 
 
 # cut off, since rounding up could move usage into the next hour, day or month

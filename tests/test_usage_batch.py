@@ -1,5 +1,6 @@
 """`POST /usage/batch`: one outcome a record, in order, and the same ones foretold by `dryRun`."""
 
+import json
 from typing import Any
 
 import aiohttp
@@ -255,3 +256,27 @@ async def compare_batch_with_single_calls(service: Service, reports: list[tuple[
         assert codes == [answer.body.get("code") for answer in singles]
         assert len(await stored(http, batch_customer)) == len(await stored(http, single_customer))
         assert (await get(http, f"/customers/{batch_customer}-/usage")).problem("customer_not_found")
+
+
+@pytest.mark.parametrize("depth", [900, 990, 5_000])
+@pytest.mark.parametrize("name", ["x", "unitsConsumed"])
+async def test_a_record_nested_too_deeply_harms_itself_alone(
+    http: aiohttp.ClientSession, name: str, depth: int
+) -> None:
+    await given_customer(http)
+    good = json.dumps(usage(eventId="1", service='brackets in text: [[{"')).encode()
+    deep = b'{"customerId":"acme","' + name.encode() + b'":' + b"[" * depth + b"]" * depth + b"}"
+    answer = await post(http, "/usage/batch", b'{"records":[' + good + b"," + deep + b"," + good + b"]}")
+    outcomes = [result["outcome"] for result in answer.require(200)["results"]]
+    assert outcomes == ["recorded", "rejected", "duplicate"]
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"records":' + b"[" * 5_000, b"[" * 200_000, b'{"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}"]
+)
+async def test_a_deeply_nested_body_that_is_no_batch_is_refused(
+    shared_http: aiohttp.ClientSession, body: bytes
+) -> None:
+    answer = await post(shared_http, "/usage/batch", body)
+    assert answer.status == 400
+    assert answer.body["code"] == "validation_error"

@@ -49,11 +49,6 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     )
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
 
-    @property
-    def embedded(self) -> bool:
-        """Whether the embedded PostgreSQL serves, since no database is named."""
-        return self.database_url is None
-
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read the settings from the environment, then the file for its BILLING_ENV, then the defaults.

@@ -34,7 +34,7 @@ def test_defaults() -> None:
     settings = load_settings({})
     assert settings == Settings()
     assert (settings.env, settings.host, settings.port, settings.currency) == ("development", "127.0.0.1", 3000, "USD")
-    assert settings.embedded
+    assert settings.database_url is None
 
 
 def test_every_setting_comes_from_its_variable() -> None:
@@ -68,7 +68,7 @@ def test_every_setting_comes_from_its_variable() -> None:
         max_body_bytes=4096,
         queue_records=50,
     )
-    assert not settings.embedded
+    assert settings.database_url is not None
 
 
 def test_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

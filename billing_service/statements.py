@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from billing_client.wire import FieldError
+from billing_client.wire import FieldError, Statement
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
+from billing_service.operations import Operation
 from billing_service.problems import ProblemError, invalid
-from billing_service.requests import check_timezone, read_query
+from billing_service.requests import check_timezone
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
 from billing_service.statement_ledger import Month, issue_statement
 
@@ -40,9 +40,8 @@ class StatementQuery(Struct):
     format: str | None = None
 
 
-async def get_statement(request: Request) -> Response:
-    """`GET /customers/{id}/statement`"""
-    query = read_query(request, StatementQuery)
+async def get_statement(request: Request, query: StatementQuery) -> Response:
+    """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
     _check(query)
     format_ = choose_format(request, query.format, MEDIA_TYPES)
     month = _month(request.path_params["customer_id"], query)
@@ -93,4 +92,14 @@ def _headers(format_: str, month: str) -> dict[str, str]:
     return headers
 
 
-ROUTES = [Route("/customers/{customer_id:id}/statement", get_statement, methods=["GET"])]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/statement",
+        handler=get_statement,
+        scope="usage:read",
+        query=StatementQuery,
+        answer=Statement[str],
+        problems=("customer_not_found", "statement_not_found", "not_acceptable"),
+    )
+]

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated
 from urllib.parse import quote
 
@@ -9,24 +10,28 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from billing_client.wire import (
     MAX_BATCH_RECORDS,
     MAX_PAGE,
+    Batch,
     BatchResult,
     BatchResults,
     Name,
+    NewUsage,
+    NewVoid,
     ProblemDetails,
     Timestamp,
     UsagePage,
     UsageRecord,
+    VoidedUsage,
 )
 from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.decoding import decode_batch, decode_new_void, decode_usage
 from billing_service.ledger import Report, Verdict
+from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import ProblemError, invalid_input, problem
 from billing_service.recorder import Recorder
@@ -37,7 +42,6 @@ from billing_service.requests import (
     idempotency_key,
     instant_parameter,
     read_json,
-    read_query,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -63,9 +67,8 @@ class UsageQuery(Struct, rename={"from_": "from"}):
     cursor: str | None = None
 
 
-async def record_usage(request: Request) -> Response:
-    """`POST /usage`"""
-    read_query(request, NoQuery)
+async def record_usage(request: Request, _: NoQuery) -> Response:
+    """Record one use. The answer comes after the commit."""
     key = idempotency_key(request)
     record = decode_usage(await read_json(request), datetime.now(UTC))
     recorder: Recorder = request.app.state.recorder
@@ -78,9 +81,8 @@ async def record_usage(request: Request) -> Response:
     return Response(_encode(verdict.record), 201, headers, media_type="application/json")
 
 
-async def record_batch(request: Request) -> Response:
-    """`POST /usage/batch`"""
-    query = read_query(request, BatchQuery)
+async def record_batch(request: Request, query: BatchQuery) -> Response:
+    """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
     key = idempotency_key(request)
     batch = decode_batch(await read_json(request))
     if len(batch.records) > MAX_BATCH_RECORDS:
@@ -156,10 +158,9 @@ _DUPLICATE = {
 }
 
 
-async def list_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage`"""
+async def list_usage(request: Request, query: UsageQuery) -> Response:
+    """List a customer's records by the time they occurred."""
     customer_id: str = request.path_params["customer_id"]
-    query = read_query(request, UsageQuery)
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
@@ -178,9 +179,8 @@ async def list_usage(request: Request) -> Response:
     return Response(_encode(page), media_type="application/json")
 
 
-async def get_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage/{requestId}`"""
-    read_query(request, NoQuery)
+async def get_usage(request: Request, _: NoQuery) -> Response:
+    """Read one record."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     database: Database = request.app.state.database
@@ -194,9 +194,8 @@ async def get_usage(request: Request) -> Response:
     return Response(_encode(record), media_type="application/json")
 
 
-async def void_usage(request: Request) -> Response:
-    """`POST /customers/{id}/usage/{requestId}/void`"""
-    read_query(request, NoQuery)
+async def void_usage(request: Request, _: NoQuery) -> Response:
+    """Take a record out of what is owed; the record stays. A second void answers as the first."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     void = decode_new_void(await read_json(request))
@@ -217,10 +216,50 @@ def _no_usage(request_id: str) -> ProblemError:
     return ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
 
 
-ROUTES = [
-    Route("/usage", record_usage, methods=["POST"]),
-    Route("/usage/batch", record_batch, methods=["POST"]),
-    Route("/customers/{customer_id:id}/usage", list_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}", get_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}/void", void_usage, methods=["POST"]),
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/usage",
+        handler=record_usage,
+        scope="usage:write",
+        body=NewUsage[Decimal],
+        status=201,
+        answer=UsageRecord[str],
+        problems=("customer_not_found", "duplicate_record", "event_id_conflict"),
+    ),
+    Operation(
+        method="POST",
+        path="/usage/batch",
+        handler=record_batch,
+        scope="usage:write",
+        query=BatchQuery,
+        body=Batch,
+        answer=BatchResults[str],
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage",
+        handler=list_usage,
+        scope="usage:read",
+        query=UsageQuery,
+        answer=UsagePage[str],
+        problems=("customer_not_found",),
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage/{request_id:id}",
+        handler=get_usage,
+        scope="usage:read",
+        answer=UsageRecord[str],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
+    Operation(
+        method="POST",
+        path="/customers/{customer_id:id}/usage/{request_id:id}/void",
+        handler=void_usage,
+        scope="usage:write",
+        body=NewVoid,
+        answer=VoidedUsage[str],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
 ]

@@ -11,11 +11,20 @@ from starlette.requests import ClientDisconnect
 
 from billing_service import customers, exports, health, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.operations import routes
 from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, load_settings
 
+OPERATIONS = [
+    *customers.OPERATIONS,
+    *usage.OPERATIONS,
+    *exports.OPERATIONS,
+    *summaries.OPERATIONS,
+    *statements.OPERATIONS,
+    *health.OPERATIONS,
+]
 _ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
 
@@ -37,14 +46,7 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     app = Starlette(
-        routes=[
-            *customers.ROUTES,
-            *usage.ROUTES,
-            *exports.ROUTES,
-            *summaries.ROUTES,
-            *statements.ROUTES,
-            *health.ROUTES,
-        ],
+        routes=routes(OPERATIONS),
         middleware=[Middleware(AnswerCutOffs), Middleware(RawPath)],
         exception_handlers=dict.fromkeys(_ERRORS, answer_error),
         lifespan=lifespan,

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
 from billing_client.contract.queries import ExportQuery
@@ -24,7 +23,7 @@ from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.ledger import list_records
 from billing_service.negotiation import accepts_encoding, choose_format
-from billing_service.requests import read_query
+from billing_service.operations import Operation
 
 MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 PAGE_RECORDS = 1_000
@@ -40,9 +39,8 @@ class _Selection(Struct, frozen=True):
     end: datetime
 
 
-async def export_usage(request: Request) -> Response:
-    """`GET /usage/export`"""
-    query = read_query(request, ExportQuery)
+async def export_usage(request: Request, query: ExportQuery) -> Response:
+    """Stream all records, or one customer's, by (customer, time)."""
     format_ = choose_format(request, query.format, MEDIA_TYPES)
     selection = _Selection(
         query.customer_id,
@@ -124,4 +122,13 @@ async def _gzip(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield compressor.flush()
 
 
-ROUTES = [Route("/usage/export", export_usage, methods=["GET"])]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/usage/export",
+        handler=export_usage,
+        scope="usage:read",
+        query=ExportQuery,
+        problems=("customer_not_found", "not_acceptable"),
+    )
+]

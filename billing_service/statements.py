@@ -12,13 +12,13 @@ import asyncio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from billing_client.contract.periods import read_statement_query
 from billing_client.contract.queries import StatementQuery
+from billing_client.wire import Statement
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
-from billing_service.requests import read_query
+from billing_service.operations import Operation
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
 from billing_service.statement_ledger import issue_statement
 
@@ -27,9 +27,8 @@ MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-async def get_statement(request: Request) -> Response:
-    """`GET /customers/{id}/statement`"""
-    query = read_query(request, StatementQuery)
+async def get_statement(request: Request, query: StatementQuery) -> Response:
+    """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
     month = read_statement_query(request.path_params["customer_id"], query)
     format_ = choose_format(request, query.format, MEDIA_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
@@ -52,4 +51,14 @@ def _headers(format_: str, month: str) -> dict[str, str]:
     return headers
 
 
-ROUTES = [Route("/customers/{customer_id:id}/statement", get_statement, methods=["GET"])]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/statement",
+        handler=get_statement,
+        scope="usage:read",
+        query=StatementQuery,
+        answer=Statement[str],
+        problems=("customer_not_found", "statement_not_found", "not_acceptable"),
+    )
+]

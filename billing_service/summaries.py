@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from billing_client.contract.periods import Asked, period_labels, read_summary_query
 from billing_client.contract.queries import SummariesQuery, SummaryQuery
@@ -17,9 +16,9 @@ from billing_client.contract.totals import summary_total
 from billing_client.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
+from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import invalid_input
-from billing_service.requests import read_query
 from billing_service.rollups import summarize
 
 _encode = msgspec.json.Encoder().encode
@@ -30,10 +29,10 @@ class _Position(Struct, array_like=True, frozen=True):
     id: Id
 
 
-async def summarize_customer(request: Request) -> Response:
-    """`GET /customers/{id}/summary`"""
+async def summarize_customer(request: Request, query: SummaryQuery) -> Response:
+    """Sum up a customer's usage, by service, hour, day or month."""
     customer_id: str = request.path_params["customer_id"]
-    asked = read_summary_query(read_query(request, SummaryQuery))
+    asked = read_summary_query(query)
     rows = await _rows(request, [customer_id], asked)
     if not rows:
         database: Database = request.app.state.database
@@ -44,9 +43,8 @@ async def summarize_customer(request: Request) -> Response:
     return Response(_encode(summary), media_type="application/json")
 
 
-async def summarize_customers(request: Request) -> Response:
-    """`GET /summary`"""
-    query = read_query(request, SummariesQuery)
+async def summarize_customers(request: Request, query: SummariesQuery) -> Response:
+    """Sum up the usage of each customer, by customer id."""
     asked = read_summary_query(query)
     scope = f"summary {asked}"
     after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
@@ -100,7 +98,22 @@ def _frame(request: Request, asked: Asked) -> dict[str, Any]:
     }
 
 
-ROUTES = [
-    Route("/customers/{customer_id:id}/summary", summarize_customer, methods=["GET"]),
-    Route("/summary", summarize_customers, methods=["GET"]),
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/summary",
+        handler=summarize_customer,
+        scope="usage:read",
+        query=SummaryQuery,
+        answer=Summary[str],
+        problems=("customer_not_found",),
+    ),
+    Operation(
+        method="GET",
+        path="/summary",
+        handler=summarize_customers,
+        scope="usage:read",
+        query=SummariesQuery,
+        answer=SummaryPage[str],
+    ),
 ]

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated
 from urllib.parse import quote
 
@@ -9,7 +10,6 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from billing_client.contract.decoding import decode_batch, decode_new_void, decode_usage
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
@@ -17,21 +17,26 @@ from billing_client.contract.problems import customer_not_found, duplicate_recor
 from billing_client.contract.queries import BatchQuery, NoQuery, UsageQuery
 from billing_client.wire import (
     MAX_BATCH_RECORDS,
+    Batch,
     BatchResult,
     BatchResults,
+    NewUsage,
+    NewVoid,
     ProblemDetails,
     Timestamp,
     UsagePage,
     UsageRecord,
+    VoidedUsage,
 )
 from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
+from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import ProblemError, invalid_input
 from billing_service.recorder import Recorder
-from billing_service.requests import idempotency_key, read_json, read_query
+from billing_service.requests import idempotency_key, read_json
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
@@ -42,9 +47,8 @@ class _Position(Struct, array_like=True, frozen=True):
     request_id: Annotated[bytes, Meta(max_length=32)]
 
 
-async def record_usage(request: Request) -> Response:
-    """`POST /usage`"""
-    read_query(request, NoQuery)
+async def record_usage(request: Request, _: NoQuery) -> Response:
+    """Record one use. The answer comes after the commit."""
     key = idempotency_key(request)
     record = decode_usage(await read_json(request), datetime.now(UTC))
     recorder: Recorder = request.app.state.recorder
@@ -57,9 +61,8 @@ async def record_usage(request: Request) -> Response:
     return Response(_encode(verdict.record), 201, headers, media_type="application/json")
 
 
-async def record_batch(request: Request) -> Response:
-    """`POST /usage/batch`"""
-    query = read_query(request, BatchQuery)
+async def record_batch(request: Request, query: BatchQuery) -> Response:
+    """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
     key = idempotency_key(request)
     batch = decode_batch(await read_json(request))
     if len(batch.records) > MAX_BATCH_RECORDS:
@@ -114,10 +117,9 @@ def _refusal(verdict: Verdict, record: UsageRecord[str]) -> ProblemDetails[str] 
     return None
 
 
-async def list_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage`"""
+async def list_usage(request: Request, query: UsageQuery) -> Response:
+    """List a customer's records by the time they occurred."""
     customer_id: str = request.path_params["customer_id"]
-    query = read_query(request, UsageQuery)
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
@@ -136,9 +138,8 @@ async def list_usage(request: Request) -> Response:
     return Response(_encode(page), media_type="application/json")
 
 
-async def get_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage/{requestId}`"""
-    read_query(request, NoQuery)
+async def get_usage(request: Request, _: NoQuery) -> Response:
+    """Read one record."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     database: Database = request.app.state.database
@@ -152,9 +153,8 @@ async def get_usage(request: Request) -> Response:
     return Response(_encode(record), media_type="application/json")
 
 
-async def void_usage(request: Request) -> Response:
-    """`POST /customers/{id}/usage/{requestId}/void`"""
-    read_query(request, NoQuery)
+async def void_usage(request: Request, _: NoQuery) -> Response:
+    """Take a record out of what is owed; the record stays. A second void answers as the first."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     void = decode_new_void(await read_json(request))
@@ -171,10 +171,50 @@ async def void_usage(request: Request) -> Response:
     return Response(_encode(voided), media_type="application/json")
 
 
-ROUTES = [
-    Route("/usage", record_usage, methods=["POST"]),
-    Route("/usage/batch", record_batch, methods=["POST"]),
-    Route("/customers/{customer_id:id}/usage", list_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}", get_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}/void", void_usage, methods=["POST"]),
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/usage",
+        handler=record_usage,
+        scope="usage:write",
+        body=NewUsage[Decimal],
+        status=201,
+        answer=UsageRecord[str],
+        problems=("customer_not_found", "duplicate_record", "event_id_conflict"),
+    ),
+    Operation(
+        method="POST",
+        path="/usage/batch",
+        handler=record_batch,
+        scope="usage:write",
+        query=BatchQuery,
+        body=Batch,
+        answer=BatchResults[str],
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage",
+        handler=list_usage,
+        scope="usage:read",
+        query=UsageQuery,
+        answer=UsagePage[str],
+        problems=("customer_not_found",),
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage/{request_id:id}",
+        handler=get_usage,
+        scope="usage:read",
+        answer=UsageRecord[str],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
+    Operation(
+        method="POST",
+        path="/customers/{customer_id:id}/usage/{request_id:id}/void",
+        handler=void_usage,
+        scope="usage:write",
+        body=NewVoid,
+        answer=VoidedUsage[str],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
 ]

@@ -1,0 +1,47 @@
+"""What the service does, operation by operation: the one description that routes and all about them are made of."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing_client.contract.queries import NoQuery
+from billing_service.requests import read_query
+
+Scope = Literal["usage:write", "usage:read", "customers:write", "customers:read", "admin"]
+"""What a caller needs to be permitted."""
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One method of one address. The handler's docstring says what it does, for a reader of the API too.
+
+    `body` is the struct that the body holds, `answer` the one of an answer with `status`, None where it is no JSON;
+    `problems` are the codes it may refuse with, besides those that any address may answer.
+    """
+
+    method: Literal["GET", "POST", "PATCH"]
+    path: str
+    handler: Callable[[Request, Any], Awaitable[Response]]
+    scope: Scope | None
+    query: type[Struct] = NoQuery
+    body: Any = None
+    answer: Any = None
+    status: int = 200
+    problems: tuple[str, ...] = ()
+
+
+def routes(operations: Iterable[Operation]) -> list[Route]:
+    """The routes of these operations."""
+    return [Route(operation.path, _endpoint(operation), methods=[operation.method]) for operation in operations]
+
+
+def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    handler, query = operation.handler, operation.query
+
+    async def endpoint(request: Request) -> Response:
+        return await handler(request, read_query(request, query))
+
+    return endpoint

@@ -143,7 +143,10 @@ class FakeBillingServer:
 
     async def _meet(self, received: web.BaseRequest) -> web.StreamResponse:
         path, _, query = received.raw_path.partition("?")
-        body = await received.content.read()
+        try:
+            body = await received.content.read()
+        except ConnectionError:  # the caller went away
+            return _HungUp(is_reset=False)
         key = received.headers.get("Idempotency-Key")
         call = Call(received.method, path, query, key, body)
         kept = body if len(body) <= MAX_BODY_BYTES else None

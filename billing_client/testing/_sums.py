@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
@@ -52,7 +52,7 @@ def summary_groups(records: Iterable[UsageRecord[str]], asked: Asked) -> list[Su
 def _start_of(period: str, local: datetime) -> datetime:
     """When the hour, day or month of a local time began."""
     if period == "hour":  # by the clock as it stood: an hour that comes twice is two
-        offset = timezone(local.utcoffset() or UTC.utcoffset(None))
+        offset = timezone(local.utcoffset() or timedelta(0))
         return local.replace(minute=0, second=0, microsecond=0, tzinfo=offset).astimezone(UTC)
     day = local.day if period == "day" else 1
     return local.replace(day=day, hour=0, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from billing_service import customers, exports, health, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.lifecycle import Stop
 from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
@@ -30,10 +31,11 @@ def create_app(settings: Settings) -> Starlette:
         app.state.settings = settings
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records)
+        app.state.stop.watch()
         try:
             yield
         finally:
-            await app.state.recorder.drain()
+            await app.state.recorder.drain(settings.database_timeout)
             await database.close()
 
     app = Starlette(
@@ -50,6 +52,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.stop = Stop(settings.drain_delay)
     return app
 
 

@@ -1,7 +1,8 @@
 """The pool of connections, and the one place where PostgreSQL's faults become ours."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeAlias
 
 import asyncpg
@@ -14,6 +15,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
+PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
 
@@ -42,17 +44,32 @@ class Database:
         )
 
     async def close(self) -> None:
+        """Close the connections, in order where the database takes part, else without it."""
         if self._pool is not None:
-            await self._pool.close()
+            with suppress(DatabaseUnavailableError), unavailable_if_away():
+                async with asyncio.timeout(PARTING_SECONDS):
+                    await self._pool.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
-        """A connection of one's own for the block. Raises DatabaseUnavailableError."""
+        """A connection of one's own for the block, which is cut off after `database_timeout` and ends within
+        PARTING_SECONDS more, whether or not the database answers. Raises DatabaseUnavailableError."""
         if self._pool is None:
             raise RuntimeError("open() comes first")
+        loop = asyncio.get_running_loop()
+        cut_off = loop.time() + self._settings.database_timeout
         with unavailable_if_away():
-            async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
-                yield connection
+            async with asyncio.timeout_at(cut_off):
+                connection = await self._pool.acquire()
+                end = loop.call_at(cut_off + PARTING_SECONDS, connection.terminate)
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    await self._pool.expire_connections()  # where one fell silent, the idle ones may have too
+                    raise
+                finally:
+                    await self._pool.release(connection, timeout=PARTING_SECONDS)
+                    end.cancel()
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

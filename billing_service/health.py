@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from billing_service.database import Database
 from billing_service.migrations import MigrationError, check_schema
-from billing_service.problems import ProblemError, problem
+from billing_service.problems import RETRY_AFTER_SECONDS, ProblemError, problem
 
 
 async def healthz(_: Request) -> Response:
@@ -15,7 +15,9 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """`GET /readyz`: the database answers, and its schema is this program's."""
+    """`GET /readyz`: the database answers, its schema is this program's, and no stop was asked for."""
+    if request.app.state.stop.announced:
+        raise ProblemError(problem("unavailable", "The service is stopping."), {"Retry-After": RETRY_AFTER_SECONDS})
     database: Database = request.app.state.database
     try:
         async with database.connection() as connection:

@@ -13,17 +13,19 @@ D = TypeVar("D")
 
 # a look-ahead, since "$" would let a final newline pass in Python though not in ECMA-262, which JSON Schema speaks
 NO_CONTROL_CHARACTERS = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"
+_SHOWN = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 MAX_BATCH_RECORDS = 10_000
 MAX_PAGE = 1_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
-Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
+Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Digest = Annotated[
     str,
     Meta(
         pattern=r"^[0-9a-f]{64}(?![\s\S])",
+        extra_json_schema={"pattern": "^[0-9a-f]{64}$"},
         description="Names the set of records that count in a statement, whatever its time zone or format: lower-case "
         "hex SHA-256 of their request ids, 32 bytes each, joined in ascending byte order.",
     ),
@@ -49,8 +51,8 @@ class Customer(Message, frozen=True):
 
     id: str
     name: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -74,9 +76,9 @@ class UsageRecord(Message, Generic[D], frozen=True):
     price_per_unit: D
     amount: D
     event_id: str | None
-    occurred_at: datetime
-    recorded_at: datetime
-    voided_at: datetime | None = None
+    occurred_at: Timestamp
+    recorded_at: Timestamp
+    voided_at: Timestamp | None = None
 
 
 class NewVoid(Message, forbid_unknown_fields=True, frozen=True):
@@ -115,8 +117,8 @@ class SummaryTotal(Message, Generic[D], frozen=True):
 class Summary(Message, Generic[D], frozen=True):
     """What a customer's usage adds up to, less what was voided. `from_` is in, `to` is out; null is without bound."""
 
-    from_: datetime | None = msgspec.field(name="from")
-    to: datetime | None
+    from_: Timestamp | None = msgspec.field(name="from")
+    to: Timestamp | None
     timezone: str
     currency: str
     groups: list[SummaryGroup[D]]
@@ -132,8 +134,8 @@ class CustomerSummary(Message, Generic[D], frozen=True):
 class SummaryPage(Message, Generic[D], frozen=True):
     """What the usage of a page of customers adds up to, by customer id."""
 
-    from_: datetime | None = msgspec.field(name="from")
-    to: datetime | None
+    from_: Timestamp | None = msgspec.field(name="from")
+    to: Timestamp | None
     timezone: str
     currency: str
     data: list[CustomerSummary[D]]
@@ -202,7 +204,7 @@ class StatementChanges(Message, Generic[D], frozen=True):
     recorded and voided again is in both, and in no line."""
 
     since: Digest
-    issued_at: datetime
+    issued_at: Timestamp
     lines: list[LineChange[D]]
     total: TotalChange[D]
     recorded: list[UsageRecord[D]]
@@ -218,11 +220,11 @@ class Statement(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=Tr
     customer_name: str
     month: str
     timezone: str
-    from_: datetime = msgspec.field(name="from")
-    to: datetime
+    from_: Timestamp = msgspec.field(name="from")
+    to: Timestamp
     currency: str
     rounding: Rounding
-    issued_at: datetime
+    issued_at: Timestamp
     digest: Digest
     lines: list[StatementLine[D]]
     total: StatementTotal[D]
@@ -274,9 +276,17 @@ class BatchResults(Message, Generic[D], frozen=True):
 
 
 class Batch(Message, forbid_unknown_fields=True, frozen=True):
-    """A batch whose records are still bytes, so that a bad one cannot harm its neighbours."""
+    """Many uses. Each record is a NewUsage; one that is not is refused by itself and harms no other."""
 
-    records: list[msgspec.Raw]
+    records: Annotated[
+        list[msgspec.Raw],  # still bytes, so that a bad one cannot harm its neighbours
+        Meta(
+            extra_json_schema={
+                "maxItems": MAX_BATCH_RECORDS,
+                "items": {"anyOf": [{"$ref": "#/components/schemas/NewUsage"}, {}]},
+            }
+        ),
+    ]
 
 
 class CustomerPage(Message, frozen=True):

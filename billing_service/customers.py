@@ -15,7 +15,7 @@ from billing_client.wire import MAX_PAGE, Customer, CustomerChange, CustomerPage
 from billing_service.database import Connection, Database
 from billing_service.decoding import decode_customer_change, decode_new_customer
 from billing_service.operations import Operation
-from billing_service.pages import read_cursor, write_cursor
+from billing_service.pages import Cursor, read_cursor, write_cursor
 from billing_service.problems import ProblemError, problem
 from billing_service.queries import load_queries
 from billing_service.requests import NoQuery, idempotency_key, read_json
@@ -31,7 +31,7 @@ class _Position(Struct, array_like=True, frozen=True):
 
 class CustomersQuery(Struct):
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 async def create_customer(request: Request, _: NoQuery) -> Response:
@@ -115,9 +115,12 @@ OPERATIONS = [
         method="POST",
         path="/customers",
         handler=create_customer,
+        tag="customers",
         scope="customers:write",
+        idempotency_key=True,
         body=NewCustomer,
         status=201,
+        headers=("Location", "Idempotent-Replayed"),
         answer=Customer,
         problems=("customer_exists",),
     ),
@@ -125,6 +128,7 @@ OPERATIONS = [
         method="GET",
         path="/customers",
         handler=list_customers,
+        tag="customers",
         scope="customers:read",
         query=CustomersQuery,
         answer=CustomerPage,
@@ -133,6 +137,7 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}",
         handler=get_customer,
+        tag="customers",
         scope="customers:read",
         answer=Customer,
         problems=("customer_not_found",),
@@ -141,6 +146,7 @@ OPERATIONS = [
         method="PATCH",
         path="/customers/{customer_id:id}",
         handler=update_customer,
+        tag="customers",
         scope="customers:write",
         body=CustomerChange,
         answer=Customer,

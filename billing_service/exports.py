@@ -9,9 +9,10 @@ import io
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -38,7 +39,7 @@ class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"})
     service: Name | None = None
     from_: Timestamp | None = None
     to: Timestamp | None = None
-    format: str | None = None
+    format: Annotated[str, Meta(extra_json_schema={"enum": list(MEDIA_TYPES)})] | None = None
 
 
 class _Selection(Struct, frozen=True):
@@ -136,8 +137,12 @@ OPERATIONS = [
         method="GET",
         path="/usage/export",
         handler=export_usage,
+        tag="usage",
         scope="usage:read",
         query=ExportQuery,
+        answer=str,
+        headers=("Content-Disposition",),
+        media_types=tuple(MEDIA_TYPES.values()),
         problems=("customer_not_found", "not_acceptable"),
     )
 ]

@@ -19,6 +19,7 @@ from billing_service.database import DatabaseUnavailableError
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
+PROBLEM_TYPE = "application/problem+json"
 
 
 class Kind(NamedTuple):
@@ -147,4 +148,4 @@ def _allowed_methods(request: Request) -> str:
 
 
 def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(details), details.status, headers, media_type="application/problem+json")
+    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)

@@ -6,12 +6,12 @@ import functools
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 from zoneinfo import available_timezones
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,9 @@ _BARE_KEY = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
 BEGINNING = datetime.min.replace(tzinfo=UTC)  # the database's -infinity
 END = datetime.max.replace(tzinfo=UTC)  # the database's infinity
 MAX_KEY_LENGTH = 255
+Timezone = Annotated[
+    str, Meta(description="A name in the IANA time zone database.", extra_json_schema={"format": "iana-timezone"})
+]
 DISCARD_SECONDS, DISCARD_LIMITS = 5, 8
 
 
@@ -136,41 +139,54 @@ def _query_items(request: Request) -> list[tuple[str, str]]:
         raise invalid_input("query", "must hold at most 100 parameters in percent-encoded UTF-8") from error
 
 
-@functools.cache
-def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
-    """The parameters of a query by the name on the wire: the name in Python, the type, and whether it is a number.
+class _Parameter(NamedTuple):
+    """A parameter's name in Python and its type. Only numbers are read from text that is not theirs: msgspec would take
+    a number for a time too."""
 
-    Only those are read from text that is not theirs: msgspec would take a number for a time too.
-    """
+    field: str
+    type: Any
+    is_number: bool
+    is_required: bool
+
+
+@functools.cache
+def _parameters(struct: type[Struct]) -> dict[str, _Parameter]:
+    """The parameters of a query by the name on the wire."""
     hints = get_type_hints(struct, include_extras=True)
     numbers = (msgspec.inspect.IntType, msgspec.inspect.BoolType)
     return {
-        field.encode_name: (
+        field.encode_name: _Parameter(
             field.name,
             hints[field.name],
             isinstance(msgspec.inspect.type_info(hints[field.name]), numbers),
+            field.required,
         )
         for field in msgspec.structs.fields(struct)
     }
 
 
 def read_query(request: Request, struct: type[Q]) -> Q:
-    """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
-    if not request.scope["query_string"]:
+    """The query as a struct. Raises ProblemError for a parameter that is missing, unknown, repeated or not valid."""
+    if struct is NoQuery and not request.scope["query_string"]:
         return struct()
     parameters = _parameters(struct)
     values: dict[str, Any] = {}
     errors = []
-    for name, text in _query_items(request):
+    items = _query_items(request)
+    names = {name for name, _ in items}
+    for name, text in items:
         try:
             if name not in parameters:
                 raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
-            field, type_, is_number = parameters[name]
-            if field in values:
+            parameter = parameters[name]
+            if parameter.field in values:
                 raise ValueError("must be given once")
-            values[field] = msgspec.convert(text, type_, strict=not is_number)
+            values[parameter.field] = msgspec.convert(text, parameter.type, strict=not parameter.is_number)
         except ValueError as error:
             errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
+    for name, parameter in parameters.items():
+        if parameter.is_required and name not in names:
+            errors.append(FieldError(pointer=f"query/{name}", message="is required"))
     if errors:
         raise ProblemError(invalid(errors))
     return struct(**values)

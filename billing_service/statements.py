@@ -10,34 +10,45 @@ ascending byte order, so either side can prove what it contained. From the clien
 import asyncio
 import re
 from datetime import UTC, date, datetime
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.wire import FieldError, Statement
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
-from billing_service.operations import Operation
+from billing_service.operations import Operation, PlainDecimal
 from billing_service.problems import ProblemError, invalid
-from billing_service.requests import check_timezone
+from billing_service.requests import Timezone, check_timezone
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
 from billing_service.statement_ledger import Month, issue_statement
 
 _encode = msgspec.json.Encoder().encode
 MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
-_MONTH = re.compile(r"(?!0000|0001|9999)([0-9]{4})-(0[1-9]|1[0-2])")
+_MONTH = re.compile(r"^(?!0000|0001|9999)[0-9]{4}-(0[1-9]|1[0-2])$")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SINCE = Meta(
+    description="The digest of an earlier statement of the month.",
+    extra_json_schema={"pattern": f"^{_DIGEST.pattern}$"},
+)
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 class StatementQuery(Struct):
-    month: str = ""
-    timezone: str = "UTC"
-    since: str | None = None
-    format: str | None = None
+    month: Annotated[
+        str,
+        Meta(
+            description="A month such as 2026-11.",
+            extra_json_schema={"pattern": _MONTH.pattern, "example": "2026-11"},
+        ),
+    ]
+    timezone: Timezone = "UTC"
+    since: Annotated[str, _SINCE] | None = None
+    format: Annotated[str, Meta(extra_json_schema={"enum": list(MEDIA_TYPES)})] | None = None
 
 
 async def get_statement(request: Request, query: StatementQuery) -> Response:
@@ -57,8 +68,9 @@ def _check(query: StatementQuery) -> None:
     """Raise ProblemError with all the faults of a query."""
     errors = []
     if not _MONTH.fullmatch(query.month):
-        message = "must be a month such as 2026-11, from 0002-01 to 9998-12"
-        errors.append(FieldError(pointer="query/month", message=message if query.month else f"is required; {message}"))
+        errors.append(
+            FieldError(pointer="query/month", message="must be a month such as 2026-11, from 0002-01 to 9998-12")
+        )
     if query.since is not None and not _DIGEST.fullmatch(query.since):
         errors.append(FieldError(pointer="query/since", message="must be a digest: 64 lower-case hex digits"))
     try:
@@ -97,9 +109,11 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}/statement",
         handler=get_statement,
+        tag="owed",
         scope="usage:read",
         query=StatementQuery,
-        answer=Statement[str],
+        answer=Statement[PlainDecimal],
+        media_types=tuple(MEDIA_TYPES.values()),
         problems=("customer_not_found", "statement_not_found", "not_acceptable"),
     )
 ]

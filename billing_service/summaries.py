@@ -23,10 +23,10 @@ from billing_client.wire import (
 from billing_service.amounts import total
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
-from billing_service.operations import Operation
-from billing_service.pages import read_cursor, write_cursor
+from billing_service.operations import Operation, PlainDecimal
+from billing_service.pages import Cursor, read_cursor, write_cursor
 from billing_service.problems import invalid_input
-from billing_service.requests import BEGINNING, END, check_timezone, instant_parameter
+from billing_service.requests import BEGINNING, END, Timezone, check_timezone, instant_parameter
 from billing_service.rollups import Grouping, summarize
 
 _encode = msgspec.json.Encoder().encode
@@ -46,18 +46,28 @@ class _Asked(Struct, frozen=True):
     members: tuple[str, ...]
 
 
+_MEMBER = "(service|hour|day|month)"
+GroupBy = Annotated[
+    str,
+    Meta(
+        description="What to tell apart: any of service, hour, day and month, with commas between.",
+        extra_json_schema={"pattern": f"^({_MEMBER}(,{_MEMBER})*)?$"},
+    ),
+]
+
+
 class SummaryQuery(Struct, rename={"from_": "from", "group_by": "groupBy"}):
-    """`from_` is in, `to` is out; `group_by` is any of service, hour, day, month, with commas between."""
+    """`from_` is in, `to` is out."""
 
     from_: Timestamp | None = None
     to: Timestamp | None = None
-    group_by: str = ""
-    timezone: str = "UTC"
+    group_by: GroupBy = ""
+    timezone: Timezone = "UTC"
 
 
 class SummariesQuery(SummaryQuery, rename={"from_": "from", "group_by": "groupBy"}):
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
 class _Position(Struct, array_like=True, frozen=True):
@@ -161,17 +171,19 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}/summary",
         handler=summarize_customer,
+        tag="owed",
         scope="usage:read",
         query=SummaryQuery,
-        answer=Summary[str],
+        answer=Summary[PlainDecimal],
         problems=("customer_not_found",),
     ),
     Operation(
         method="GET",
         path="/summary",
         handler=summarize_customers,
+        tag="owed",
         scope="usage:read",
         query=SummariesQuery,
-        answer=SummaryPage[str],
+        answer=SummaryPage[PlainDecimal],
     ),
 ]

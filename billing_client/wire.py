@@ -13,19 +13,17 @@ D = TypeVar("D")
 
 # a look-ahead, since "$" would let a final newline pass in Python though not in ECMA-262, which JSON Schema speaks
 NO_CONTROL_CHARACTERS = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"
-_SHOWN = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 MAX_BATCH_RECORDS = 10_000
 MAX_PAGE = 1_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
-Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS, extra_json_schema=_SHOWN)]
+Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Digest = Annotated[
     str,
     Meta(
         pattern=r"^[0-9a-f]{64}(?![\s\S])",
-        extra_json_schema={"pattern": "^[0-9a-f]{64}$"},
         description="Names the set of records that count in a statement, whatever its time zone or format: lower-case "
         "hex SHA-256 of their request ids, 32 bytes each, joined in ascending byte order.",
     ),

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from billing_client.contract.queries import NoQuery
 from billing_service.operations import Operation
-from billing_service.requests import NoQuery
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SWAGGER_UI = Path(str(files("swagger_ui"))) / "static"

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from billing_client.contract.decoding import decode_usage
+from billing_client.contract.problems import KINDS, invalid_input, problem
 from billing_client.wire import (
     Batch,
     BatchResult,
@@ -34,8 +36,6 @@ from billing_client.wire import (
     VoidedTotal,
     VoidedUsage,
 )
-from billing_service.decoding import decode_usage
-from billing_service.problems import KINDS, invalid_input, problem
 
 _BEGIN, _END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
 _AT = datetime(2026, 11, 2, 10, 30, tzinfo=UTC)

@@ -7,15 +7,18 @@ from typing import Any, get_origin
 import msgspec
 
 from billing_client import __version__
+from billing_client.contract.problems import KINDS
 from billing_client.identity import MAX_DIGITS, MAX_FRACTION_DIGITS
-from billing_client.wire import Id, ProblemDetails
+from billing_client.wire import NO_CONTROL_CHARACTERS, Id, ProblemDetails
 from billing_service.api_examples import ANSWERS, BODIES, IDS, problem_example
 from billing_service.operations import Operation, PlainDecimal, SentDecimal
-from billing_service.problems import KINDS, PROBLEM_TYPE
+from billing_service.problems import PROBLEM_TYPE
 
 _SCHEMAS = "#/components/schemas/"
 _MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # of generic structs, in names and titles
 _PARAMETER = re.compile(r"\{(\w+):id\}")
+# patterns that Python reads alone, and what they are in ECMA-262
+_PATTERNS = {NO_CONTROL_CHARACTERS: r"^[^\u0000-\u001f\u007f-\u009f]*$", r"(?![\s\S])": "$"}
 _DESCRIPTION = """
 Records billable usage once. What makes two reports the same usage is the request id, a SHA-256: of customer and event
 id where there is one, else of customer, service, units and price. Every error is an RFC 9457 problem; its `code` says
@@ -93,7 +96,10 @@ def openapi_document(operations: Iterable[Operation]) -> bytes:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bk_…"}},
         },
     }
-    return _MARKS.sub(b"", msgspec.json.encode(document))
+    text = _MARKS.sub(b"", msgspec.json.encode(document))
+    for pattern, shown in _PATTERNS.items():
+        text = text.replace(msgspec.json.encode(pattern)[1:-1], msgspec.json.encode(shown)[1:-1])
+    return text
 
 
 def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from billing_client.contract.queries import NoQuery
 from billing_service.database import Database
 from billing_service.migrations import MigrationError, check_schema
 from billing_service.operations import Operation
 from billing_service.problems import ProblemError, problem
-from billing_service.requests import NoQuery
 
 
 class Health(Struct):

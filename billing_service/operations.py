@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from billing_service.requests import NoQuery, read_query
+from billing_client.contract.queries import NoQuery
+from billing_service.requests import read_query
 
 Scope = Literal["usage:write", "usage:read", "customers:write", "customers:read", "admin"]
 """What a caller needs to be permitted."""

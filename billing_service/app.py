@@ -9,11 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from billing_service import customers, exports, health, monitoring, statements, summaries, usage
+from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
+from billing_service.openapi import openapi_document
 from billing_service.operations import routes
 from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
 from billing_service.recorder import Recorder
@@ -28,6 +29,7 @@ OPERATIONS = [
     *statements.OPERATIONS,
     *health.OPERATIONS,
     *monitoring.OPERATIONS,
+    *api_docs.OPERATIONS,
 ]
 _ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
@@ -41,6 +43,7 @@ def create_app(settings: Settings) -> Starlette:
         database = Database(settings)
         await database.open()
         app.state.settings = settings
+        app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records, metrics)
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
@@ -53,7 +56,7 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     metrics = Metrics(metrics_folder())
-    all_routes = routes(OPERATIONS)
+    all_routes = [*routes(OPERATIONS), *api_docs.ROUTES]
     app = Starlette(
         routes=all_routes,
         middleware=[Middleware(Observe, all_routes, metrics), Middleware(AnswerCutOffs), Middleware(RawPath)],

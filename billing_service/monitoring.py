@@ -73,4 +73,13 @@ async def metrics(request: Request, _: NoQuery) -> Response:
     return Response(await monitor.expose(), media_type=CONTENT_TYPE_LATEST)
 
 
-OPERATIONS = [Operation(method="GET", path="/metrics", handler=metrics, scope=None)]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        tag="service",
+        scope=None,
+        media_types=(CONTENT_TYPE_LATEST.partition(";")[0],),
+    )
+]

@@ -1,24 +1,25 @@
 """The endpoints of customers."""
 
 from datetime import UTC, datetime
-from typing import Annotated
 from urllib.parse import quote
 
 import asyncpg
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from billing_client.contract.decoding import decode_customer_change, decode_new_customer
+from billing_client.contract.problems import customer_exists, customer_not_found
+from billing_client.contract.queries import CustomersQuery, NoQuery
 from billing_client.identity import new_customer_id
-from billing_client.wire import MAX_PAGE, Customer, CustomerChange, CustomerPage, Id, NewCustomer
+from billing_client.wire import Customer, CustomerChange, CustomerPage, Id, NewCustomer
 from billing_service.database import Connection, Database
-from billing_service.decoding import decode_customer_change, decode_new_customer
 from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
-from billing_service.problems import ProblemError, problem
+from billing_service.problems import ProblemError
 from billing_service.queries import load_queries
-from billing_service.requests import NoQuery, idempotency_key, read_json
+from billing_service.requests import idempotency_key, read_json
 
 _QUERIES = load_queries("customers")
 _encode = msgspec.json.Encoder().encode
@@ -27,11 +28,6 @@ _SCOPE = "customers"
 
 class _Position(Struct, array_like=True, frozen=True):
     id: Id
-
-
-class CustomersQuery(Struct):
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
 
 
 async def create_customer(request: Request, _: NoQuery) -> Response:
@@ -45,7 +41,7 @@ async def create_customer(request: Request, _: NoQuery) -> Response:
         replayed = row is None
         row = row or await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None or (replayed and not _is_retry(row, new, key)):
-        raise ProblemError(problem("customer_exists", f"The customer id {customer_id!r} is taken."))
+        raise ProblemError(customer_exists(customer_id))
     headers = {"Location": f"/customers/{quote(customer_id, safe='')}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -85,7 +81,7 @@ async def update_customer(request: Request, _: NoQuery) -> Response:
     async with database.connection() as connection:
         row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, change.name, datetime.now(UTC))
     if row is None:
-        raise _not_found(customer_id)
+        raise ProblemError(customer_not_found(customer_id))
     return Response(_encode(_customer(row)), media_type="application/json")
 
 
@@ -98,12 +94,8 @@ async def require_customer(connection: Connection, customer_id: str) -> Customer
     """The customer. Raises ProblemError (404) where there is none."""
     row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None:
-        raise _not_found(customer_id)
+        raise ProblemError(customer_not_found(customer_id))
     return _customer(row)
-
-
-def _not_found(customer_id: str) -> ProblemError:
-    return ProblemError(problem("customer_not_found", f"There is no customer {customer_id!r}."))
 
 
 def _customer(row: asyncpg.Record) -> Customer:
@@ -115,9 +107,12 @@ OPERATIONS = [
         method="POST",
         path="/customers",
         handler=create_customer,
+        tag="customers",
         scope="customers:write",
+        idempotency_key=True,
         body=NewCustomer,
         status=201,
+        headers=("Location", "Idempotent-Replayed"),
         answer=Customer,
         problems=("customer_exists",),
     ),
@@ -125,6 +120,7 @@ OPERATIONS = [
         method="GET",
         path="/customers",
         handler=list_customers,
+        tag="customers",
         scope="customers:read",
         query=CustomersQuery,
         answer=CustomerPage,
@@ -133,6 +129,7 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}",
         handler=get_customer,
+        tag="customers",
         scope="customers:read",
         answer=Customer,
         problems=("customer_not_found",),
@@ -141,6 +138,7 @@ OPERATIONS = [
         method="PATCH",
         path="/customers/{customer_id:id}",
         handler=update_customer,
+        tag="customers",
         scope="customers:write",
         body=CustomerChange,
         answer=Customer,

@@ -6,11 +6,11 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from billing_client.contract.queries import NoQuery
 from billing_service.database import Database
 from billing_service.migrations import MigrationError, check_schema
 from billing_service.operations import Operation
 from billing_service.problems import ProblemError, problem
-from billing_service.requests import NoQuery
 
 
 class Health(Struct):
@@ -34,6 +34,14 @@ async def readyz(request: Request, _: NoQuery) -> Response:
 
 
 OPERATIONS = [
-    Operation(method="GET", path="/healthz", handler=healthz, scope=None, answer=Health),
-    Operation(method="GET", path="/readyz", handler=readyz, scope=None, answer=Health),
+    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, answer=Health),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        tag="service",
+        scope=None,
+        answer=Health,
+        problems=("unavailable",),
+    ),
 ]

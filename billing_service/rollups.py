@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import asyncpg
-from msgspec import Struct
 
+from billing_client.contract.periods import Grouping
 from billing_client.wire import UsageRecord
 from billing_service.database import Connection
 from billing_service.queries import load_queries
@@ -14,14 +14,6 @@ _QUERIES = load_queries("rollups")
 # zones whose names PostgreSQL takes for abbreviations, without daylight saving
 _POSTGRESQL_NAMES = {"CET": "Europe/Brussels", "EET": "Europe/Athens", "MET": "Europe/Brussels", "WET": "Europe/Lisbon"}
 QUARTER_MINUTES, DAY_MINUTES = 15, 1440
-
-
-class Grouping(Struct, frozen=True):
-    """What a summary is asked to tell apart: services, and the finest of hour, day and month in a time zone."""
-
-    service: bool
-    period: str | None
-    timezone: str
 
 
 async def take_from_rollups(connection: Connection, record: UsageRecord[str]) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated
 from urllib.parse import quote
 
@@ -11,13 +10,15 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from billing_client.contract.decoding import decode_batch, decode_new_void, decode_usage
+from billing_client.contract.parameters import BEGINNING, END, instant_parameter
+from billing_client.contract.problems import customer_not_found, duplicate_record, event_id_conflict, usage_not_found
+from billing_client.contract.queries import BatchQuery, NoQuery, UsageQuery
 from billing_client.wire import (
     MAX_BATCH_RECORDS,
-    MAX_PAGE,
     Batch,
     BatchResult,
     BatchResults,
-    Name,
     NewUsage,
     NewVoid,
     ProblemDetails,
@@ -29,42 +30,20 @@ from billing_client.wire import (
 from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
-from billing_service.decoding import decode_batch, decode_new_void, decode_usage
 from billing_service.ledger import Report, Verdict
-from billing_service.operations import Operation
+from billing_service.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.pages import read_cursor, write_cursor
-from billing_service.problems import ProblemError, invalid_input, problem
+from billing_service.problems import ProblemError, invalid_input
 from billing_service.recorder import Recorder
-from billing_service.requests import (
-    BEGINNING,
-    END,
-    NoQuery,
-    idempotency_key,
-    instant_parameter,
-    read_json,
-)
+from billing_service.requests import idempotency_key, read_json
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
 
-class BatchQuery(Struct, rename="camel"):
-    dry_run: bool = False
-
-
 class _Position(Struct, array_like=True, frozen=True):
     occurred_at: Timestamp
     request_id: Annotated[bytes, Meta(max_length=32)]
-
-
-class UsageQuery(Struct, rename={"from_": "from"}):
-    """`from_` is in, `to` is out."""
-
-    service: Name | None = None
-    from_: Timestamp | None = None
-    to: Timestamp | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
 
 
 async def record_usage(request: Request, _: NoQuery) -> Response:
@@ -129,33 +108,12 @@ def _refusal(verdict: Verdict, record: UsageRecord[str]) -> ProblemDetails[str] 
     """The problem this verdict amounts to, None where the usage is recorded."""
     match verdict.outcome:
         case "duplicate":
-            return problem(
-                "duplicate_record",
-                _DUPLICATE[record.event_id is None],
-                request_id=record.request_id,
-                existing=verdict.record,
-            )
+            return duplicate_record(verdict.record, record)
         case "conflict":
-            return problem(
-                "event_id_conflict",
-                "An event id names one usage; correct it under a new event id.",
-                request_id=record.request_id,
-                existing=verdict.record,
-                conflicts=verdict.conflicts,
-            )
+            return event_id_conflict(verdict.record, record, verdict.conflicts)
         case "rejected":
-            return problem(
-                "customer_not_found", f"There is no customer {record.customer_id!r}.", request_id=record.request_id
-            )
+            return customer_not_found(record.customer_id, record.request_id)
     return None
-
-
-_DUPLICATE = {
-    True: "Usage with this customer, service, units and price is recorded already, and was not recorded again. "
-    "Without an eventId these four fields alone decide what is the same usage: "
-    "where equal usage can be distinct, give each its own eventId.",
-    False: "Usage with this customer and eventId is recorded already, and was not recorded again.",
-}
 
 
 async def list_usage(request: Request, query: UsageQuery) -> Response:
@@ -190,7 +148,7 @@ async def get_usage(request: Request, _: NoQuery) -> Response:
             record = await ledger.find_record(connection, customer_id, bytes.fromhex(request_id))
         if record is None:
             await require_customer(connection, customer_id)
-            raise _no_usage(request_id)
+            raise ProblemError(usage_not_found(request_id))
     return Response(_encode(record), media_type="application/json")
 
 
@@ -208,12 +166,8 @@ async def void_usage(request: Request, _: NoQuery) -> Response:
             )
         if voided is None:
             await require_customer(connection, customer_id)
-            raise _no_usage(request_id)
+            raise ProblemError(usage_not_found(request_id))
     return Response(_encode(voided), media_type="application/json")
-
-
-def _no_usage(request_id: str) -> ProblemError:
-    return ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
 
 
 OPERATIONS = [
@@ -221,45 +175,53 @@ OPERATIONS = [
         method="POST",
         path="/usage",
         handler=record_usage,
+        tag="usage",
         scope="usage:write",
-        body=NewUsage[Decimal],
+        idempotency_key=True,
+        body=NewUsage[SentDecimal],
         status=201,
-        answer=UsageRecord[str],
+        headers=("Location", "Idempotent-Replayed"),
+        answer=UsageRecord[PlainDecimal],
         problems=("customer_not_found", "duplicate_record", "event_id_conflict"),
     ),
     Operation(
         method="POST",
         path="/usage/batch",
         handler=record_batch,
+        tag="usage",
         scope="usage:write",
+        idempotency_key=True,
         query=BatchQuery,
         body=Batch,
-        answer=BatchResults[str],
+        answer=BatchResults[PlainDecimal],
     ),
     Operation(
         method="GET",
         path="/customers/{customer_id:id}/usage",
         handler=list_usage,
+        tag="usage",
         scope="usage:read",
         query=UsageQuery,
-        answer=UsagePage[str],
+        answer=UsagePage[PlainDecimal],
         problems=("customer_not_found",),
     ),
     Operation(
         method="GET",
         path="/customers/{customer_id:id}/usage/{request_id:id}",
         handler=get_usage,
+        tag="usage",
         scope="usage:read",
-        answer=UsageRecord[str],
+        answer=UsageRecord[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),
     ),
     Operation(
         method="POST",
         path="/customers/{customer_id:id}/usage/{request_id:id}/void",
         handler=void_usage,
+        tag="usage",
         scope="usage:write",
         body=NewVoid,
-        answer=VoidedUsage[str],
+        answer=VoidedUsage[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),
     ),
 ]

@@ -14,8 +14,8 @@ import aiohttp
 import asyncpg
 import pytest
 
+from billing_client.contract.decoding import decode_usage
 from billing_service.database import Database, DatabaseUnavailableError
-from billing_service.decoding import decode_usage
 from billing_service.ledger import KnownCustomers, Report, Verdict
 from billing_service.recorder import GROUP_RECORDS, Recorder
 from billing_service.settings import Settings

@@ -14,7 +14,7 @@ from billing_client._errors import (
     SpoolForkedError,
     SpoolInUseError,
 )
-from billing_client.queries import read_queries
+from billing_client.named_queries import read_queries
 
 SQL = read_queries(Path(__file__).with_name("spool.sql"))
 VERSION = 1

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from billing_client import _spool_file
-from billing_client.queries import read_queries
+from billing_client.named_queries import read_queries
 
 
 def test_every_query_of_the_spool_has_a_name_a_purpose_and_one_statement() -> None:

@@ -158,8 +158,7 @@ async def test_a_call_repeated_under_its_own_key_is_one_call(
 ) -> None:
     hook = Hook()
     async with client.recorder(spool=tmp_path / "usage.db", on_event=hook) as recorder:
-        for _ in range(2):
-            await recorder.record(usage(1), idempotency_key="message-1")
+        await asyncio.gather(*(recorder.record(usage(1), idempotency_key="message-1") for _ in range(2)))
     assert [event.record.outcome for event in hook.of(DeliveredEvent)] == ["recorded", "replayed"]
     assert {event.idempotency_key for event in hook.of(DeliveredEvent)} == {"message-1"}
     assert len(await stored(client, customer_id)) == 1

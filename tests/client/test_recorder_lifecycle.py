@@ -56,6 +56,16 @@ async def test_closing_delivers_what_it_can_until_its_deadline(tmp_path: Path) -
     assert status_of(spool).attempted == 10
 
 
+async def test_closing_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    async with away() as client:
+        async with client.recorder(spool=tmp_path / "usage.db", close_timeout=0) as recorder:
+            calls = [asyncio.create_task(recorder.record(usage(number))) for number in range(3_000)]
+            await asyncio.sleep(0)
+            assert not any(call.done() for call in calls)
+        await asyncio.gather(*calls)
+    assert status_of(tmp_path / "usage.db").pending == recorder.counts.pending == 3_000
+
+
 async def test_what_is_left_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await kept(tmp_path / "usage.db", usage(1))
     assert f"{tmp_path / 'usage.db'} holds 1 pending records, 0 dead letters" in caplog.text

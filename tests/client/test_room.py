@@ -118,6 +118,18 @@ async def test_closing_sends_away_who_waits_for_room(tmp_path: Path) -> None:
     assert status_of(tmp_path / "usage.db").pending == 1
 
 
+async def test_closing_refuses_who_was_given_room_at_that_moment(tmp_path: Path) -> None:
+    async with away() as client:
+        async with client.recorder(spool=tmp_path / "usage.db", max_records=1, close_timeout=0) as recorder:
+            await recorder.record(usage(1))
+            waiting = asyncio.create_task(recorder.record(usage(2)))
+            await asyncio.sleep(0)
+            recorder._room.release(1, 0)
+        with pytest.raises(RuntimeError, match="closed"):
+            await waiting
+    assert status_of(tmp_path / "usage.db").pending == 1
+
+
 async def test_a_call_cancelled_before_it_is_written_leaves_nothing(tmp_path: Path) -> None:
     async with (
         away() as client,

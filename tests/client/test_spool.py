@@ -195,6 +195,26 @@ def test_a_spool_that_is_not_there_is_only_made_by_a_recorder(tmp_path: Path) ->
     assert status_of(tmp_path / "a name with ?#% and spaces.db").pending == 1
 
 
+async def test_a_lock_that_cannot_be_taken_is_told(tmp_path: Path) -> None:
+    (tmp_path / "usage.db.lock").write_text("held by hand\n" * 100)
+    with pytest.raises(SpoolError, match="not a database"):
+        await opened(tmp_path / "usage.db")
+
+
+async def test_delivery_goes_on_once_the_spool_can_be_written_again(
+    client: BillingSystemClient, customer_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await kept(tmp_path / "usage.db", usage(1), usage(2))
+    async with client.recorder(spool=tmp_path / "usage.db") as recorder:
+        connection = recorder._thread.outbox._file._connection
+        await recorder._thread.call(connection.execute, "PRAGMA query_only = ON")
+        await recorder.flush(0.5)
+        await recorder._thread.call(connection.execute, "PRAGMA query_only = OFF")
+        await settle(recorder)
+    assert "nothing is delivered for now" in caplog.text
+    assert recorder.counts.delivered == 2
+
+
 def test_a_forked_child_is_told_to_make_its_own_and_harms_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "usage.db")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

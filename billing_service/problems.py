@@ -28,6 +28,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
+PROBLEM_TYPE = "application/problem+json"
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -56,7 +57,11 @@ def _unavailable(why: str) -> Response:
 
 
 class AnswerCutOffs:
-    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may."""
+    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may.
+
+    From the moment it was told to stop each answer closes its connection (RFC 9112, section 9.6), so that its caller
+    goes elsewhere and loses nothing when the service hangs up.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -67,6 +72,8 @@ class AnswerCutOffs:
         async def note(message: Message) -> None:
             nonlocal answered
             answered = True
+            if message["type"] == "http.response.start" and scope["app"].state.stop.announced:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
@@ -84,4 +91,4 @@ def _allowed_methods(request: Request) -> str:
 
 
 def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(details), details.status, headers, media_type="application/problem+json")
+    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)

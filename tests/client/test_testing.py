@@ -25,8 +25,8 @@ from billing_client.testing import FakeBillingServer, Fault
 from tests.calls import json_request, request_head
 from tests.client.answers import USAGE, usage
 
-NOTHING_DONE = {Fault.DROP_BEFORE, Fault.RESET_BEFORE, Fault.RATE_LIMITED, Fault.UNAVAILABLE}
-DONE = {Fault.DROP_AFTER_COMMIT, Fault.RESET_AFTER_COMMIT, Fault.TRUNCATE}
+NOTHING_DONE = [Fault.DROP_BEFORE, Fault.RESET_BEFORE, Fault.RATE_LIMITED, Fault.UNAVAILABLE]
+DONE = [Fault.DROP_AFTER_COMMIT, Fault.RESET_AFTER_COMMIT, Fault.TRUNCATE]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_usage_is_recorded_and_can_be_looked_at(server: FakeBillingServer,
     assert server.records[0].voided_at == voided.voided_at
 
 
-@pytest.mark.parametrize("fault", sorted(NOTHING_DONE | DONE, key=lambda fault: fault.name), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", NOTHING_DONE + DONE, ids=lambda fault: fault.name)
 async def test_a_call_that_met_a_fault_is_recorded_once(
     server: FakeBillingServer, client: BillingSystemClient, fault: Fault
 ) -> None:
@@ -69,7 +69,7 @@ async def test_a_call_that_met_a_fault_is_recorded_once(
     assert len({call.body for call in server.calls}) == 1
 
 
-@pytest.mark.parametrize("fault", sorted(DONE, key=lambda fault: fault.name), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", DONE, ids=lambda fault: fault.name)
 async def test_a_batch_that_was_done_and_not_answered_is_replayed(
     server: FakeBillingServer, client: BillingSystemClient, fault: Fault
 ) -> None:
@@ -96,7 +96,9 @@ async def test_a_fault_that_outlasts_the_client_leaves_the_call_unknown(server: 
 @pytest.mark.parametrize(
     ("fault", "error"), [(Fault.RATE_LIMITED, RateLimitedError), (Fault.UNAVAILABLE, UnavailableError)]
 )
-async def test_refusals_that_outlast_the_client(server: FakeBillingServer, fault: Fault, error: type[Exception]) -> None:
+async def test_refusals_that_outlast_the_client(
+    server: FakeBillingServer, fault: Fault, error: type[Exception]
+) -> None:
     server.misbehave(fault, times=None)
     async with server.client(max_attempts=2) as client:
         with pytest.raises(error):
@@ -125,7 +127,7 @@ async def test_a_delayed_call_is_done_at_once_and_answered_late(
     server.misbehave(Fault.DELAY, seconds=0.5)
     before = time.monotonic()
     task = asyncio.create_task(client.record_usage(**USAGE))
-    while not server.records:
+    while not server.records:  # noqa: ASYNC110 - another thread records, and sets no event of this loop
         await asyncio.sleep(0.001)
     assert server.calls[0].status is None
     assert (await task).outcome == "recorded"
@@ -173,10 +175,10 @@ def test_a_truncated_answer_announces_more_than_comes(server: FakeBillingServer)
 
 def answered(server: FakeBillingServer, *requests: tuple[str, str]) -> list[int | None]:
     """Send requests one by one; the statuses of their answers, None where none came."""
-    seen = len(server.calls)
+    seen, close = len(server.calls), "Connection: close"
     for method, path in requests:
-        body = b'{"name":"Acme"}' if method == "POST" else b""
-        ask(server, (json_request(path, body, "Connection: close") if body else request_head(method, path, "Connection: close")))
+        is_post = method == "POST"
+        ask(server, json_request(path, b'{"name":"Acme"}', close) if is_post else request_head(method, path, close))
     return [call.status for call in server.calls[seen:]]
 
 
@@ -243,7 +245,7 @@ async def test_customers_of_calls_can_be_looked_at(server: FakeBillingServer, cl
     created = await client.create_customer(name="Other")
     assert server.customer(created.id) == created
     with pytest.raises(CustomerNotFoundError):
-        await client.record_usage(**USAGE | {"customer_id": "nobody"})
+        await client.record_usage(**{**USAGE, "customer_id": "nobody"})
 
 
 async def test_api_keys_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:

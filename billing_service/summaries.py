@@ -1,10 +1,9 @@
 """The endpoints of summaries: what is owed, by service, hour, day or month."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timezone
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any
 
-import asyncpg
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
@@ -25,13 +24,13 @@ from billing_service.amounts import total
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.pages import read_cursor, write_cursor
+from billing_service.periods import Period
 from billing_service.problems import invalid_input
 from billing_service.requests import BEGINNING, END, check_timezone, instant_parameter, read_query
-from billing_service.rollups import Grouping, summarize
+from billing_service.rollups import Group, Grouping, TooManyGroupsError, summarize
 
 _encode = msgspec.json.Encoder().encode
 MAX_GROUPS = 50_000
-Period = Literal["month", "day", "hour"]
 _PERIODS: tuple[Period, ...] = ("hour", "day", "month")  # the finest first: its groups lie within the others'
 
 
@@ -68,12 +67,11 @@ async def summarize_customer(request: Request) -> Response:
     """`GET /customers/{id}/summary`"""
     customer_id: str = request.path_params["customer_id"]
     asked = _asked(read_query(request, SummaryQuery))
-    rows = await _rows(request, [customer_id], asked)
-    if not rows:
+    groups = (await _groups(request, [customer_id], asked))[customer_id]
+    if not groups:
         database: Database = request.app.state.database
         async with database.connection() as connection:
             await require_customer(connection, customer_id)
-    groups = [_group(row, asked) for row in rows]
     summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=_total(groups))
     return Response(_encode(summary), media_type="application/json")
 
@@ -88,10 +86,9 @@ async def summarize_customers(request: Request) -> Response:
     async with database.connection() as connection:
         customers = [row["customer_id"] for row in await list_customer_rows(connection, after, query.limit + 1)]
     page = customers[: query.limit]
-    groups: dict[str, list[SummaryGroup[str]]] = {customer_id: [] for customer_id in page}
-    for row in await _rows(request, page, asked):
-        groups[row["customer_id"]].append(_group(row, asked))
-    data = [CustomerSummary(customer_id=id_, groups=_shown(g, asked), total=_total(g)) for id_, g in groups.items()]
+    data = []
+    for customer_id, groups in (await _groups(request, page, asked)).items():
+        data.append(CustomerSummary(customer_id=customer_id, groups=_shown(groups, asked), total=_total(groups)))
     cursor = write_cursor(scope, _Position(page[-1])) if len(customers) > query.limit else None
     body = SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor)
     return Response(_encode(body), media_type="application/json")
@@ -109,30 +106,32 @@ def _asked(query: SummaryQuery) -> _Asked:
     return _Asked(start, end, query.from_ and start, query.to and end, grouping, members)
 
 
-async def _rows(request: Request, customer_ids: Sequence[str], asked: _Asked) -> list[asyncpg.Record]:
+async def _groups(request: Request, customer_ids: Sequence[str], asked: _Asked) -> dict[str, list[SummaryGroup[str]]]:
+    """The groups of each of these customers."""
     database: Database = request.app.state.database
-    async with database.connection() as connection:
-        try:
-            rows = await summarize(connection, customer_ids, asked.start, asked.end, asked.grouping, MAX_GROUPS + 1)
-        except asyncpg.InvalidParameterValueError as error:  # PostgreSQL has a time zone database of its own
-            raise invalid_input("query/timezone", "must be a name in the IANA time zone database") from error
-    if len(rows) > MAX_GROUPS:
+    groups: dict[str, list[SummaryGroup[str]]] = {}
+    left = MAX_GROUPS
+    try:
+        async with database.connection() as connection:
+            for id_ in customer_ids:
+                found = await summarize(connection, id_, asked.start, asked.end, asked.grouping, left)
+                groups[id_] = [_group(group, asked) for group in found]
+                left -= len(found)
+    except TooManyGroupsError as error:
         raise invalid_input(
             "query/groupBy", f"makes more than {MAX_GROUPS} groups; ask for less time or fewer customers"
-        )
-    return rows
+        ) from error
+    return groups
 
 
-def _group(row: asyncpg.Record, asked: _Asked) -> SummaryGroup[str]:
-    labels: dict[str, Any] = {}
-    local: datetime | None = row["local_period"]
-    if local is not None:
-        offset = local.replace(tzinfo=UTC) - row["period"]
-        whole = {"hour": local.replace(tzinfo=timezone(offset)).isoformat(), "day": local.date().isoformat()}
-        whole["month"] = whole["day"][:7]
-        labels = {member: label for member, label in whole.items() if member in asked.members}
+def _group(group: Group, asked: _Asked) -> SummaryGroup[str]:
+    labels = {} if group.period is None else {"hour": group.period, "day": group.period[:10], "month": group.period[:7]}
     return SummaryGroup(
-        service=row["service"], **labels, records=row["records"], units=row["units"], amount=row["amount"]
+        service=group.service,
+        **{member: label for member, label in labels.items() if member in asked.members},
+        records=group.records,
+        units=group.units,
+        amount=group.amount,
     )
 
 

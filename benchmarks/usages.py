@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
+from billing_client.contract.decoding import decode_usage
 from billing_client.wire import UsageRecord
-from billing_service.decoding import decode_usage
 
 SERVICES = ("compute", "storage", "database", "network", "messages")
 

@@ -1,9 +1,11 @@
 """The client: a method for each thing the service does."""
 
+import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
 from uuid import uuid4
@@ -17,6 +19,8 @@ from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
 from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
 from billing_client._errors import DuplicateRecordError
+from billing_client._events import RecorderEvent
+from billing_client._recorder import UsageRecorder, make_recorder
 from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._transport import Call, Transport
 from billing_client._version import __version__
@@ -156,6 +160,36 @@ class BillingSystemClient:
         """
         return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run)
 
+    def recorder(
+        self,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        on_event: Callable[[RecorderEvent], None] | None = None,
+        on_full: Literal["wait", "raise"] = "wait",
+        max_records: int = 1_000_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        batch_size: int = 1_000,
+        close_timeout: float = 10.0,
+    ) -> UsageRecorder:
+        """A recorder, for an `async with` block: its `record()` returns when the usage is safe in the file `spool`, and
+        it delivers in the background, while the service is away too, in batches of `batch_size` (1 to 10,000).
+
+        Without `spool` the usage waits in memory, as safe as the process. At `max_records`, or `max_bytes` of their
+        JSON, dead letters included, `record()` waits, or with `on_full="raise"` raises SpoolFullError. `on_event` is
+        called for each attempt and each record that is delivered, a duplicate or dead. At its end the block delivers
+        for at most `close_timeout` seconds. Raises ConfigurationError, and when the block begins SpoolError.
+        """
+        return make_recorder(
+            self._transport,
+            spool=None if spool is None else Path(spool),
+            on_event=on_event,
+            on_full=on_full,
+            max_records=max_records,
+            max_bytes=max_bytes,
+            batch_size=batch_size,
+            close_timeout=close_timeout,
+        )
+
     async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
         """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
@@ -240,11 +274,25 @@ class BillingSystemClient:
 
         Raises CustomerNotFoundError; TransportError where the stream breaks off, so an end is always the end.
         """
-        query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
-        call = Call("GET", "/usage/export", query=query | _span_query(service, start, end))
+        call = _export_call(customer_id, service, start, end, "ndjson")
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
                 yield decode_line(_RECORD, line, call.facts("unknown"))
+
+    async def export_lines(
+        self,
+        *,
+        format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002 - the name that the service has for it
+        customer_id: str | None = None,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """What `export_usage` reads, as the lines that the service sends. Raises what it raises."""
+        call = _export_call(customer_id, service, start, end, format)
+        async with aclosing(self._transport.stream(call)) as lines:
+            async for line in lines:
+                yield line
 
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
@@ -286,6 +334,14 @@ def _span_query(service: str | None, start: datetime | None, end: datetime | Non
     query = {"service": query_text("service", service)} if service is not None else {}
     query |= {"from": instant(start)} if start is not None else {}
     return query | ({"to": instant(end)} if end is not None else {})
+
+
+def _export_call(
+    customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
+) -> Call:
+    query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
+    query |= _span_query(service, start, end) | {"format": format_}
+    return Call("GET", "/usage/export", query=query)
 
 
 def _summary_query(

@@ -1,24 +1,25 @@
 """The endpoints of customers."""
 
 from datetime import UTC, datetime
-from typing import Annotated
 from urllib.parse import quote
 
 import asyncpg
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from billing_client.contract.decoding import decode_customer_change, decode_new_customer
+from billing_client.contract.problems import customer_exists, customer_not_found
+from billing_client.contract.queries import CustomersQuery, NoQuery
 from billing_client.identity import new_customer_id
-from billing_client.wire import MAX_PAGE, Customer, CustomerPage, Id, NewCustomer
+from billing_client.wire import Customer, CustomerChange, CustomerPage, Id, NewCustomer
 from billing_service.database import Connection, Database
-from billing_service.decoding import decode_customer_change, decode_new_customer
+from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
-from billing_service.problems import ProblemError, problem
+from billing_service.problems import ProblemError
 from billing_service.queries import load_queries
-from billing_service.requests import NoQuery, idempotency_key, read_json, read_query
+from billing_service.requests import idempotency_key, read_json
 
 _QUERIES = load_queries("customers")
 _encode = msgspec.json.Encoder().encode
@@ -29,14 +30,8 @@ class _Position(Struct, array_like=True, frozen=True):
     id: Id
 
 
-class CustomersQuery(Struct):
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
-
-
-async def create_customer(request: Request) -> Response:
-    """`POST /customers`"""
-    read_query(request, NoQuery)
+async def create_customer(request: Request, _: NoQuery) -> Response:
+    """Add a customer, under a new id where none is given."""
     key = idempotency_key(request)
     new = decode_new_customer(await read_json(request))
     customer_id = new.id or new_customer_id()
@@ -46,7 +41,7 @@ async def create_customer(request: Request) -> Response:
         replayed = row is None
         row = row or await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None or (replayed and not _is_retry(row, new, key)):
-        raise ProblemError(problem("customer_exists", f"The customer id {customer_id!r} is taken."))
+        raise ProblemError(customer_exists(customer_id))
     headers = {"Location": f"/customers/{quote(customer_id, safe='')}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -59,9 +54,8 @@ def _is_retry(row: asyncpg.Record, new: NewCustomer, key: str | None) -> bool:
     return key is not None and row["idempotency_key"] == key and (renamed or row["name"] == new.name)
 
 
-async def list_customers(request: Request) -> Response:
-    """`GET /customers`"""
-    query = read_query(request, CustomersQuery)
+async def list_customers(request: Request, query: CustomersQuery) -> Response:
+    """List the customers by id."""
     after = read_cursor(_SCOPE, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
@@ -71,25 +65,23 @@ async def list_customers(request: Request) -> Response:
     return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
 
 
-async def get_customer(request: Request) -> Response:
-    """`GET /customers/{id}`"""
-    read_query(request, NoQuery)
+async def get_customer(request: Request, _: NoQuery) -> Response:
+    """Read one customer."""
     database: Database = request.app.state.database
     async with database.connection() as connection:
         customer = await require_customer(connection, request.path_params["customer_id"])
     return Response(_encode(customer), media_type="application/json")
 
 
-async def update_customer(request: Request) -> Response:
-    """`PATCH /customers/{id}`"""
-    read_query(request, NoQuery)
+async def update_customer(request: Request, _: NoQuery) -> Response:
+    """Rename a customer."""
     customer_id: str = request.path_params["customer_id"]
     change = decode_customer_change(await read_json(request))
     database: Database = request.app.state.database
     async with database.connection() as connection:
         row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, change.name, datetime.now(UTC))
     if row is None:
-        raise _not_found(customer_id)
+        raise ProblemError(customer_not_found(customer_id))
     return Response(_encode(_customer(row)), media_type="application/json")
 
 
@@ -102,21 +94,54 @@ async def require_customer(connection: Connection, customer_id: str) -> Customer
     """The customer. Raises ProblemError (404) where there is none."""
     row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None:
-        raise _not_found(customer_id)
+        raise ProblemError(customer_not_found(customer_id))
     return _customer(row)
-
-
-def _not_found(customer_id: str) -> ProblemError:
-    return ProblemError(problem("customer_not_found", f"There is no customer {customer_id!r}."))
 
 
 def _customer(row: asyncpg.Record) -> Customer:
     return Customer(id=row["customer_id"], name=row["name"], created_at=row["created_at"], updated_at=row["updated_at"])
 
 
-ROUTES = [
-    Route("/customers", create_customer, methods=["POST"]),
-    Route("/customers", list_customers, methods=["GET"]),
-    Route("/customers/{customer_id:id}", get_customer, methods=["GET"]),
-    Route("/customers/{customer_id:id}", update_customer, methods=["PATCH"]),
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/customers",
+        handler=create_customer,
+        tag="customers",
+        scope="customers:write",
+        idempotency_key=True,
+        body=NewCustomer,
+        status=201,
+        headers=("Location", "Idempotent-Replayed"),
+        answer=Customer,
+        problems=("customer_exists",),
+    ),
+    Operation(
+        method="GET",
+        path="/customers",
+        handler=list_customers,
+        tag="customers",
+        scope="customers:read",
+        query=CustomersQuery,
+        answer=CustomerPage,
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}",
+        handler=get_customer,
+        tag="customers",
+        scope="customers:read",
+        answer=Customer,
+        problems=("customer_not_found",),
+    ),
+    Operation(
+        method="PATCH",
+        path="/customers/{customer_id:id}",
+        handler=update_customer,
+        tag="customers",
+        scope="customers:write",
+        body=CustomerChange,
+        answer=Customer,
+        problems=("customer_not_found",),
+    ),
 ]

@@ -14,31 +14,21 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
-from billing_client.wire import Id, Name, Timestamp, UsageRecord
+from billing_client.contract.parameters import BEGINNING, END, instant_parameter
+from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
+from billing_client.wire import UsageRecord
 from billing_service.csv_cells import disarm
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.ledger import list_records
 from billing_service.negotiation import accepts_encoding, choose_format
-from billing_service.requests import BEGINNING, END, instant_parameter, read_query
+from billing_service.operations import Operation
 
-MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 PAGE_RECORDS = 1_000
 PAGE_CUSTOMERS = 1_000
 _encode_lines = msgspec.json.Encoder().encode_lines
 _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
-
-
-class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):
-    """`from_` is in, `to` is out."""
-
-    customer_id: Id | None = None
-    service: Name | None = None
-    from_: Timestamp | None = None
-    to: Timestamp | None = None
-    format: str | None = None
 
 
 class _Selection(Struct, frozen=True):
@@ -48,10 +38,9 @@ class _Selection(Struct, frozen=True):
     end: datetime
 
 
-async def export_usage(request: Request) -> Response:
-    """`GET /usage/export`"""
-    query = read_query(request, ExportQuery)
-    format_ = choose_format(request, query.format, MEDIA_TYPES)
+async def export_usage(request: Request, query: ExportQuery) -> Response:
+    """Stream all records, or one customer's, by (customer, time)."""
+    format_ = choose_format(request, query.format, EXPORT_TYPES)
     selection = _Selection(
         query.customer_id,
         query.service,
@@ -68,7 +57,7 @@ async def export_usage(request: Request) -> Response:
     if accepts_encoding(request, "gzip"):
         headers["Content-Encoding"] = "gzip"
         body = _gzip(body)
-    return StreamingResponse(body, headers=headers, media_type=MEDIA_TYPES[format_])
+    return StreamingResponse(body, headers=headers, media_type=EXPORT_TYPES[format_])
 
 
 async def _pages(database: Database, selection: _Selection) -> AsyncIterator[list[UsageRecord[str]]]:
@@ -132,4 +121,17 @@ async def _gzip(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield compressor.flush()
 
 
-ROUTES = [Route("/usage/export", export_usage, methods=["GET"])]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/usage/export",
+        handler=export_usage,
+        tag="usage",
+        scope="usage:read",
+        query=ExportQuery,
+        answer=str,
+        headers=("Content-Disposition",),
+        media_types=tuple(EXPORT_TYPES.values()),
+        problems=("customer_not_found", "not_acceptable"),
+    )
+]

@@ -1,21 +1,31 @@
 """Whether the process lives, and whether it can do its work."""
 
+from typing import Literal
+
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from billing_client.contract.queries import NoQuery
 from billing_service.database import Database
 from billing_service.migrations import MigrationError, check_schema
-from billing_service.problems import ProblemError, problem
+from billing_service.operations import Operation
+from billing_service.problems import RETRY_AFTER_SECONDS, ProblemError, problem
 
 
-async def healthz(_: Request) -> Response:
-    """`GET /healthz`: the process answers."""
+class Health(Struct):
+    status: Literal["ok", "ready"]
+
+
+async def healthz(_: Request, __: NoQuery) -> Response:
+    """Say that the process answers."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-async def readyz(request: Request) -> Response:
-    """`GET /readyz`: the database answers, and its schema is this program's."""
+async def readyz(request: Request, _: NoQuery) -> Response:
+    """Say whether the database answers, its schema is this program's, and no stop was asked for."""
+    if request.app.state.stop.announced:
+        raise ProblemError(problem("unavailable", "The service is stopping."), {"Retry-After": RETRY_AFTER_SECONDS})
     database: Database = request.app.state.database
     try:
         async with database.connection() as connection:
@@ -25,4 +35,15 @@ async def readyz(request: Request) -> Response:
     return Response(b'{"status":"ready"}', media_type="application/json")
 
 
-ROUTES = [Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]
+OPERATIONS = [
+    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, answer=Health),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        tag="service",
+        scope=None,
+        answer=Health,
+        problems=("unavailable",),
+    ),
+]

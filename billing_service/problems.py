@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -13,85 +12,24 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from billing_client.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
+from billing_client.contract.problems import ProblemError, invalid, invalid_input, problem
+from billing_client.wire import ProblemDetails
 from billing_service.database import DatabaseUnavailableError
 
+__all__ = [
+    "AnswerCutOffs",
+    "ProblemError",
+    "answer_error",
+    "invalid",
+    "invalid_input",
+    "problem",
+    "problem_response",
+]
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
-
-
-class Kind(NamedTuple):
-    status: int
-    title: str
-
-
-KINDS = {
-    "validation_error": Kind(400, "The input is not valid"),
-    "unauthenticated": Kind(401, "No valid API key was given"),
-    "forbidden": Kind(403, "The API key does not permit this"),
-    "not_found": Kind(404, "There is nothing at this address"),
-    "customer_not_found": Kind(404, "There is no such customer"),
-    "usage_not_found": Kind(404, "There is no such usage record"),
-    "statement_not_found": Kind(404, "There is no such statement"),
-    "method_not_allowed": Kind(405, "This address does not take that method"),
-    "not_acceptable": Kind(406, "There is no form of this that the caller accepts"),
-    "duplicate_record": Kind(409, "This usage is recorded already"),
-    "customer_exists": Kind(409, "This customer id is taken"),
-    "payload_too_large": Kind(413, "The body is too large"),
-    "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),
-    "event_id_conflict": Kind(422, "This event id is recorded with other data"),
-    "header_too_large": Kind(431, "The head of the request is too large"),
-    "rate_limited": Kind(429, "Too many requests"),
-    "internal_error": Kind(500, "The service failed"),
-    "unavailable": Kind(503, "The service is not available"),
-}
+PROBLEM_TYPE = "application/problem+json"
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
-
-
-class ProblemError(Exception):
-    """A problem to answer with; `headers` go with the answer."""
-
-    def __init__(self, details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(details.detail)
-        self.details = details
-        self.headers = headers
-
-
-def problem(
-    code: str,
-    detail: str,
-    *,
-    request_id: str | None = None,
-    errors: list[FieldError] | None = None,
-    existing: UsageRecord[str] | None = None,
-    conflicts: list[FieldConflict] | None = None,
-) -> ProblemDetails[str]:
-    """The problem of this code, with a detail for this occurrence."""
-    kind = KINDS[code]
-    return ProblemDetails(
-        type=f"urn:billing:problem:{code}",
-        title=kind.title,
-        status=kind.status,
-        detail=detail,
-        code=code,
-        request_id=request_id,
-        errors=errors,
-        existing=existing,
-        conflicts=conflicts,
-    )
-
-
-def invalid(errors: list[FieldError]) -> ProblemDetails[str]:
-    """The problem of input with these faults."""
-    return problem(
-        "validation_error", "; ".join(f"{e.pointer or 'body'}: {e.message}" for e in errors[:3]), errors=errors
-    )
-
-
-def invalid_input(pointer: str, message: str) -> ProblemError:
-    """The error of input with one fault."""
-    return ProblemError(invalid([FieldError(pointer=pointer, message=message)]))
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -119,7 +57,11 @@ def _unavailable(why: str) -> Response:
 
 
 class AnswerCutOffs:
-    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may."""
+    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may.
+
+    From the moment it was told to stop each answer closes its connection (RFC 9112, section 9.6), so that its caller
+    goes elsewhere and loses nothing when the service hangs up.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -130,6 +72,8 @@ class AnswerCutOffs:
         async def note(message: Message) -> None:
             nonlocal answered
             answered = True
+            if message["type"] == "http.response.start" and scope["app"].state.stop.announced:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
@@ -147,4 +91,4 @@ def _allowed_methods(request: Request) -> str:
 
 
 def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(details), details.status, headers, media_type="application/problem+json")
+    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)

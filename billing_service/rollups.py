@@ -10,10 +10,11 @@ import asyncpg
 from asyncpg.transaction import Transaction
 from msgspec import Struct
 
+from billing_client.contract.amounts import total
+from billing_client.contract.periods import Grouping, Period
 from billing_client.wire import UsageRecord
-from billing_service.amounts import total
 from billing_service.database import Connection
-from billing_service.periods import DAY, GRAINS, HOUR, Cut, Period, cells, cut, floor, stretches
+from billing_service.grains import DAY, GRAINS, HOUR, Cut, cells, cut, floor, stretches
 from billing_service.queries import load_queries
 
 _QUERIES = load_queries("rollups")
@@ -23,18 +24,10 @@ EARLIEST, LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UT
 MAX_CELLS = 2_000  # in more time than these make up it pays to ask first where any usage is
 
 
-class Grouping(Struct, frozen=True):
-    """What a summary is asked to tell apart: services, and the finest of hour, day and month in a time zone."""
-
-    service: bool
-    period: Period | None
-    timezone: str
-
-
 class Group(Struct, frozen=True):
-    """The usage in a group: `period` is its label."""
+    """The usage in a group: `period` is when it begins, in its local time."""
 
-    period: str | None
+    period: datetime | None
     service: str | None
     records: int
     units: str
@@ -79,9 +72,9 @@ def _one_snapshot(connection: Connection) -> Transaction:
 
 
 class Plan(NamedTuple):
-    """What makes up the periods: their labels by number, and the columns of stretches of rollups and of records."""
+    """What makes up the periods: when they begin, by number, and the columns of stretches of rollups and of records."""
 
-    labels: Sequence[str | None]
+    periods: Sequence[datetime | None]
     rollups: Sequence[Sequence[object]]
     records: Sequence[Sequence[object]]
 
@@ -95,11 +88,11 @@ def usual_plan(start: datetime, end: datetime, period: Period | None, zone: str)
     return _plan(*cut(cells(start, end, size), size, start, end, period, zone), _grains(size))
 
 
-def _plan(cuts: Sequence[Cut], labels: Sequence[str | None], grains: Sequence[timedelta]) -> Plan:
+def _plan(cuts: Sequence[Cut], periods: Sequence[datetime | None], grains: Sequence[timedelta]) -> Plan:
     made_up = stretches(cuts, grains)
     rollups = [(grain // MINUTE, *rest) for grain, *rest in made_up if grain]
     records = [rest for grain, *rest in made_up if not grain]
-    return Plan(labels, [*map(list, zip(*rollups, strict=True))], [*map(list, zip(*records, strict=True))])
+    return Plan(periods, [*map(list, zip(*rollups, strict=True))], [*map(list, zip(*records, strict=True))])
 
 
 def _grains(size: timedelta) -> list[timedelta]:
@@ -125,17 +118,17 @@ async def _read(connection: Connection, customer_id: str, plan: Plan, by_service
         if columns:
             for row in await connection.fetch(_QUERIES[query], customer_id, by_service, 2 * limit + 1, *columns):
                 parts.setdefault((row["period"], row["service"]), []).append(row)
-    groups = [_group(plan.labels, key, rows) for key, rows in sorted(parts.items(), key=itemgetter(0))]
+    groups = [_group(plan.periods, key, rows) for key, rows in sorted(parts.items(), key=itemgetter(0))]
     groups = [group for group in groups if group.records]
     if len(groups) > limit:
         raise TooManyGroupsError
     return groups
 
 
-def _group(labels: Sequence[str | None], key: tuple[int, str | None], parts: Sequence[asyncpg.Record]) -> Group:
+def _group(periods: Sequence[datetime | None], key: tuple[int, str | None], parts: Sequence[asyncpg.Record]) -> Group:
     period, service = key
     return Group(
-        labels[period],
+        periods[period],
         service,
         sum(part["records"] for part in parts),
         total(part["units"] for part in parts),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from billing_service.currencies import MINOR_UNITS
 
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
 _SECRET = {"DATABASE_URL"}
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class SettingsError(Exception):
@@ -43,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     ] = "USD"
     pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
+    drain_delay: Annotated[float, Meta(ge=0, le=600, description="seconds from 0 to 600")] = 0
     shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (
         8 * 1024 * 1024
@@ -103,3 +106,14 @@ def export_settings(settings: Settings) -> None:
     for name, value in msgspec.to_builtins(settings).items():
         if value is not None:
             os.environ[name] = str(value)
+
+
+def share_metrics(folder: str) -> None:
+    """Let the worker processes count in files of this folder (prometheus_client asks the environment)."""
+    os.environ[_METRICS_FOLDER] = folder
+
+
+def metrics_folder() -> Path | None:
+    """The folder of `share_metrics`, None where this process serves alone."""
+    folder = os.environ.get(_METRICS_FOLDER)
+    return Path(folder) if folder else None

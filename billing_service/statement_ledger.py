@@ -1,62 +1,36 @@
 """What a statement says, read in one snapshot; what was issued is kept, so that a later one can say what changed."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import asyncpg
 import msgspec
-from msgspec import Struct
 
+from billing_client.contract.parameters import BEGINNING
+from billing_client.contract.periods import Month
+from billing_client.contract.totals import line_changes, statement_total, total_change
 from billing_client.wire import (
-    LineChange,
     Rounding,
     Statement,
     StatementChanges,
     StatementLine,
-    StatementTotal,
     StatementVoids,
-    SummaryTotal,
-    TotalChange,
     UsageRecord,
     VoidedTotal,
 )
-from billing_service.amounts import difference, round_half_up, total
 from billing_service.currencies import MINOR_UNITS
 from billing_service.customers import require_customer
 from billing_service.database import Connection
 from billing_service.ledger import record_of, voided_of
 from billing_service.problems import ProblemError, problem
 from billing_service.queries import load_queries
-from billing_service.requests import BEGINNING
 
 _QUERIES = load_queries("statements")
 _encode_lines = msgspec.json.Encoder().encode
 _decode_lines = msgspec.json.Decoder(list[StatementLine[str]]).decode
-_NOTHING = SummaryTotal(records=0, units="0", amount="0")
 MAX_LISTED = 10_000
 UNSETTLED = timedelta(minutes=10)  # more than lies between a record's time and its commit, or between two clocks
-
-
-class Month(Struct, frozen=True):
-    """A customer's month in a time zone: `start` is in, `end` is out."""
-
-    customer_id: str
-    first: date
-    timezone: str
-    start: datetime
-    end: datetime
-
-    @property
-    def key(self) -> tuple[str, date, str]:
-        """What names its statements."""
-        return self.customer_id, self.first, self.timezone
-
-    @property
-    def range(self) -> tuple[str, datetime, datetime]:
-        """Where its records are."""
-        return self.customer_id, self.start, self.end
 
 
 class _Content(NamedTuple):
@@ -103,7 +77,7 @@ async def issue_statement(connection: Connection, month: Month, currency: str, s
         issued_at=known.issued_at if known else await _note(connection, month, content.digest, issue),
         digest=content.digest.hex(),
         lines=content.lines,
-        total=_total(content.lines, minor_unit),
+        total=statement_total(content.lines, minor_unit),
         late=content.late,
         voided=content.voids,
         changes=changes,
@@ -127,13 +101,6 @@ def _line(row: asyncpg.Record, part: str = "") -> StatementLine[str]:
         records=row[f"{part}records"],
         units=row[f"{part}units"],
         amount=row[f"{part}amount"],
-    )
-
-
-def _total(lines: list[StatementLine[str]], minor_unit: int) -> StatementTotal[str]:
-    amount = total(line.amount for line in lines)
-    return StatementTotal(
-        records=sum(line.records for line in lines), amount=amount, rounded=round_half_up(amount, minor_unit)
     )
 
 
@@ -206,35 +173,9 @@ async def _changes(
     return StatementChanges(
         since=since.hex(),
         issued_at=issue.issued_at,
-        lines=_line_changes(issue.lines, lines),
-        total=_total_change(_total(issue.lines, minor_unit), _total(lines, minor_unit), minor_unit),
+        lines=line_changes(issue.lines, lines),
+        total=total_change(statement_total(issue.lines, minor_unit), statement_total(lines, minor_unit), minor_unit),
         recorded=recorded,
         voided=voids.data,
         more=more or voids.more,
     )
-
-
-def _line_changes(before: list[StatementLine[str]], after: list[StatementLine[str]]) -> list[LineChange[str]]:
-    old, new = _by_price(before), _by_price(after)
-    return [
-        LineChange(service=service, price_per_unit=price, before=old.get(key, _NOTHING), after=new.get(key, _NOTHING))
-        for key in sorted(old.keys() | new.keys(), key=lambda key: (key[0], Decimal(key[1])))
-        for service, price in [key]
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _by_price(lines: list[StatementLine[str]]) -> dict[tuple[str, str], SummaryTotal[str]]:
-    return {
-        (line.service, line.price_per_unit): SummaryTotal(records=line.records, units=line.units, amount=line.amount)
-        for line in lines
-    }
-
-
-def _total_change(before: StatementTotal[str], after: StatementTotal[str], minor_unit: int) -> TotalChange[str]:
-    owed = StatementTotal(
-        records=after.records - before.records,
-        amount=difference(after.amount, before.amount),
-        rounded=round_half_up(difference(after.rounded, before.rounded), minor_unit),
-    )
-    return TotalChange(before=before, after=after, difference=owed)

@@ -8,77 +8,34 @@ ascending byte order, so either side can prove what it contained. From the clien
 """
 
 import asyncio
-import re
-from datetime import UTC, date, datetime
-from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from billing_client.wire import FieldError
+from billing_client.contract.periods import read_statement_query
+from billing_client.contract.queries import STATEMENT_TYPES, StatementQuery
+from billing_client.wire import Statement
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
-from billing_service.problems import ProblemError, invalid
-from billing_service.requests import check_timezone, read_query
+from billing_service.operations import Operation, PlainDecimal
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
-from billing_service.statement_ledger import Month, issue_statement
+from billing_service.statement_ledger import issue_statement
 
 _encode = msgspec.json.Encoder().encode
-MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
-_MONTH = re.compile(r"(?!0000|0001|9999)([0-9]{4})-(0[1-9]|1[0-2])")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-class StatementQuery(Struct):
-    month: str = ""
-    timezone: str = "UTC"
-    since: str | None = None
-    format: str | None = None
-
-
-async def get_statement(request: Request) -> Response:
-    """`GET /customers/{id}/statement`"""
-    query = read_query(request, StatementQuery)
-    _check(query)
-    format_ = choose_format(request, query.format, MEDIA_TYPES)
-    month = _month(request.path_params["customer_id"], query)
+async def get_statement(request: Request, query: StatementQuery) -> Response:
+    """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
+    month = read_statement_query(request.path_params["customer_id"], query)
+    format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
     database: Database = request.app.state.database
     async with database.connection() as connection:
         statement = await issue_statement(connection, month, request.app.state.settings.currency, since)
     body = await asyncio.to_thread(_FORMATS[format_], statement)
-    return Response(body, headers=_headers(format_, query.month), media_type=MEDIA_TYPES[format_])
-
-
-def _check(query: StatementQuery) -> None:
-    """Raise ProblemError with all the faults of a query."""
-    errors = []
-    if not _MONTH.fullmatch(query.month):
-        message = "must be a month such as 2026-11, from 0002-01 to 9998-12"
-        errors.append(FieldError(pointer="query/month", message=message if query.month else f"is required; {message}"))
-    if query.since is not None and not _DIGEST.fullmatch(query.since):
-        errors.append(FieldError(pointer="query/since", message="must be a digest: 64 lower-case hex digits"))
-    try:
-        check_timezone(query.timezone)
-    except ProblemError as error:
-        errors += error.details.errors or []
-    if errors:
-        raise ProblemError(invalid(errors))
-
-
-def _month(customer_id: str, query: StatementQuery) -> Month:
-    zone, first = ZoneInfo(query.timezone), date.fromisoformat(f"{query.month}-01")
-    following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return Month(customer_id, first, query.timezone, _midnight(first, zone), _midnight(following, zone))
-
-
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """When a day begins. An hour that comes twice counts from the first time, one that is left out not at all."""
-    return datetime(day.year, day.month, day.day, tzinfo=zone, fold=0).astimezone(UTC)
+    return Response(body, headers=_headers(format_, query.month), media_type=STATEMENT_TYPES[format_])
 
 
 _FORMATS = {"json": _encode, "csv": render_csv, "html": render_html}
@@ -93,4 +50,16 @@ def _headers(format_: str, month: str) -> dict[str, str]:
     return headers
 
 
-ROUTES = [Route("/customers/{customer_id:id}/statement", get_statement, methods=["GET"])]
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/statement",
+        handler=get_statement,
+        tag="owed",
+        scope="usage:read",
+        query=StatementQuery,
+        answer=Statement[PlainDecimal],
+        media_types=tuple(STATEMENT_TYPES.values()),
+        problems=("customer_not_found", "statement_not_found", "not_acceptable"),
+    )
+]

@@ -9,43 +9,37 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from billing_client.contract.decoding import decode_batch, decode_new_void, decode_usage
+from billing_client.contract.parameters import BEGINNING, END, instant_parameter
+from billing_client.contract.problems import customer_not_found, duplicate_record, event_id_conflict, usage_not_found
+from billing_client.contract.queries import BatchQuery, NoQuery, UsageQuery
 from billing_client.wire import (
     MAX_BATCH_RECORDS,
-    MAX_PAGE,
+    Batch,
     BatchResult,
     BatchResults,
-    Name,
+    NewUsage,
+    NewVoid,
     ProblemDetails,
     Timestamp,
     UsagePage,
     UsageRecord,
+    VoidedUsage,
 )
 from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
-from billing_service.decoding import decode_batch, decode_new_void, decode_usage
 from billing_service.ledger import Report, Verdict
+from billing_service.metrics import Metrics
+from billing_service.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.pages import read_cursor, write_cursor
-from billing_service.problems import ProblemError, invalid_input, problem
+from billing_service.problems import ProblemError, invalid_input
 from billing_service.recorder import Recorder
-from billing_service.requests import (
-    BEGINNING,
-    END,
-    NoQuery,
-    idempotency_key,
-    instant_parameter,
-    read_json,
-    read_query,
-)
+from billing_service.requests import idempotency_key, read_json
 
 _encode = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
-
-
-class BatchQuery(Struct, rename="camel"):
-    dry_run: bool = False
 
 
 class _Position(Struct, array_like=True, frozen=True):
@@ -53,21 +47,14 @@ class _Position(Struct, array_like=True, frozen=True):
     request_id: Annotated[bytes, Meta(max_length=32)]
 
 
-class UsageQuery(Struct, rename={"from_": "from"}):
-    """`from_` is in, `to` is out."""
-
-    service: Name | None = None
-    from_: Timestamp | None = None
-    to: Timestamp | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: str | None = None
-
-
-async def record_usage(request: Request) -> Response:
-    """`POST /usage`"""
-    read_query(request, NoQuery)
-    key = idempotency_key(request)
-    record = decode_usage(await read_json(request), datetime.now(UTC))
+async def record_usage(request: Request, _: NoQuery) -> Response:
+    """Record one use. The answer comes after the commit."""
+    try:
+        key = idempotency_key(request)
+        record = decode_usage(await read_json(request), datetime.now(UTC))
+    except ProblemError:
+        _metrics(request).rejected("single")
+        raise
     recorder: Recorder = request.app.state.recorder
     verdict = await recorder.record(Report(record, key))
     if refusal := _refusal(verdict, record):
@@ -78,9 +65,8 @@ async def record_usage(request: Request) -> Response:
     return Response(_encode(verdict.record), 201, headers, media_type="application/json")
 
 
-async def record_batch(request: Request) -> Response:
-    """`POST /usage/batch`"""
-    query = read_query(request, BatchQuery)
+async def record_batch(request: Request, query: BatchQuery) -> Response:
+    """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
     key = idempotency_key(request)
     batch = decode_batch(await read_json(request))
     if len(batch.records) > MAX_BATCH_RECORDS:
@@ -88,6 +74,8 @@ async def record_batch(request: Request) -> Response:
     entries = _read_entries(batch.records, datetime.now(UTC))
     reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
     recorder: Recorder = request.app.state.recorder
+    if not query.dry_run:
+        _metrics(request).rejected("batch", len(entries) - len(reports))
     verdicts = iter(await (recorder.judge_batch if query.dry_run else recorder.record_batch)(reports))
     results = [
         _result(next(verdicts), entry)
@@ -96,6 +84,11 @@ async def record_batch(request: Request) -> Response:
         for entry in entries
     ]
     return Response(_encode(BatchResults(results=results)), media_type="application/json")
+
+
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
 
 
 def _read_entries(records: list[msgspec.Raw], received_at: datetime) -> list[UsageRecord[str] | ProblemDetails[str]]:
@@ -127,39 +120,17 @@ def _refusal(verdict: Verdict, record: UsageRecord[str]) -> ProblemDetails[str] 
     """The problem this verdict amounts to, None where the usage is recorded."""
     match verdict.outcome:
         case "duplicate":
-            return problem(
-                "duplicate_record",
-                _DUPLICATE[record.event_id is None],
-                request_id=record.request_id,
-                existing=verdict.record,
-            )
+            return duplicate_record(verdict.record, record)
         case "conflict":
-            return problem(
-                "event_id_conflict",
-                "An event id names one usage; correct it under a new event id.",
-                request_id=record.request_id,
-                existing=verdict.record,
-                conflicts=verdict.conflicts,
-            )
+            return event_id_conflict(verdict.record, record, verdict.conflicts)
         case "rejected":
-            return problem(
-                "customer_not_found", f"There is no customer {record.customer_id!r}.", request_id=record.request_id
-            )
+            return customer_not_found(record.customer_id, record.request_id)
     return None
 
 
-_DUPLICATE = {
-    True: "Usage with this customer, service, units and price is recorded already, and was not recorded again. "
-    "Without an eventId these four fields alone decide what is the same usage: "
-    "where equal usage can be distinct, give each its own eventId.",
-    False: "Usage with this customer and eventId is recorded already, and was not recorded again.",
-}
-
-
-async def list_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage`"""
+async def list_usage(request: Request, query: UsageQuery) -> Response:
+    """List a customer's records by the time they occurred."""
     customer_id: str = request.path_params["customer_id"]
-    query = read_query(request, UsageQuery)
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
@@ -178,9 +149,8 @@ async def list_usage(request: Request) -> Response:
     return Response(_encode(page), media_type="application/json")
 
 
-async def get_usage(request: Request) -> Response:
-    """`GET /customers/{id}/usage/{requestId}`"""
-    read_query(request, NoQuery)
+async def get_usage(request: Request, _: NoQuery) -> Response:
+    """Read one record."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     database: Database = request.app.state.database
@@ -190,13 +160,12 @@ async def get_usage(request: Request) -> Response:
             record = await ledger.find_record(connection, customer_id, bytes.fromhex(request_id))
         if record is None:
             await require_customer(connection, customer_id)
-            raise _no_usage(request_id)
+            raise ProblemError(usage_not_found(request_id))
     return Response(_encode(record), media_type="application/json")
 
 
-async def void_usage(request: Request) -> Response:
-    """`POST /customers/{id}/usage/{requestId}/void`"""
-    read_query(request, NoQuery)
+async def void_usage(request: Request, _: NoQuery) -> Response:
+    """Take a record out of what is owed; the record stays. A second void answers as the first."""
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     void = decode_new_void(await read_json(request))
@@ -209,18 +178,62 @@ async def void_usage(request: Request) -> Response:
             )
         if voided is None:
             await require_customer(connection, customer_id)
-            raise _no_usage(request_id)
+            raise ProblemError(usage_not_found(request_id))
     return Response(_encode(voided), media_type="application/json")
 
 
-def _no_usage(request_id: str) -> ProblemError:
-    return ProblemError(problem("usage_not_found", f"This customer has no usage {request_id!r}."))
-
-
-ROUTES = [
-    Route("/usage", record_usage, methods=["POST"]),
-    Route("/usage/batch", record_batch, methods=["POST"]),
-    Route("/customers/{customer_id:id}/usage", list_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}", get_usage, methods=["GET"]),
-    Route("/customers/{customer_id:id}/usage/{request_id:id}/void", void_usage, methods=["POST"]),
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/usage",
+        handler=record_usage,
+        tag="usage",
+        scope="usage:write",
+        idempotency_key=True,
+        body=NewUsage[SentDecimal],
+        status=201,
+        headers=("Location", "Idempotent-Replayed"),
+        answer=UsageRecord[PlainDecimal],
+        problems=("customer_not_found", "duplicate_record", "event_id_conflict"),
+    ),
+    Operation(
+        method="POST",
+        path="/usage/batch",
+        handler=record_batch,
+        tag="usage",
+        scope="usage:write",
+        idempotency_key=True,
+        query=BatchQuery,
+        body=Batch,
+        answer=BatchResults[PlainDecimal],
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage",
+        handler=list_usage,
+        tag="usage",
+        scope="usage:read",
+        query=UsageQuery,
+        answer=UsagePage[PlainDecimal],
+        problems=("customer_not_found",),
+    ),
+    Operation(
+        method="GET",
+        path="/customers/{customer_id:id}/usage/{request_id:id}",
+        handler=get_usage,
+        tag="usage",
+        scope="usage:read",
+        answer=UsageRecord[PlainDecimal],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
+    Operation(
+        method="POST",
+        path="/customers/{customer_id:id}/usage/{request_id:id}/void",
+        handler=void_usage,
+        tag="usage",
+        scope="usage:write",
+        body=NewVoid,
+        answer=VoidedUsage[PlainDecimal],
+        problems=("customer_not_found", "usage_not_found"),
+    ),
 ]

@@ -5,8 +5,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 
+from billing_client.contract.amounts import multiply
 from billing_client.identity import plain_decimal
-from billing_service.amounts import multiply
 from tests.test_identity import plain_decimals
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from billing_client.contract.parameters import BEGINNING, END
 from billing_service.queries import load_queries
-from billing_service.requests import BEGINNING, END
 from billing_service.rollups import usual_plan
 from tests.databases import Server, database
 

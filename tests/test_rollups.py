@@ -7,10 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from billing_client.contract.parameters import BEGINNING, END
+from billing_client.contract.periods import Grouping, Period
 from billing_service.database import Database
-from billing_service.periods import Period
-from billing_service.requests import BEGINNING, END
-from billing_service.rollups import Grouping, TooManyGroupsError, summarize
+from billing_service.rollups import TooManyGroupsError, summarize
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, usage
 from tests.ledgers import made_up_usage, record_all
@@ -18,13 +18,13 @@ from tests.ledgers import made_up_usage, record_all
 YEAR = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 
 
-async def labels(settings: Settings, start: datetime, end: datetime, period: Period, limit: int) -> list[str | None]:
+async def labels(settings: Settings, start: datetime, end: datetime, period: Period, limit: int) -> list[str]:
     database = Database(settings)
     await database.open()
     try:
         async with database.connection() as connection:
             groups = await summarize(connection, "acme", start, end, Grouping(False, period, "Asia/Kolkata"), limit)
-        return [group.period for group in groups]
+        return [group.period.isoformat()[:10] for group in groups if group.period]
     finally:
         await database.close()
 

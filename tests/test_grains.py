@@ -1,4 +1,4 @@
-"""Periods of a time zone, and what makes them up."""
+"""The periods of a time zone, and what makes them up."""
 
 import random
 from collections import Counter
@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
-from billing_service.periods import DAY, GRAINS, HOUR, RECORDS, Cut, Period, cells, cut, floor, stretches
+from billing_client.contract.periods import Period, period_labels
+from billing_service.grains import DAY, GRAINS, HOUR, RECORDS, Cut, cells, cut, floor, stretches
 from tests.ledgers import label
 
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
@@ -29,9 +30,13 @@ def in_utc(found: str, period: Period) -> str:
 def labels_between(start: datetime, end: datetime, period: Period, zone: str) -> Iterator[tuple[Cut, str | None]]:
     """The cuts, each with the label of what begins there."""
     size = HOUR if period == "hour" else DAY
-    cuts, labels = cut(cells(start, end, size), size, start, end, period, zone)
+    cuts, periods = cut(cells(start, end, size), size, start, end, period, zone)
     for one in cuts:
-        yield one, None if one.after is None else in_utc(labels[one.after], period)
+        yield one, None if one.after is None else in_utc(named(periods[one.after], period), period)
+
+
+def named(begun: datetime, period: Period) -> str:
+    return period_labels(begun.astimezone(UTC), begun.replace(tzinfo=None), [period])[period]
 
 
 def check_labels(start: datetime, end: datetime, step: timedelta, zone: str) -> None:
@@ -73,8 +78,8 @@ def test_oddities(zone: str, day: datetime) -> None:
 
 def test_a_label_that_comes_twice_is_one_period() -> None:
     day = datetime(2006, 10, 29, tzinfo=UTC)
-    cuts, labels = cut([day], DAY, day, day + DAY, "day", "America/St_Johns")
-    assert labels == ["2006-10-28", "2006-10-29"]
+    cuts, periods = cut([day], DAY, day, day + DAY, "day", "America/St_Johns")
+    assert [named(begun, "day") for begun in periods] == ["2006-10-28", "2006-10-29"]
     assert [one.after for one in cuts] == [0, 1, 0, 1, None]
 
 
@@ -82,7 +87,7 @@ def test_time_before_and_after_is_no_ones() -> None:
     start, end = datetime(2026, 1, 1, 0, 7, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     assert cut(cells(start, end, DAY), DAY, start, end, "day", "UTC") == (
         [Cut(start, None, 0), Cut(datetime(2026, 1, 2, tzinfo=UTC), 0, 1), Cut(end, 1, None)],
-        ["2026-01-01", "2026-01-02"],
+        [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)],
     )
     assert cut([], DAY, start, end, "day", "UTC") == ([], [])
     assert cut(cells(start, start, DAY), DAY, start, start, "day", "UTC") == ([], [])

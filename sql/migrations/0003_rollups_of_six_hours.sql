@@ -1,6 +1,6 @@
--- Sums of six hours in the place of sums of a day: no zone's midnight is far from the end of one. The column gets another
--- name, so that a program of the version before fails where it would answer sums without days. Nothing is recorded or
--- summed up while this runs, about a minute for each 20 million records.
+-- Sums of six hours in the place of sums of a day: no zone's midnight is far from the end of one.
+-- breaking: a program of the version before reads sums of days. The column's other name sees to it that one which still
+-- runs fails where it would answer without them. Nothing is recorded or summed up while this runs.
 
 ALTER TABLE usage_rollups RENAME COLUMN grain_minutes TO bucket_minutes;
 

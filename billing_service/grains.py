@@ -1,4 +1,4 @@
-"""Periods of a time zone, and the sums and records that make them up.
+"""The periods of a time zone, and the sums and records that make them up.
 
 Usage is summed up in whole grains of UTC, and periods begin where a zone has them begin. The usage of a period is that
 before its end less that before its beginning, and numbers are exact: so a period takes the sums between the whole
@@ -7,10 +7,10 @@ grains next to its ends, and the little in between changes sides, in sums of a s
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-Period = Literal["month", "day", "hour"]
+from billing_client.contract.periods import Period
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -50,53 +50,50 @@ def cells(start: datetime, end: datetime, size: timedelta) -> list[datetime]:
 
 def cut(
     cells: Iterable[datetime], size: timedelta, start: datetime, end: datetime, period: Period, zone: str
-) -> tuple[list[Cut], list[str]]:
-    """Where the periods in these cells of UTC begin and end, within `start` and `end`, and their labels by number.
+) -> tuple[list[Cut], list[datetime]]:
+    """Where the periods in these cells of UTC begin and end, within `start` and `end`, and their beginnings by number.
 
     Between two cells that are not neighbours there must be no usage.
     """
-    beginnings: dict[datetime, str] = {}
+    changes: dict[datetime, datetime] = {}
     for cell in cells:
-        for at, label in _beginnings(cell, cell + size, period, ZoneInfo(zone)):
+        for at, begun in _beginnings(cell, cell + size, period, ZoneInfo(zone)):
             if max(at, start) < end:
-                beginnings[max(at, start)] = label
+                changes[max(at, start)] = begun
     numbers: dict[str, int] = {}
-    cuts, before = [], None
-    for at, label in beginnings.items():
-        after = numbers.setdefault(label, len(numbers))
+    cuts: list[Cut] = []
+    periods: list[datetime] = []
+    before = None
+    for at, begun in changes.items():
+        # the same hour of another offset is another hour, the same day is the same
+        name = begun.isoformat() if period == "hour" else begun.date().isoformat()
+        after = numbers.setdefault(name, len(periods))
+        if after == len(periods):
+            periods.append(begun)
         if after != before:
             cuts.append(Cut(at, before, after))
             before = after
     if before is not None:
         cuts.append(Cut(end, before, None))
-    return cuts, list(numbers)
+    return cuts, periods
 
 
-def _beginnings(start: datetime, end: datetime, period: Period, zone: ZoneInfo) -> Iterator[tuple[datetime, str]]:
-    """The periods from `start` to `end`, each with its beginning. In a day a zone changes its offset once at most."""
+def _beginnings(start: datetime, end: datetime, period: Period, zone: ZoneInfo) -> Iterator[tuple[datetime, datetime]]:
+    """When each period from `start` to `end` takes over there, and when it began, in local time.
+
+    In a day a zone changes its offset from UTC once at most.
+    """
     changes = _change(start, end, zone)
     step = HOUR if period == "hour" else DAY
     for since, until in zip((start, *changes), (*changes, end), strict=True):
         offset = _offset(since, zone)
         at = since
         while at < until:
-            local = (at + offset).replace(tzinfo=timezone(offset))
-            begun = local.replace(minute=0, second=0, microsecond=0)
+            begun = (at + offset).replace(tzinfo=timezone(offset), minute=0, second=0, microsecond=0)
             if period != "hour":
                 begun = begun.replace(hour=0)
-            yield at, label(begun, period)
-            at = (begun.replace(tzinfo=UTC) + step) - offset
-
-
-def label(local: datetime, period: Period) -> str:
-    """What the period that begins at a local time is called."""
-    match period:
-        case "hour":
-            return local.isoformat()
-        case "day":
-            return local.date().isoformat()
-        case "month":
-            return local.date().isoformat()[:7]
+            yield at, begun.replace(day=1) if period == "month" else begun
+            at = (begun + step).astimezone(UTC)
 
 
 def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar, get_origin, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
+from billing_client.contract.amounts import multiply
+from billing_client.contract.problems import ProblemError, invalid, invalid_input
 from billing_client.identity import event_request_id, plain_decimal, usage_request_id
 from billing_client.wire import Batch, CustomerChange, FieldError, NewCustomer, NewUsage, NewVoid, UsageRecord, readable
-from billing_service.amounts import multiply
-from billing_service.problems import ProblemError, invalid, invalid_input
 
 T = TypeVar("T", bound=Struct)
 Check = Callable[[Raw], object]

@@ -1,0 +1,112 @@
+"""Every problem that a caller can be answered with, in one shape (RFC 9457)."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from billing_client.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
+
+
+class Kind(NamedTuple):
+    status: int
+    title: str
+
+
+KINDS = {
+    "validation_error": Kind(400, "The input is not valid"),
+    "unauthenticated": Kind(401, "No valid API key was given"),
+    "forbidden": Kind(403, "The API key does not permit this"),
+    "not_found": Kind(404, "There is nothing at this address"),
+    "customer_not_found": Kind(404, "There is no such customer"),
+    "usage_not_found": Kind(404, "There is no such usage record"),
+    "statement_not_found": Kind(404, "There is no such statement"),
+    "method_not_allowed": Kind(405, "This address does not take that method"),
+    "not_acceptable": Kind(406, "There is no form of this that the caller accepts"),
+    "duplicate_record": Kind(409, "This usage is recorded already"),
+    "customer_exists": Kind(409, "This customer id is taken"),
+    "payload_too_large": Kind(413, "The body is too large"),
+    "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),
+    "event_id_conflict": Kind(422, "This event id is recorded with other data"),
+    "header_too_large": Kind(431, "The head of the request is too large"),
+    "rate_limited": Kind(429, "Too many requests"),
+    "internal_error": Kind(500, "The service failed"),
+    "unavailable": Kind(503, "The service is not available"),
+}
+
+
+class ProblemError(Exception):
+    """A problem to answer with; `headers` go with the answer."""
+
+    def __init__(self, details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(details.detail)
+        self.details = details
+        self.headers = headers
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    request_id: str | None = None,
+    errors: list[FieldError] | None = None,
+    existing: UsageRecord[str] | None = None,
+    conflicts: list[FieldConflict] | None = None,
+) -> ProblemDetails[str]:
+    """The problem of this code, with a detail for this occurrence."""
+    kind = KINDS[code]
+    return ProblemDetails(
+        type=f"urn:billing:problem:{code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=errors,
+        existing=existing,
+        conflicts=conflicts,
+    )
+
+
+def invalid(errors: list[FieldError]) -> ProblemDetails[str]:
+    """The problem of input with these faults."""
+    return problem(
+        "validation_error", "; ".join(f"{e.pointer or 'body'}: {e.message}" for e in errors[:3]), errors=errors
+    )
+
+
+def invalid_input(pointer: str, message: str) -> ProblemError:
+    """The error of input with one fault."""
+    return ProblemError(invalid([FieldError(pointer=pointer, message=message)]))
+
+
+def customer_not_found(customer_id: str, request_id: str | None = None) -> ProblemDetails[str]:
+    return problem("customer_not_found", f"There is no customer {customer_id!r}.", request_id=request_id)
+
+
+def customer_exists(customer_id: str) -> ProblemDetails[str]:
+    return problem("customer_exists", f"The customer id {customer_id!r} is taken.")
+
+
+def usage_not_found(request_id: str) -> ProblemDetails[str]:
+    return problem("usage_not_found", f"This customer has no usage {request_id!r}.")
+
+
+def duplicate_record(existing: UsageRecord[str] | None, record: UsageRecord[str]) -> ProblemDetails[str]:
+    """The problem of usage that is recorded already, by what is stored and what was reported."""
+    detail = _DUPLICATE[record.event_id is None]
+    return problem("duplicate_record", detail, request_id=record.request_id, existing=existing)
+
+
+def event_id_conflict(
+    existing: UsageRecord[str] | None, record: UsageRecord[str], conflicts: list[FieldConflict] | None
+) -> ProblemDetails[str]:
+    """The problem of an event id that is recorded with other data, by what is stored and what was reported."""
+    detail = "An event id names one usage; correct it under a new event id."
+    return problem("event_id_conflict", detail, request_id=record.request_id, existing=existing, conflicts=conflicts)
+
+
+_DUPLICATE = {
+    True: "Usage with this customer, service, units and price is recorded already, and was not recorded again. "
+    "Without an eventId these four fields alone decide what is the same usage: "
+    "where equal usage can be distinct, give each its own eventId.",
+    False: "Usage with this customer and eventId is recorded already, and was not recorded again.",
+}

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from billing_service import customers, exports, health, statements, summaries, usage
+from billing_service.callers import Callers
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.operations import routes
 from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
@@ -39,10 +40,12 @@ def create_app(settings: Settings) -> Starlette:
         app.state.settings = settings
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records)
+        app.state.callers = Callers(database, key_required=settings.key_required)
         try:
             yield
         finally:
             await app.state.recorder.drain()
+            await app.state.callers.drain()
             await database.close()
 
     app = Starlette(

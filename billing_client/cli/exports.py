@@ -1,0 +1,123 @@
+"""`billing export`: every record, as NDJSON or CSV."""
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Literal
+
+import click
+from msgspec import Struct
+
+from billing_client.cli.failures import Command
+from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
+from billing_client.cli.output import print_json
+
+Format = Literal["ndjson", "csv"]
+
+
+class _Selection(Struct, frozen=True):
+    customer_id: str | None
+    service: str | None
+    start: datetime | None
+    end: datetime | None
+
+
+class _Exported(Struct, frozen=True):
+    records: int
+    bytes: int
+    file: str
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  billing export | head
+  billing export --customer acme --from 2026-11-01 -o november.csv
+  billing export --base-url http://old:3000 | billing import - --create-customers""",
+)
+@click.option("--customer", "customer_id", metavar="ID", help="One customer.  [default: all]")
+@click.option("--service", metavar="NAME", help="One service.  [default: all]")
+@span_options
+@click.option(
+    "--format", "format_", type=click.Choice(["ndjson", "csv"]), help="[default: as the FILE is named, else ndjson]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write; the file appears once it is whole.  [default: standard output]",
+)
+@connection_options(timeout=10)
+@json_option
+def export(
+    connection: Connection,
+    customer_id: str | None,
+    service: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    format_: Format | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write all records, voided ones too, as the service keeps them.
+
+    `billing import` reads what this writes. --json says what was written to FILE as JSON.
+    """
+    selection = _Selection(customer_id, service, in_zone(start), in_zone(end))
+    chosen = format_ or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
+    if output is None:
+        asyncio.run(_export(connection, selection, chosen, sys.stdout.buffer))
+        return
+    with whole_file(output) as file:
+        lines, size = asyncio.run(_export(connection, selection, chosen, file))
+    exported = _Exported(lines - (chosen == "csv"), size, str(output))
+    if as_json:
+        print_json(exported)
+    else:
+        click.echo(f"{exported.records} records in {exported.file}")
+
+
+async def _export(connection: Connection, selection: _Selection, format_: Format, file: IO[bytes]) -> tuple[int, int]:
+    """Write the export; its lines and bytes. No cell holds a line break, so each line is a record or the heading."""
+    count = size = 0
+    async with connection.client() as client:
+        exported = client.export_lines(
+            format=format_,
+            customer_id=selection.customer_id,
+            service=selection.service,
+            start=selection.start,
+            end=selection.end,
+        )
+        async with aclosing(exported) as lines:
+            async for line in lines:
+                file.write(line)
+                count += 1
+                size += len(line)
+    file.flush()
+    return count, size
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears, or takes the place of the one of this name, only once it is written and safe on disk."""
+    path = path.resolve()
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe takes what it is given
+        with path.open("wb") as device:
+            yield device
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

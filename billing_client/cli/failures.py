@@ -1,0 +1,156 @@
+"""How the command ends: its exit codes, and one line for each failure."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import click
+import msgspec
+
+from billing_client import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    CustomerExistsError,
+    CustomerNotFoundError,
+    DuplicateRecordError,
+    EventIdConflictError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    ValidationError,
+)
+from billing_client.cli.output import plain
+
+
+class ExitCode(IntEnum):
+    """What a script may rely on; `MEANINGS` says it in words."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    DUPLICATE = 3
+    DENIED = 4
+    UNREACHABLE = 5
+    UNKNOWN = 6
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.REFUSED: "the input, or a part of it, was refused; it says why",
+    ExitCode.USAGE: "wrong options or settings, or a file that cannot be read or written",
+    ExitCode.DUPLICATE: "the same usage was recorded before, by another call",
+    ExitCode.DENIED: "the API key is missing, not valid, or does not permit this",
+    ExitCode.UNREACHABLE: "no usable answer from the service; nothing was recorded",
+    ExitCode.UNKNOWN: "the answer was lost, it may be recorded; run the same again, it is counted once",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C",
+    ExitCode.PIPE_CLOSED: "whoever read the output went away",
+}
+_REFUSALS = (
+    ValidationError,
+    CustomerNotFoundError,
+    CustomerExistsError,
+    EventIdConflictError,
+    PayloadTooLargeError,
+)
+
+
+class CommandError(Exception):
+    """A failure in one line, and facts for scripts."""
+
+    def __init__(self, code: ExitCode, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.facts = facts or {}
+
+    def show(self, as_json: bool) -> None:
+        """Print it to standard error, as an object where JSON was asked for."""
+        line = f"billing: {self}"
+        if as_json:
+            error = {"detail": str(self), "exitCode": int(self.code), **self.facts}
+            line = msgspec.json.encode({"error": plain(error)}).decode()
+        click.echo(line, err=True)
+
+
+class Command(click.Command):
+    """A command whose every failure ends in one line and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            with failures_told(ctx.params.get("base_url")):
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+        except CommandError as error:
+            error.show(ctx.params.get("as_json", False))
+            raise click.exceptions.Exit(error.code) from error
+
+
+@contextmanager
+def failures_told(base_url: str | None) -> Iterator[None]:
+    """Turn what may go wrong into a CommandError."""
+    try:
+        yield
+    except BillingError as error:
+        raise failure_of(error, base_url) from error
+    except KeyboardInterrupt as error:
+        raise CommandError(ExitCode.INTERRUPTED, "stopped") from error
+    except BrokenPipeError as error:
+        _give_up_output()
+        raise click.exceptions.Exit(ExitCode.PIPE_CLOSED) from error
+    except OSError as error:
+        _give_up_output()
+        raise CommandError(ExitCode.USAGE, str(error)) from error
+
+
+def _give_up_output() -> None:
+    """Where what is still buffered has nowhere to go, the interpreter would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def failure_of(error: BillingError, base_url: str | None = None) -> CommandError:
+    """What an error of the client means to whoever ran the command."""
+    code = _code_of(error)
+    facts: dict[str, Any] = {
+        "code": error.code,
+        "outcome": error.outcome,
+        "requestId": error.request_id,
+        "idempotencyKey": error.idempotency_key,
+    }
+    message = error.detail.rstrip(".")
+    match error:
+        case DuplicateRecordError():
+            message = f"duplicate: it was recorded before, at {error.existing.recorded_at.isoformat()}. {error.detail}"
+            facts["existing"] = error.existing
+        case EventIdConflictError():
+            facts |= {"existing": error.existing, "conflicts": error.conflicts}
+            changes = (f"{c.field} was {c.recorded}, now {c.submitted}" for c in error.conflicts)
+            message = f"conflict: {'; '.join(changes)}. {error.detail}"
+        case ValidationError():
+            facts["errors"] = error.errors
+    if code is ExitCode.UNREACHABLE:
+        message = f"{base_url}: {message}. Is this the address of a billing service that runs? (--base-url)"
+    elif code is ExitCode.UNKNOWN:
+        message += f". It may be recorded: run it again, with --idempotency-key {error.idempotency_key}"
+    return CommandError(code, message, {name: value for name, value in facts.items() if value is not None})
+
+
+def _code_of(error: BillingError) -> ExitCode:
+    if error.outcome == "unknown" and error.idempotency_key is not None:  # a call without a key only reads
+        return ExitCode.UNKNOWN
+    match error:
+        case ConfigurationError():
+            return ExitCode.USAGE
+        case DuplicateRecordError():
+            return ExitCode.DUPLICATE
+        case AuthenticationError() | PermissionDeniedError():
+            return ExitCode.DENIED
+    return ExitCode.REFUSED if isinstance(error, _REFUSALS) else ExitCode.UNREACHABLE

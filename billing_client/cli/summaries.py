@@ -1,0 +1,134 @@
+"""`billing summary`: what usage adds up to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import datetime
+from decimal import Context, Decimal, Inexact
+from typing import cast
+
+import click
+from msgspec import Struct
+from rich.table import Column
+
+from billing_client import BillingSystemClient, CustomerSummary
+from billing_client._client import GroupBy
+from billing_client.cli.failures import Command
+from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
+from billing_client.cli.output import number_column, print_json, print_table, text_column
+from billing_client.wire import SummaryGroup, SummaryTotal
+
+MEMBERS = ("service", "hour", "day", "month")
+_EXACT = Context(prec=200, traps=[Inexact])  # a total that would have to be rounded is an error
+
+
+class _Asked(Struct, frozen=True):
+    start: datetime | None
+    end: datetime | None
+    group_by: tuple[GroupBy, ...]
+    timezone: str
+
+
+def _members(_: click.Context, param: click.Parameter, value: str) -> tuple[GroupBy, ...]:
+    members = tuple(member.strip() for member in value.split(",")) if value else ()
+    if unknown := [member for member in members if member not in MEMBERS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MEMBERS)}.", param=param)
+    return cast("tuple[GroupBy, ...]", members)
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  billing summary
+  billing summary --customer acme --from 2026-11-01 --to 2026-12-01 --group-by service,day
+  billing summary --customer acme --group-by month --timezone Europe/Berlin --json""",
+)
+@click.option("--customer", "customer_id", metavar="ID", help="One customer.  [default: each]")
+@span_options
+@click.option(
+    "--group-by", callback=_members, default="", metavar="MEMBERS", help="Any of service,hour,day,month, with commas."
+)
+@click.option("--timezone", default="UTC", metavar="ZONE", show_default=True, help="IANA zone of hours, days, months.")
+@connection_options(timeout=10)
+@json_option
+def summary(
+    connection: Connection,
+    customer_id: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    group_by: tuple[GroupBy, ...],
+    timezone: str,
+    as_json: bool,
+) -> None:
+    """What usage adds up to, exact, less what was voided.
+
+    With --json an object; without --customer one for each customer, a line each.
+    """
+    asked = _Asked(in_zone(start, timezone), in_zone(end, timezone), group_by, timezone)
+    asyncio.run(_summarize(connection, customer_id, asked, as_json))
+
+
+async def _summarize(connection: Connection, customer_id: str | None, asked: _Asked, as_json: bool) -> None:
+    async with connection.client() as client:
+        if customer_id is not None:
+            one = await client.summary(
+                customer_id=customer_id,
+                start=asked.start,
+                end=asked.end,
+                group_by=asked.group_by,
+                timezone=asked.timezone,
+            )
+            if as_json:
+                print_json(one)
+            else:
+                _print(asked.group_by, [], [(customer_id, one.groups, one.total)], one.total, one.currency)
+        elif as_json:
+            async for customer in _each(client, asked):
+                print_json(customer)
+        else:
+            rows = [(each.customer_id, each.groups, each.total) async for each in _each(client, asked)]
+            _print(asked.group_by, [text_column("customer")], rows, _sum([total for *_, total in rows]), "")
+
+
+async def _each(client: BillingSystemClient, asked: _Asked) -> AsyncIterator[CustomerSummary]:
+    summaries = client.summaries(
+        start=asked.start, end=asked.end, group_by=asked.group_by, timezone=asked.timezone, page_size=1_000
+    )
+    async with aclosing(summaries) as each:
+        async for customer in each:
+            yield customer
+
+
+_Row = tuple[str, list[SummaryGroup[Decimal]], SummaryTotal[Decimal]]
+
+
+def _print(
+    members: tuple[GroupBy, ...],
+    customer: list[Column],
+    rows: list[_Row],
+    total: SummaryTotal[Decimal],
+    currency: str,
+) -> None:
+    lines: list[list[str]] = []
+    for customer_id, groups, sums in rows:
+        first = [customer_id] if customer else []
+        if members:
+            lines += [[*first, *(getattr(group, member) for member in members), *_figures(group)] for group in groups]
+        elif customer:
+            lines.append([*first, *_figures(sums)])
+    columns = [*customer, *map(text_column, members)] or [text_column("")]
+    lines.append(["total", *[""] * (len(columns) - 1), *_figures(total)])
+    amount = f"amount ({currency})" if currency else "amount"
+    print_table([*columns, *map(number_column, ("records", "units", amount))], lines)
+
+
+def _figures(sums: SummaryGroup[Decimal] | SummaryTotal[Decimal]) -> tuple[str, str, str]:
+    return str(sums.records), f"{sums.units:f}", f"{sums.amount:f}"
+
+
+def _sum(totals: list[SummaryTotal[Decimal]]) -> SummaryTotal[Decimal]:
+    units = amount = Decimal(0)
+    for each in totals:
+        units, amount = _EXACT.add(units, each.units), _EXACT.add(amount, each.amount)
+    return SummaryTotal(records=sum(each.records for each in totals), units=units, amount=amount)

@@ -1,0 +1,52 @@
+"""`billing` itself: its help and its exit codes."""
+
+import pytest
+
+import billing_client
+from billing_client.cli.failures import MEANINGS, ExitCode
+from tests.cli import billing
+
+
+def test_help_names_each_command_and_each_exit_code() -> None:
+    shown = billing("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
+    assert {"record", "summary", "export"} <= set(commands)
+    for code in ExitCode:
+        assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
+    assert not [line for line in shown.stdout.splitlines() if len(line) > 100]
+
+
+def test_version() -> None:
+    assert billing("--version").stdout == f"billing, version {billing_client.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["record", "summary", "export"])
+def test_each_command_has_help_with_an_example(command: str) -> None:
+    shown = billing(command, "--help")
+    assert shown.returncode == 0
+    assert f"\n    billing {command} " in shown.stdout
+    assert "BILLING_BASE_URL" in shown.stdout
+    assert "--json" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Usage: billing"),
+        (["recrod"], "No such command 'recrod'"),
+        (["record", "--customer", "acme"], "Missing option '--service'"),
+        (["summary", "--timeout", "0"], "0.0 is not in the range x>0"),
+        (["summary", "--timeout", "nan"], "nan"),
+        (["summary", "--api-key", "secret"], "No such option"),
+        (["summary", "--from", "yesterday"], "'yesterday' is no time such as 2026-11-01"),
+        (["summary", "--from", "2026-11-01", "--timezone", "Mars/Olympus"], "'Mars/Olympus' is no IANA time zone"),
+        (["summary", "--from", "2026-11-01", "--timezone", "../etc/passwd"], "is no IANA time zone"),
+        (["summary", "--group-by", "service,week"], "'week' is none of service, hour, day, month"),
+        (["export", "--format", "xml"], "'xml' is not one of 'ndjson', 'csv'"),
+    ],
+)
+def test_what_cannot_be_understood_exits_with_2(arguments: list[str], words: str) -> None:
+    refused = billing(*arguments)
+    assert refused.returncode == ExitCode.USAGE, refused
+    assert words in refused.stderr

@@ -1,0 +1,86 @@
+"""`billing summary`"""
+
+import json
+from typing import Any
+
+from tests.calls import exchange, request_head, usage
+from tests.cli import billing, failure, given_customer, given_usage
+from tests.services import Service
+
+LONG = "9" * 38
+
+
+def given_ledger(service: Service) -> None:
+    given_customer(service)
+    given_customer(service, "beta")
+    given_usage(
+        service,
+        usage(unitsConsumed="1.5", occurredAt="2026-10-31T23:30:00Z"),
+        usage(unitsConsumed="2", service="compute", occurredAt="2026-11-01T00:30:00Z"),
+        usage(unitsConsumed=LONG, pricePerUnit="0.000000000000000001", customerId="beta", service="[red]x[/red] é"),
+    )
+
+
+def summary(service: Service, *arguments: str) -> list[list[str]]:
+    """The cells of the table."""
+    done = billing("summary", "--base-url", service.url, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def as_json(service: Service, *arguments: str) -> list[Any]:
+    done = billing("summary", "--base-url", service.url, "--json", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_one_customer(service: Service) -> None:
+    given_ledger(service)
+    assert summary(service, "--customer", "acme") == [
+        ["records", "units", "amount", "(USD)"],
+        ["total", "2", "3.5", "0.07"],
+    ]
+    assert summary(service, "--customer", "acme", "--group-by", "day,service", "--timezone", "Europe/Berlin")[1:] == [
+        ["2026-11-01", "compute", "1", "2", "0.04"],
+        ["2026-11-01", "storage", "1", "1.5", "0.03"],
+        ["total", "2", "3.5", "0.07"],
+    ]
+
+
+def test_each_customer_and_all_of_them_exact_to_the_last_digit(service: Service) -> None:
+    given_ledger(service)
+    amount = f"{LONG[:20]}.{LONG[20:]}"
+    assert summary(service) == [
+        ["customer", "records", "units", "amount"],
+        ["acme", "2", "3.5", "0.07"],
+        ["beta", "1", LONG, amount],
+        ["total", "3", "100000000000000000000000000000000000002.5", "100000000000000000000.069999999999999999"],
+    ]
+    assert summary(service, "--group-by", "service")[3] == ["beta", "[red]x[/red]", "é", "1", LONG, amount]
+
+
+def test_json_is_what_the_service_says(service: Service) -> None:
+    given_ledger(service)
+    path = "/customers/acme/summary?groupBy=month&from=2026-10-01T00:00:00Z"
+    said = exchange(service, request_head("GET", path)).require(200)
+    assert as_json(service, "--customer", "acme", "--group-by", "month", "--from", "2026-10-01") == [said]
+    assert as_json(service) == exchange(service, request_head("GET", "/summary")).require(200)["data"]
+
+
+def test_dates_are_those_of_the_time_zone(service: Service) -> None:
+    given_ledger(service)
+    asked = ("--customer", "acme", "--from", "2026-11-01", "--to", "2026-11-02")
+    assert summary(service, *asked)[-1] == ["total", "1", "2", "0.04"]
+    assert summary(service, *asked, "--timezone", "Europe/Berlin")[-1] == ["total", "2", "3.5", "0.07"]
+    instant = ("--from", "2026-11-01T00:00:00Z", "--timezone", "Europe/Berlin")
+    assert summary(service, "--customer", "acme", *instant)[-1] == ["total", "1", "2", "0.04"]
+
+
+def test_an_empty_ledger(service: Service) -> None:
+    assert summary(service)[1:] == [["total", "0", "0", "0"]]
+    assert as_json(service) == []
+
+
+def test_a_customer_that_is_not_there(service: Service) -> None:
+    done = billing("summary", "--base-url", service.url, "--customer", "nobody")
+    assert "no customer 'nobody'" in failure(done, 1)

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.callers import Callers
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.lifecycle import Stop
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
@@ -50,10 +51,11 @@ def create_app(settings: Settings) -> Starlette:
         app.state.callers = Callers(database, key_required=settings.key_required)
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
         app.state.monitor.start()
+        app.state.stop.watch()
         try:
             yield
         finally:
-            await app.state.recorder.drain()
+            await app.state.recorder.drain(settings.database_timeout)
             await app.state.callers.drain()
             await app.state.monitor.stop()
             await database.close()
@@ -67,6 +69,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.stop = Stop(settings.drain_delay)
     app.state.metrics = metrics
     return app
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
 
@@ -10,7 +11,7 @@ import asyncpg
 from msgspec import Struct
 from starlette.requests import Request
 
-from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.database import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.keys import SCOPES, Credentials, Scope, find_keys, note_use, read_credentials
 from billing_service.problems import ProblemError, problem
 
@@ -95,9 +96,11 @@ class Callers:
         return caller
 
     async def drain(self) -> None:
-        """Wait until what was begun is done."""
-        while self._reader is not None:
-            await asyncio.shield(self._reader)
+        """Wait until the last uses are noted, for PARTING_SECONDS at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PARTING_SECONDS):
+                while self._reader is not None:
+                    await asyncio.shield(self._reader)
 
     async def _look_up(self, authorization: bytes) -> Caller | None:
         credentials = read_credentials(authorization)

@@ -198,24 +198,26 @@ async def used_at(database_url: str) -> datetime | None:
     return value
 
 
-async def use_once(settings: Settings, key: str) -> None:
-    """Use a key at a process that has not seen it, which ends when all is written down."""
-    with running_service(settings) as service:
-        exchange(service, request_head("GET", "/customers", f"Authorization: Bearer {key}")).require(200)
+async def use_once(database: Database, key: str) -> None:
+    """Use a key at a process that has not seen it, and let it write down what it does after the answer."""
+    callers = Callers(database, key_required=True)
+    await callers.find(request_with(key))
+    while callers._reader is not None:
+        await callers.drain()
 
 
-async def test_the_last_use_is_noted_once_a_minute(settings: Settings, database_url: str) -> None:
+async def test_the_last_use_is_noted_once_a_minute(opened: Database, database_url: str) -> None:
     key = await given_key(database_url, "admin")
     assert await used_at(database_url) is None
     before = datetime.now(UTC)
-    await use_once(settings, key)
+    await use_once(opened, key)
     first = await used_at(database_url)
     assert first is not None
     assert before <= first <= datetime.now(UTC)
-    await use_once(settings, key)
+    await use_once(opened, key)
     assert await used_at(database_url) == first
     await execute(database_url, f"UPDATE api_keys SET last_used_at = now() - '{NOTED_EVERY}'::interval", "SELECT 1")
-    await use_once(settings, key)
+    await use_once(opened, key)
     again = await used_at(database_url)
     assert again is not None
     assert again > first

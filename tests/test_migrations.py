@@ -136,7 +136,7 @@ FILL_1 = (
 
 async def test_sums_of_days_become_sums_of_six_hours(empty_database_url: str) -> None:
     settings = Settings(database_url=empty_database_url)
-    await migrate(settings, SHIPPED[:2])
+    await migrate(settings, SHIPPED[:3])
     assert await execute(empty_database_url, *FILL_1) == 400
     await migrate(settings)
     report = await verify_ledger(settings)

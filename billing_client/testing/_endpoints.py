@@ -58,6 +58,7 @@ from billing_client.wire import (
 )
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+_CHALLENGE = 'Bearer realm="billing-service"'
 _encoder = msgspec.json.Encoder()
 T = TypeVar("T")
 
@@ -100,12 +101,18 @@ class Endpoints:
         """The answer to any request."""
         try:
             endpoint, ids = self._route(request)
-            if self._credentials and request.headers.get("Authorization") not in self._credentials:
-                refusal = problem("unauthenticated", "Send a valid API key: Authorization: Bearer …")
-                raise ProblemError(refusal, {"WWW-Authenticate": "Bearer"})
+            self._check_credentials(request.headers.getall("Authorization", []))
             return endpoint(self, request, *ids)
         except ProblemError as error:
             return problem_answer(error.details, error.headers)
+
+    def _check_credentials(self, values: Sequence[str]) -> None:
+        if self._credentials and not values:
+            refusal = problem("unauthenticated", "Send an API key: Authorization: Bearer bk_….")
+            raise ProblemError(refusal, {"WWW-Authenticate": _CHALLENGE})
+        if self._credentials and ", ".join(values) not in self._credentials:
+            refusal = problem("unauthenticated", "The API key is not valid: it is unknown, expired or revoked.")
+            raise ProblemError(refusal, {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'})
 
     def _route(self, request: Request) -> tuple[Callable[..., Answer], list[str]]:
         matches = [

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from decimal import Decimal
+from hashlib import sha256
 from uuid import uuid4
 
 import msgspec
@@ -50,6 +51,7 @@ async def record_usages(
     batch_size: int,
     concurrency: int,
     dry_run: bool,
+    repeatable: bool,
 ) -> AsyncGenerator[UsageOutcome, None]:
     """See BillingSystemClient.record_usages."""
     if not 1 <= batch_size <= MAX_BATCH_RECORDS or concurrency < 1:
@@ -58,7 +60,7 @@ async def record_usages(
     try:
         async with aclosing(_batches(usages, batch_size)) as batches:
             async for batch in batches:
-                sending.append(asyncio.create_task(_send(transport, batch, dry_run)))
+                sending.append(asyncio.create_task(_send(transport, batch, dry_run, repeatable)))
                 if len(sending) == concurrency:
                     for outcome in await sending[0]:
                         yield outcome
@@ -107,10 +109,11 @@ def _encoded(usage: Usage) -> EncodedUsage | ValidationError:
         return error
 
 
-async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> list[UsageOutcome]:
+async def _send(transport: Transport, batch: list[_Entry], dry_run: bool, repeatable: bool) -> list[UsageOutcome]:
     bodies = [entry.body for _, entry in batch if isinstance(entry, EncodedUsage)]
     results: list[BatchResult[Decimal]] = []
-    call = Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", str(uuid4()))
+    body = b'{"records":[' + b",".join(bodies) + b"]}"
+    call = Call("POST", "/usage/batch", body, f"batch-{sha256(body).hexdigest()[:32]}" if repeatable else str(uuid4()))
     call.query = {"dryRun": "true"} if dry_run else {}
     if bodies:
         results = _results(call, await transport.send(call), len(bodies))

@@ -49,8 +49,8 @@ class Customer(Message, frozen=True):
 
     id: str
     name: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -74,9 +74,9 @@ class UsageRecord(Message, Generic[D], frozen=True):
     price_per_unit: D
     amount: D
     event_id: str | None
-    occurred_at: datetime
-    recorded_at: datetime
-    voided_at: datetime | None = None
+    occurred_at: Timestamp
+    recorded_at: Timestamp
+    voided_at: Timestamp | None = None
 
 
 class NewVoid(Message, forbid_unknown_fields=True, frozen=True):
@@ -115,8 +115,8 @@ class SummaryTotal(Message, Generic[D], frozen=True):
 class Summary(Message, Generic[D], frozen=True):
     """What a customer's usage adds up to, less what was voided. `from_` is in, `to` is out; null is without bound."""
 
-    from_: datetime | None = msgspec.field(name="from")
-    to: datetime | None
+    from_: Timestamp | None = msgspec.field(name="from")
+    to: Timestamp | None
     timezone: str
     currency: str
     groups: list[SummaryGroup[D]]
@@ -132,8 +132,8 @@ class CustomerSummary(Message, Generic[D], frozen=True):
 class SummaryPage(Message, Generic[D], frozen=True):
     """What the usage of a page of customers adds up to, by customer id."""
 
-    from_: datetime | None = msgspec.field(name="from")
-    to: datetime | None
+    from_: Timestamp | None = msgspec.field(name="from")
+    to: Timestamp | None
     timezone: str
     currency: str
     data: list[CustomerSummary[D]]
@@ -202,7 +202,7 @@ class StatementChanges(Message, Generic[D], frozen=True):
     recorded and voided again is in both, and in no line."""
 
     since: Digest
-    issued_at: datetime
+    issued_at: Timestamp
     lines: list[LineChange[D]]
     total: TotalChange[D]
     recorded: list[UsageRecord[D]]
@@ -218,11 +218,11 @@ class Statement(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=Tr
     customer_name: str
     month: str
     timezone: str
-    from_: datetime = msgspec.field(name="from")
-    to: datetime
+    from_: Timestamp = msgspec.field(name="from")
+    to: Timestamp
     currency: str
     rounding: Rounding
-    issued_at: datetime
+    issued_at: Timestamp
     digest: Digest
     lines: list[StatementLine[D]]
     total: StatementTotal[D]
@@ -274,9 +274,17 @@ class BatchResults(Message, Generic[D], frozen=True):
 
 
 class Batch(Message, forbid_unknown_fields=True, frozen=True):
-    """A batch whose records are still bytes, so that a bad one cannot harm its neighbours."""
+    """Many uses. Each record is a NewUsage; one that is not is refused by itself and harms no other."""
 
-    records: list[msgspec.Raw]
+    records: Annotated[
+        list[msgspec.Raw],  # still bytes, so that a bad one cannot harm its neighbours
+        Meta(
+            extra_json_schema={
+                "maxItems": MAX_BATCH_RECORDS,
+                "items": {"anyOf": [{"$ref": "#/components/schemas/NewUsage"}, {}]},
+            }
+        ),
+    ]
 
 
 class CustomerPage(Message, frozen=True):

@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from billing_service import customers, exports, health, statements, summaries, usage
+from billing_service import api_docs, customers, exports, health, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.openapi import openapi_document
 from billing_service.operations import routes
 from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
 from billing_service.recorder import Recorder
@@ -24,6 +25,7 @@ OPERATIONS = [
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
     *health.OPERATIONS,
+    *api_docs.OPERATIONS,
 ]
 _ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
@@ -37,6 +39,7 @@ def create_app(settings: Settings) -> Starlette:
         database = Database(settings)
         await database.open()
         app.state.settings = settings
+        app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records)
         try:
@@ -46,7 +49,7 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     app = Starlette(
-        routes=routes(OPERATIONS),
+        routes=[*routes(OPERATIONS), *api_docs.ROUTES],
         middleware=[Middleware(AnswerCutOffs), Middleware(RawPath)],
         exception_handlers=dict.fromkeys(_ERRORS, answer_error),
         lifespan=lifespan,

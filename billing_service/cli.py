@@ -14,10 +14,11 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
-from billing_service.app import create_app
+from billing_service.app import OPERATIONS, create_app
 from billing_service.database import DatabaseUnavailableError, unavailable_if_away
 from billing_service.embedded import embedded_postgresql
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
+from billing_service.openapi import openapi_document
 from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings
 from billing_service.verification import verify_ledger
@@ -66,6 +67,12 @@ def verify() -> None:
         click.echo(f"{where}: {report.records} records, {report.rollups} sums, {len(report.differences)} differences")
     if report.differences:
         sys.exit(1)
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    click.echo(msgspec.json.format(openapi_document(OPERATIONS), indent=2))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from billing_client.contract.csv_cells import disarm
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
-from billing_client.contract.queries import ExportQuery
+from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
 from billing_client.wire import UsageRecord
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
@@ -25,7 +25,6 @@ from billing_service.ledger import list_records
 from billing_service.negotiation import accepts_encoding, choose_format
 from billing_service.operations import Operation
 
-MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 PAGE_RECORDS = 1_000
 PAGE_CUSTOMERS = 1_000
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -41,7 +40,7 @@ class _Selection(Struct, frozen=True):
 
 async def export_usage(request: Request, query: ExportQuery) -> Response:
     """Stream all records, or one customer's, by (customer, time)."""
-    format_ = choose_format(request, query.format, MEDIA_TYPES)
+    format_ = choose_format(request, query.format, EXPORT_TYPES)
     selection = _Selection(
         query.customer_id,
         query.service,
@@ -58,7 +57,7 @@ async def export_usage(request: Request, query: ExportQuery) -> Response:
     if accepts_encoding(request, "gzip"):
         headers["Content-Encoding"] = "gzip"
         body = _gzip(body)
-    return StreamingResponse(body, headers=headers, media_type=MEDIA_TYPES[format_])
+    return StreamingResponse(body, headers=headers, media_type=EXPORT_TYPES[format_])
 
 
 async def _pages(database: Database, selection: _Selection) -> AsyncIterator[list[UsageRecord[str]]]:
@@ -127,8 +126,12 @@ OPERATIONS = [
         method="GET",
         path="/usage/export",
         handler=export_usage,
+        tag="usage",
         scope="usage:read",
         query=ExportQuery,
+        answer=str,
+        headers=("Content-Disposition",),
+        media_types=tuple(EXPORT_TYPES.values()),
         problems=("customer_not_found", "not_acceptable"),
     )
 ]

@@ -34,6 +34,14 @@ async def readyz(request: Request, _: NoQuery) -> Response:
 
 
 OPERATIONS = [
-    Operation(method="GET", path="/healthz", handler=healthz, scope=None, answer=Health),
-    Operation(method="GET", path="/readyz", handler=readyz, scope=None, answer=Health),
+    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, answer=Health),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        tag="service",
+        scope=None,
+        answer=Health,
+        problems=("unavailable",),
+    ),
 ]

@@ -15,22 +15,44 @@ Scope = Literal["usage:write", "usage:read", "customers:write", "customers:read"
 """What a caller needs to be permitted."""
 
 
+class SentDecimal:
+    """In the place of a struct's decimals: as callers may send them."""
+
+
+class PlainDecimal:
+    """In the place of a struct's decimals: as they are answered."""
+
+
 class Operation(Struct, frozen=True, kw_only=True):
     """One method of one address. The handler's docstring says what it does, for a reader of the API too.
 
-    `body` is the struct that the body holds, `answer` the one of an answer with `status`, None where it is no JSON;
-    `problems` are the codes it may refuse with, besides those that any address may answer.
+    `body` is the struct that the body holds, `answer` the one of an answer with `status` and these `headers`, in the
+    first of its `media_types`; `problems` are the codes it may refuse with, besides those that follow from the rest.
     """
 
     method: Literal["GET", "POST", "PATCH"]
     path: str
     handler: Callable[[Request, Any], Awaitable[Response]]
+    tag: Literal["usage", "customers", "owed", "service"]
     scope: Scope | None
+    idempotency_key: bool = False
     query: type[Struct] = NoQuery
     body: Any = None
     answer: Any = None
     status: int = 200
+    headers: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ("application/json",)
     problems: tuple[str, ...] = ()
+
+    @property
+    def all_problems(self) -> tuple[str, ...]:
+        """The codes of all problems it may answer with, but for faults of the service and heads that are too large."""
+        implied = ["validation_error"]
+        if self.body is not None:
+            implied += ["payload_too_large", "unsupported_media_type"]
+        if self.scope is not None:
+            implied += ["unauthenticated", "forbidden", "rate_limited", "unavailable"]
+        return (*implied, *self.problems)
 
 
 def routes(operations: Iterable[Operation]) -> list[Route]:

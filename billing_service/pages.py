@@ -2,13 +2,17 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from billing_service.problems import invalid_input
 
 _CHECK_BYTES = 8
+Cursor = Annotated[
+    str, Meta(description="The `nextCursor` of the page before.", extra_json_schema={"format": "cursor"})
+]
 P = TypeVar("P")
 
 

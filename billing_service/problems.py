@@ -28,6 +28,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
+PROBLEM_TYPE = "application/problem+json"
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -84,4 +85,4 @@ def _allowed_methods(request: Request) -> str:
 
 
 def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(details), details.status, headers, media_type="application/problem+json")
+    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)

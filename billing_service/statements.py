@@ -14,29 +14,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.periods import read_statement_query
-from billing_client.contract.queries import StatementQuery
+from billing_client.contract.queries import STATEMENT_TYPES, StatementQuery
 from billing_client.wire import Statement
 from billing_service.database import Database
 from billing_service.negotiation import choose_format
-from billing_service.operations import Operation
+from billing_service.operations import Operation, PlainDecimal
 from billing_service.statement_formats import STYLE_SOURCE, render_csv, render_html
 from billing_service.statement_ledger import issue_statement
 
 _encode = msgspec.json.Encoder().encode
-MEDIA_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 async def get_statement(request: Request, query: StatementQuery) -> Response:
     """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
     month = read_statement_query(request.path_params["customer_id"], query)
-    format_ = choose_format(request, query.format, MEDIA_TYPES)
+    format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
     database: Database = request.app.state.database
     async with database.connection() as connection:
         statement = await issue_statement(connection, month, request.app.state.settings.currency, since)
     body = await asyncio.to_thread(_FORMATS[format_], statement)
-    return Response(body, headers=_headers(format_, query.month), media_type=MEDIA_TYPES[format_])
+    return Response(body, headers=_headers(format_, query.month), media_type=STATEMENT_TYPES[format_])
 
 
 _FORMATS = {"json": _encode, "csv": render_csv, "html": render_html}
@@ -56,9 +55,11 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}/statement",
         handler=get_statement,
+        tag="owed",
         scope="usage:read",
         query=StatementQuery,
-        answer=Statement[str],
+        answer=Statement[PlainDecimal],
+        media_types=tuple(STATEMENT_TYPES.values()),
         problems=("customer_not_found", "statement_not_found", "not_acceptable"),
     )
 ]

@@ -16,7 +16,7 @@ from billing_client.contract.totals import summary_total
 from billing_client.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
-from billing_service.operations import Operation
+from billing_service.operations import Operation, PlainDecimal
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import invalid_input
 from billing_service.rollups import summarize
@@ -103,17 +103,19 @@ OPERATIONS = [
         method="GET",
         path="/customers/{customer_id:id}/summary",
         handler=summarize_customer,
+        tag="owed",
         scope="usage:read",
         query=SummaryQuery,
-        answer=Summary[str],
+        answer=Summary[PlainDecimal],
         problems=("customer_not_found",),
     ),
     Operation(
         method="GET",
         path="/summary",
         handler=summarize_customers,
+        tag="owed",
         scope="usage:read",
         query=SummariesQuery,
-        answer=SummaryPage[str],
+        answer=SummaryPage[PlainDecimal],
     ),
 ]

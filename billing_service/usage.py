@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated
 from urllib.parse import quote
 
@@ -32,7 +31,7 @@ from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
-from billing_service.operations import Operation
+from billing_service.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import ProblemError, invalid_input
 from billing_service.recorder import Recorder
@@ -176,45 +175,53 @@ OPERATIONS = [
         method="POST",
         path="/usage",
         handler=record_usage,
+        tag="usage",
         scope="usage:write",
-        body=NewUsage[Decimal],
+        idempotency_key=True,
+        body=NewUsage[SentDecimal],
         status=201,
-        answer=UsageRecord[str],
+        headers=("Location", "Idempotent-Replayed"),
+        answer=UsageRecord[PlainDecimal],
         problems=("customer_not_found", "duplicate_record", "event_id_conflict"),
     ),
     Operation(
         method="POST",
         path="/usage/batch",
         handler=record_batch,
+        tag="usage",
         scope="usage:write",
+        idempotency_key=True,
         query=BatchQuery,
         body=Batch,
-        answer=BatchResults[str],
+        answer=BatchResults[PlainDecimal],
     ),
     Operation(
         method="GET",
         path="/customers/{customer_id:id}/usage",
         handler=list_usage,
+        tag="usage",
         scope="usage:read",
         query=UsageQuery,
-        answer=UsagePage[str],
+        answer=UsagePage[PlainDecimal],
         problems=("customer_not_found",),
     ),
     Operation(
         method="GET",
         path="/customers/{customer_id:id}/usage/{request_id:id}",
         handler=get_usage,
+        tag="usage",
         scope="usage:read",
-        answer=UsageRecord[str],
+        answer=UsageRecord[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),
     ),
     Operation(
         method="POST",
         path="/customers/{customer_id:id}/usage/{request_id:id}/void",
         handler=void_usage,
+        tag="usage",
         scope="usage:write",
         body=NewVoid,
-        answer=VoidedUsage[str],
+        answer=VoidedUsage[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),
     ),
 ]

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
 from zoneinfo import available_timezones
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from billing_client.contract.decoding import read_instant
 from billing_client.contract.problems import ProblemError, invalid, invalid_input, problem
+from billing_client.contract.queries import NoQuery
 from billing_client.wire import FieldError, Id, readable
 
 Q = TypeVar("Q", bound=Struct)
@@ -69,41 +70,54 @@ def _query_items(query: bytes) -> list[tuple[str, str]]:
         raise invalid_input("query", "must hold at most 100 parameters in percent-encoded UTF-8") from error
 
 
-@functools.cache
-def _parameters(struct: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
-    """The parameters of a query by the name on the wire: the name in Python, the type, and whether it is a number.
+class _Parameter(NamedTuple):
+    """A parameter's name in Python and its type. Only numbers are read from text that is not theirs: msgspec would take
+    a number for a time too."""
 
-    Only those are read from text that is not theirs: msgspec would take a number for a time too.
-    """
+    field: str
+    type: Any
+    is_number: bool
+    is_required: bool
+
+
+@functools.cache
+def _parameters(struct: type[Struct]) -> dict[str, _Parameter]:
+    """The parameters of a query by the name on the wire."""
     hints = get_type_hints(struct, include_extras=True)
     numbers = (msgspec.inspect.IntType, msgspec.inspect.BoolType)
     return {
-        field.encode_name: (
+        field.encode_name: _Parameter(
             field.name,
             hints[field.name],
             isinstance(msgspec.inspect.type_info(hints[field.name]), numbers),
+            field.required,
         )
         for field in msgspec.structs.fields(struct)
     }
 
 
 def read_query(query: bytes, struct: type[Q]) -> Q:
-    """The query as a struct. Raises ProblemError for a parameter that is unknown, repeated or not valid."""
-    if not query:
+    """The query as a struct. Raises ProblemError for a parameter that is missing, unknown, repeated or not valid."""
+    if not query and struct is NoQuery:
         return struct()
     parameters = _parameters(struct)
     values: dict[str, Any] = {}
     errors = []
-    for name, text in _query_items(query):
+    items = _query_items(query)
+    names = {name for name, _ in items}
+    for name, text in items:
         try:
             if name not in parameters:
                 raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
-            field, type_, is_number = parameters[name]
-            if field in values:
+            parameter = parameters[name]
+            if parameter.field in values:
                 raise ValueError("must be given once")
-            values[field] = msgspec.convert(text, type_, strict=not is_number)
+            values[parameter.field] = msgspec.convert(text, parameter.type, strict=not parameter.is_number)
         except ValueError as error:
             errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
+    for name, parameter in parameters.items():
+        if parameter.is_required and name not in names:
+            errors.append(FieldError(pointer=f"query/{name}", message="is required"))
     if errors:
         raise ProblemError(invalid(errors))
     return struct(**values)

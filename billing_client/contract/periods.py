@@ -84,7 +84,7 @@ def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
     errors = []
     if not _MONTH.fullmatch(query.month):
         message = "must be a month such as 2026-11, from 0002-01 to 9998-12"
-        errors.append(FieldError(pointer="query/month", message=message if query.month else f"is required; {message}"))
+        errors.append(FieldError(pointer="query/month", message=message))
     if query.since is not None and not _DIGEST.fullmatch(query.since):
         errors.append(FieldError(pointer="query/since", message="must be a digest: 64 lower-case hex digits"))
     try:

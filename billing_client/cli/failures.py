@@ -43,9 +43,10 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.REFUSED: "the input, or a part of it, was refused; it says why",
     ExitCode.USAGE: "wrong options or settings, or a file that cannot be read or written",
-    ExitCode.DUPLICATE: "the same usage was recorded before, by another call; import: by another line without event id",
+    ExitCode.DUPLICATE: "the same usage was recorded before, by another call; "
+    "import: lines without event id repeat others",
     ExitCode.DENIED: "the API key is missing, not valid, or does not permit this",
-    ExitCode.UNREACHABLE: "no usable answer from the service; nothing was recorded",
+    ExitCode.UNREACHABLE: "no usable answer from the service; nothing was recorded by the call that failed",
     ExitCode.UNKNOWN: "the answer was lost, it may be recorded; run the same again, it is counted once",
     ExitCode.MISSING: "import --dry-run: some of it is not on the server",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",

@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head, usage
 from tests.cli import billing, billing_beside, failure, finish, given_customer, start
-from tests.cli.bills import exact_total, import_file, line, read_import, stored, write_bill, write_ndjson
+from tests.cli.bills import exact_total, import_file, left_of, line, read_import, stored, write_bill, write_ndjson
 from tests.client.answers import json_answer, problem
 from tests.client.misbehaving import Step, misbehaving, silent
 from tests.services import STARTUP_SECONDS, Service, ServiceProcess, free_port, serve_process
@@ -163,6 +164,28 @@ def test_rejects_that_cannot_be_written_are_said_in_a_line(service: Service, tmp
     file = write_ndjson(tmp_path / "usage.ndjson", usage(), usage(unitsConsumed=-1))
     (tmp_path / "usage.rejected.ndjson").mkdir()
     assert "usage.rejected.ndjson" in failure(billing("import", file, BILLING_BASE_URL=service.url), 2)
+
+
+def peak_memory(file: Path, url: str) -> int:
+    """The memory, in KiB, that a dry run of a file takes at most."""
+    command = [sys.executable, "-m", "billing_client.cli", "import", str(file), "--dry-run", "--base-url", url]
+    program = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    return int(subprocess.run([sys.executable, "-c", program, *command], capture_output=True, check=True).stdout)
+
+
+def test_memory_does_not_grow_with_the_file(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    long, count = " " * 2_000, 50_000  # 100 MB
+    little, much = tmp_path / "little.ndjson", tmp_path / "much.ndjson"
+    for file, lines in ((little, 2_000), (much, count)):
+        with file.open("w") as text:
+            for number in range(lines):
+                text.write(json.dumps(usage(eventId=f"e-{number}")).replace(",", f",{long}", 1) + "\n")
+    assert peak_memory(much, service.url) - peak_memory(little, service.url) < 25_000
+    assert len(left_of(much, "missing")) == count
 
 
 def on_terminal(*arguments: str | Path, url: str) -> tuple[str, str]:

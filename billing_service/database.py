@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -22,12 +22,22 @@ class DatabaseUnavailableError(Exception):
     """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
 
 
+class PoolUse(NamedTuple):
+    """How many connections are in use, open and idle, waited for, and allowed."""
+
+    busy: int
+    idle: int
+    waiting: int
+    capacity: int
+
+
 class Database:
     """Connections that are opened when first needed and replaced when lost."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
+        self._users = 0
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
@@ -50,9 +60,21 @@ class Database:
         """A connection of one's own for the block. Raises DatabaseUnavailableError."""
         if self._pool is None:
             raise RuntimeError("open() comes first")
-        with unavailable_if_away():
-            async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
-                yield connection
+        self._users += 1
+        try:
+            with unavailable_if_away():
+                async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
+                    yield connection
+        finally:
+            self._users -= 1
+
+    def use(self) -> PoolUse:
+        """How the connections are used at this moment."""
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        idle = self._pool.get_idle_size()
+        busy = self._pool.get_size() - idle
+        return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from billing_client.queries import read_queries
+from billing_client.named_queries import read_queries
 
 _PACKAGED = Path(__file__).parent / "sql"
 SQL_FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "sql"

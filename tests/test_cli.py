@@ -190,7 +190,7 @@ def test_a_bad_option_is_told_in_one_line(tmp_path: Path, arguments: list[str], 
 def test_migrate_tells_what_it_did(tmp_path: Path, empty_database_url: str) -> None:
     code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
     assert code == 0
-    assert re.search(r": 1 migrations? applied\n  0001 customers_and_usage\n", output)
+    assert re.search(r": \d+ migrations applied\n  0001 customers_and_usage\n", output)
     code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
     assert code == 0
     assert output.endswith(": nothing to do\n")

@@ -19,6 +19,7 @@ from billing_client import (
     EventIdConflictError,
     PayloadTooLargeError,
     PermissionDeniedError,
+    SpoolError,
     ValidationError,
 )
 from billing_client.cli.output import to_json
@@ -151,7 +152,7 @@ def _code_of(error: BillingError) -> ExitCode:
     if error.outcome == "unknown" and error.idempotency_key is not None:  # a call without a key only reads
         return ExitCode.UNKNOWN
     match error:
-        case ConfigurationError():
+        case ConfigurationError() | SpoolError():
             return ExitCode.USAGE
         case DuplicateRecordError():
             return ExitCode.DUPLICATE

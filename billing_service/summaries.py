@@ -14,6 +14,7 @@ from billing_client.contract.periods import Asked, period_labels, read_summary_q
 from billing_client.contract.queries import SummariesQuery, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
+from billing_service.callers import caller_of
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.operations import Operation, PlainDecimal
@@ -50,7 +51,8 @@ async def summarize_customers(request: Request, query: SummariesQuery) -> Respon
     after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
-        customers = [row["customer_id"] for row in await list_customer_rows(connection, after, query.limit + 1)]
+        rows = await list_customer_rows(connection, caller_of(request), after, query.limit + 1)
+    customers = [row["customer_id"] for row in rows]
     page = customers[: query.limit]
     groups: dict[str, list[SummaryGroup[str]]] = {customer_id: [] for customer_id in page}
     for row in await _rows(request, page, asked):

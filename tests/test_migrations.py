@@ -36,6 +36,7 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
     assert await migrate(settings) == SHIPPED
     assert await migrate(settings) == []
     assert await execute(empty_database_url, TABLES) == [
+        "api_keys",
         "customers",
         "schema_migrations",
         "service_activity",
@@ -174,7 +175,7 @@ async def test_every_key_begins_with_the_customer_so_that_tables_can_be_distribu
         """SELECT indexrelid::regclass::text AS index, attname AS first
            FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
            JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
-           WHERE nspname = 'public' AND relname NOT IN ('schema_migrations', 'service_activity')"""
+           WHERE nspname = 'public' AND relname NOT IN ('schema_migrations', 'api_keys', 'service_activity')"""
     )
     assert {row["first"] for row in rows} == {"customer_id"}
 

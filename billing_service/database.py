@@ -33,6 +33,16 @@ class PoolUse(NamedTuple):
     capacity: int
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that is closed as well where the database does not say so."""
+
+    __slots__ = ()
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        with suppress(TimeoutError):
+            await super().close(timeout=timeout)
+
+
 class Database:
     """Connections that are opened when first needed and replaced when lost."""
 
@@ -50,6 +60,7 @@ class Database:
             timeout=self._settings.database_timeout,
             command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
+            connection_class=_Connection,
             server_settings={"application_name": "billing-service"},
         )
 

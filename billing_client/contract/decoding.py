@@ -190,8 +190,12 @@ def _without_depths(data: bytes) -> bytes:
     return data if depth else b"".join(parts) + data[kept:]
 
 
-# cut off, since rounding up could move usage into the next hour, day or month
 _FINER_THAN_MICROSECONDS = re.compile(rb'("occurredAt"\s*:\s*"[^"\\]*\.[0-9]{6})[0-9]+')
+
+
+def cut_to_microseconds(data: bytes) -> bytes:
+    """Cut off what is finer in `occurredAt`, since rounding up could move usage into the next hour, day or month."""
+    return _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
 
 
 def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
@@ -199,7 +203,7 @@ def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
 
     Raises ProblemError with all the faults.
     """
-    data = _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
+    data = cut_to_microseconds(data)
     usage = _decode_usage(data)
     try:
         units, price = read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit)

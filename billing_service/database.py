@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
+from billing_service.connections import PooledConnection
+from billing_service.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -24,6 +26,20 @@ class DatabaseUnavailableError(Exception):
     """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
 
 
+async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection of one's own, for a command. Raises what asyncpg raises."""
+    return await asyncpg.connect(settings.database_url, **_options(settings))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "timeout": settings.database_timeout,
+        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
+        "server_settings": {"application_name": "billing-service"},
+    }
+    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
+
+
 class PoolUse(NamedTuple):
     """How many connections are in use, open and idle, waited for, and allowed."""
 
@@ -31,16 +47,6 @@ class PoolUse(NamedTuple):
     idle: int
     waiting: int
     capacity: int
-
-
-class _Connection(asyncpg.Connection):
-    """A connection that is closed as well where the database does not say so."""
-
-    __slots__ = ()
-
-    async def close(self, *, timeout: float | None = None) -> None:
-        with suppress(TimeoutError):
-            await super().close(timeout=timeout)
 
 
 class Database:
@@ -57,11 +63,9 @@ class Database:
             self._settings.database_url,
             min_size=0,
             max_size=self._settings.pool_size,
-            timeout=self._settings.database_timeout,
             command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
-            connection_class=_Connection,
-            server_settings={"application_name": "billing-service"},
+            **_options(self._settings),
         )
 
     async def close(self) -> None:

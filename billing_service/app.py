@@ -5,15 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 
 from billing_service import api_docs, customers, exports, health, statements, summaries, usage
-from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.database import Database
 from billing_service.openapi import openapi_document
-from billing_service.operations import routes
-from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
+from billing_service.operations import FixedAddresses, routes
+from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, load_settings
@@ -27,7 +25,6 @@ OPERATIONS = [
     *health.OPERATIONS,
     *api_docs.OPERATIONS,
 ]
-_ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -50,8 +47,8 @@ def create_app(settings: Settings) -> Starlette:
 
     app = Starlette(
         routes=[*routes(OPERATIONS), *api_docs.ROUTES],
-        middleware=[Middleware(AnswerCutOffs), Middleware(RawPath)],
-        exception_handlers=dict.fromkeys(_ERRORS, answer_error),
+        middleware=[Middleware(AnswerCutOffs), Middleware(RawPath), Middleware(FixedAddresses, OPERATIONS)],
+        exception_handlers=dict.fromkeys((*EXPECTED_ERRORS, Exception), answer_error),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -1,5 +1,6 @@
 """The pool of connections, and the one place where PostgreSQL's faults become ours."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias
@@ -8,12 +9,13 @@ import asyncpg
 
 from billing_service.settings import Settings
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
+IDLE_SECONDS = 300.0  # what forgets an idle connection on the way forgets it silently
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
 
@@ -23,25 +25,33 @@ class DatabaseUnavailableError(Exception):
 
 
 class Database:
-    """Connections that are opened when first needed and replaced when lost."""
+    """Connections that are opened when first needed and replaced when lost: a pool, and one that is kept."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
+        self._kept: asyncpg.Connection[asyncpg.Record] | None = None
+        self._kept_used = 0.0
+        self._options = {
+            "timeout": settings.database_timeout,
+            "command_timeout": settings.database_timeout,
+            "server_settings": {"application_name": "billing-service"},
+        }
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
         self._pool = await asyncpg.create_pool(
             self._settings.database_url,
             min_size=0,
-            max_size=self._settings.pool_size,
-            timeout=self._settings.database_timeout,
-            command_timeout=self._settings.database_timeout,
+            max_size=self._settings.pool_size - 1,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
             reset=_leave_as_is,
-            server_settings={"application_name": "billing-service"},
+            **self._options,
         )
 
     async def close(self) -> None:
+        if self._kept is not None:
+            await self._kept.close()
         if self._pool is not None:
             await self._pool.close()
 
@@ -53,6 +63,21 @@ class Database:
         with unavailable_if_away():
             async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def kept_connection(self) -> AsyncIterator["Connection"]:
+        """The connection that is kept for one user, who has it one block at a time. Raises DatabaseUnavailableError.
+
+        Taking one out of the pool and giving it back costs 40 µs of CPU, which is most of what a small statement does.
+        """
+        now = asyncio.get_running_loop().time()
+        with unavailable_if_away():
+            if self._kept is not None and now - self._kept_used > IDLE_SECONDS:
+                self._kept.terminate()
+            if self._kept is None or self._kept.is_closed():
+                self._kept = await asyncpg.connect(self._settings.database_url, **self._options)
+            self._kept_used = now
+            yield self._kept
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

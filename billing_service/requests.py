@@ -48,7 +48,9 @@ register_url_convertor("id", IdConvertor())
 
 async def read_json(request: Request) -> bytes:
     """The body of a JSON request, at most `max_body_bytes` of it. Raises ProblemError (413, 415)."""
-    check_body_type(request.headers.get("content-type"), request.headers.get("content-encoding"))
+    headers = dict(request.scope["headers"])
+    content_type, encoding = headers.get(b"content-type"), headers.get(b"content-encoding")
+    check_body_type(content_type and content_type.decode("latin-1"), encoding and encoding.decode("latin-1"))
     limit: int = request.app.state.settings.max_body_bytes
     chunks, size = [], 0
     stream = request.stream()
@@ -81,7 +83,7 @@ def _too_large(limit: int) -> ProblemError:
 
 def idempotency_key(request: Request) -> str | None:
     """The `Idempotency-Key`. Raises ProblemError."""
-    return read_key(request.headers.getlist("idempotency-key"))
+    return read_key([value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"])
 
 
 def read_query(request: Request, struct: type[Q]) -> Q:

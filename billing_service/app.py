@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from billing_service import api_docs, customers, exports, health, statements, summaries, usage
+from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.database import Database
+from billing_service.metrics import Metrics
+from billing_service.monitoring import Monitor
+from billing_service.observation import Observe
 from billing_service.openapi import openapi_document
 from billing_service.operations import FixedAddresses, routes
 from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
-from billing_service.settings import Settings, load_settings
+from billing_service.settings import Settings, load_settings, metrics_folder
 
 OPERATIONS = [
     *customers.OPERATIONS,
@@ -23,6 +26,7 @@ OPERATIONS = [
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
     *health.OPERATIONS,
+    *monitoring.OPERATIONS,
     *api_docs.OPERATIONS,
 ]
 
@@ -38,20 +42,31 @@ def create_app(settings: Settings) -> Starlette:
         app.state.settings = settings
         app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
-        app.state.recorder = Recorder(database, settings.queue_records)
+        app.state.recorder = Recorder(database, settings.queue_records, metrics)
+        app.state.monitor = Monitor(metrics, app.state.recorder, database)
+        app.state.monitor.start()
         try:
             yield
         finally:
             await app.state.recorder.drain()
+            await app.state.monitor.stop()
             await database.close()
 
+    metrics = Metrics(metrics_folder())
+    all_routes = [*routes(OPERATIONS), *api_docs.ROUTES]
     app = Starlette(
-        routes=[*routes(OPERATIONS), *api_docs.ROUTES],
-        middleware=[Middleware(AnswerCutOffs), Middleware(RawPath), Middleware(FixedAddresses, OPERATIONS)],
+        routes=all_routes,
+        middleware=[
+            Middleware(Observe, all_routes, metrics),
+            Middleware(AnswerCutOffs),
+            Middleware(RawPath),
+            Middleware(FixedAddresses, all_routes),
+        ],
         exception_handlers=dict.fromkeys((*EXPECTED_ERRORS, Exception), answer_error),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.metrics = metrics
     return app
 
 

@@ -1,11 +1,13 @@
 """`billing-service`: serve and migrate."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
 import asyncpg
 import click
@@ -20,7 +22,7 @@ from billing_service.embedded import embedded_postgresql
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
 from billing_service.openapi import openapi_document
 from billing_service.protocol import BoundedHttpProtocol
-from billing_service.settings import Settings, SettingsError, export_settings, load_settings
+from billing_service.settings import Settings, SettingsError, export_settings, load_settings, share_metrics
 from billing_service.verification import verify_ledger
 
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
@@ -143,11 +145,19 @@ def _run(settings: Settings, listener: socket.socket) -> None:
     server = uvicorn.Server(config)
     if settings.workers > 1:
         export_settings(settings)
-        Multiprocess(config, sockets=[listener]).run()
+        with TemporaryDirectory(prefix="billing-service-", dir=_memory_folder()) as folder:
+            share_metrics(folder)
+            Multiprocess(config, sockets=[listener]).run()
     else:
         server.run(sockets=[listener])
         if not server.started:
             sys.exit(3)
+
+
+def _memory_folder() -> str | None:
+    """Where files cost no disk, and a container may write though the rest of it is read-only; None where there is no
+    such place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 - what goes there is named at random
 
 
 def _welcome(settings: Settings, where: str) -> str:

@@ -1,21 +1,19 @@
 """The pool of connections, and the one place where PostgreSQL's faults become ours."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
 from billing_service.settings import Settings
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
-IDLE_SECONDS = 300.0  # what forgets an idle connection on the way forgets it silently
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
 
@@ -24,34 +22,36 @@ class DatabaseUnavailableError(Exception):
     """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
 
 
+class PoolUse(NamedTuple):
+    """How many connections are in use, open and idle, waited for, and allowed."""
+
+    busy: int
+    idle: int
+    waiting: int
+    capacity: int
+
+
 class Database:
-    """Connections that are opened when first needed and replaced when lost: a pool, and one that is kept."""
+    """Connections that are opened when first needed and replaced when lost."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
-        self._kept: asyncpg.Connection[asyncpg.Record] | None = None
-        self._kept_used = 0.0
-        self._options = {
-            "timeout": settings.database_timeout,
-            "command_timeout": settings.database_timeout,
-            "server_settings": {"application_name": "billing-service"},
-        }
+        self._users = 0
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
         self._pool = await asyncpg.create_pool(
             self._settings.database_url,
             min_size=0,
-            max_size=self._settings.pool_size - 1,
-            max_inactive_connection_lifetime=IDLE_SECONDS,
+            max_size=self._settings.pool_size,
+            timeout=self._settings.database_timeout,
+            command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
-            **self._options,
+            server_settings={"application_name": "billing-service"},
         )
 
     async def close(self) -> None:
-        if self._kept is not None:
-            await self._kept.close()
         if self._pool is not None:
             await self._pool.close()
 
@@ -60,24 +60,21 @@ class Database:
         """A connection of one's own for the block. Raises DatabaseUnavailableError."""
         if self._pool is None:
             raise RuntimeError("open() comes first")
-        with unavailable_if_away():
-            async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
-                yield connection
+        self._users += 1
+        try:
+            with unavailable_if_away():
+                async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
+                    yield connection
+        finally:
+            self._users -= 1
 
-    @asynccontextmanager
-    async def kept_connection(self) -> AsyncIterator["Connection"]:
-        """The connection that is kept for one user, who has it one block at a time. Raises DatabaseUnavailableError.
-
-        Taking one out of the pool and giving it back costs 40 µs of CPU, which is most of what a small statement does.
-        """
-        now = asyncio.get_running_loop().time()
-        with unavailable_if_away():
-            if self._kept is not None and now - self._kept_used > IDLE_SECONDS:
-                self._kept.terminate()
-            if self._kept is None or self._kept.is_closed():
-                self._kept = await asyncpg.connect(self._settings.database_url, **self._options)
-            self._kept_used = now
-            yield self._kept
+    def use(self) -> PoolUse:
+        """How the connections are used at this moment."""
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        idle = self._pool.get_idle_size()
+        busy = self._pool.get_size() - idle
+        return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -1,7 +1,7 @@
 """HTTP as uvicorn speaks it, with a bound on the head of a request and every refusal in the one shape of problems."""
 
 import asyncio
-from typing import Any
+from typing import cast
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -50,11 +50,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _in_head = False
     _head_bytes = 0
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(JoinedWrites(transport))  # type: ignore[arg-type]  # all that uvicorn uses of one
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        self._joined = JoinedWrites(transport)
+        super().connection_made(cast("asyncio.Transport", self._joined))  # it has all that uvicorn uses of one
 
     def on_response_complete(self) -> None:
-        self.transport.flush()
+        self._joined.flush()
         super().on_response_complete()
 
     def on_message_begin(self) -> None:

@@ -49,8 +49,7 @@ register_url_convertor("id", IdConvertor())
 async def read_json(request: Request) -> bytes:
     """The body of a JSON request, at most `max_body_bytes` of it. Raises ProblemError (413, 415)."""
     headers = dict(request.scope["headers"])
-    content_type, encoding = headers.get(b"content-type"), headers.get(b"content-encoding")
-    check_body_type(content_type and content_type.decode("latin-1"), encoding and encoding.decode("latin-1"))
+    check_body_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
     limit: int = request.app.state.settings.max_body_bytes
     chunks, size = [], 0
     stream = request.stream()
@@ -63,6 +62,10 @@ async def read_json(request: Request) -> bytes:
     if size == 0:
         raise invalid_input("", "is empty, but must be a JSON object")
     return b"".join(chunks)
+
+
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")
 
 
 async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:

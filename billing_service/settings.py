@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from billing_service.currencies import MINOR_UNITS
 
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
 _SECRET = {"DATABASE_URL"}
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class SettingsError(Exception):
@@ -103,3 +105,14 @@ def export_settings(settings: Settings) -> None:
     for name, value in msgspec.to_builtins(settings).items():
         if value is not None:
             os.environ[name] = str(value)
+
+
+def share_metrics(folder: str) -> None:
+    """Let the worker processes count in files of this folder (prometheus_client asks the environment)."""
+    os.environ[_METRICS_FOLDER] = folder
+
+
+def metrics_folder() -> Path | None:
+    """The folder of `share_metrics`, None where this process serves alone."""
+    folder = os.environ.get(_METRICS_FOLDER)
+    return Path(folder) if folder else None

@@ -31,6 +31,7 @@ from billing_service import ledger
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
+from billing_service.metrics import Metrics
 from billing_service.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import ProblemError, invalid_input
@@ -48,8 +49,12 @@ class _Position(Struct, array_like=True, frozen=True):
 
 async def record_usage(request: Request, _: NoQuery) -> Response:
     """Record one use. The answer comes after the commit."""
-    key = idempotency_key(request)
-    record = decode_usage(await read_json(request), datetime.now(UTC))
+    try:
+        key = idempotency_key(request)
+        record = decode_usage(await read_json(request), datetime.now(UTC))
+    except ProblemError:
+        _metrics(request).rejected("single")
+        raise
     recorder: Recorder = request.app.state.recorder
     verdict = await recorder.record(Report(record, key))
     if refusal := _refusal(verdict, record):
@@ -69,6 +74,8 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
     entries = _read_entries(batch.records, datetime.now(UTC))
     reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
     recorder: Recorder = request.app.state.recorder
+    if not query.dry_run:
+        _metrics(request).rejected("batch", len(entries) - len(reports))
     verdicts = iter(await (recorder.judge_batch if query.dry_run else recorder.record_batch)(reports))
     results = [
         _result(next(verdicts), entry)
@@ -77,6 +84,11 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
         for entry in entries
     ]
     return Response(_encode(BatchResults(results=results)), media_type="application/json")
+
+
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
 
 
 def _read_entries(records: list[msgspec.Raw], received_at: datetime) -> list[UsageRecord[str] | ProblemDetails[str]]:

@@ -190,7 +190,7 @@ def test_a_bad_option_is_told_in_one_line(tmp_path: Path, arguments: list[str], 
 def test_migrate_tells_what_it_did(tmp_path: Path, empty_database_url: str) -> None:
     code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
     assert code == 0
-    assert re.search(r": 1 migrations? applied\n  0001 customers_and_usage\n", output)
+    assert re.search(r": \d+ migrations applied\n  0001 customers_and_usage\n", output)
     code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
     assert code == 0
     assert output.endswith(": nothing to do\n")
@@ -230,10 +230,10 @@ def test_production_does_not_run_without_a_database(tmp_path: Path) -> None:
         assert "DATABASE_URL: it is not set" in failure(tmp_path, command, BILLING_ENV="production")
 
 
-def test_a_newer_database_is_refused(tmp_path: Path, database_url: str) -> None:
-    run(execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'from_the_future', now())"))
+def test_a_database_that_is_too_new_is_refused(tmp_path: Path, database_url: str) -> None:
+    run(execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)"))
     for command in (["serve", "--port", str(free_port())], ["migrate"]):
-        assert "newer than this program" in failure(tmp_path, *command, DATABASE_URL=database_url)
+        assert "too new for this program" in failure(tmp_path, *command, DATABASE_URL=database_url)
 
 
 def test_the_env_file_of_the_working_folder_is_read(tmp_path: Path, database_url: str) -> None:

@@ -31,11 +31,11 @@ async def test_a_schema_that_is_behind_is_not_ready_until_it_is_migrated(
     (await get(http, "/readyz")).require(200)
 
 
-async def test_a_schema_that_is_newer_is_not_ready(
+async def test_a_schema_that_is_too_new_is_not_ready(
     http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    await connection.execute("INSERT INTO schema_migrations VALUES (9999, 'from_the_future', now())")
-    assert "newer than this program" in (await get(http, "/readyz")).problem("unavailable")["detail"]
+    await connection.execute("INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)")
+    assert "too new for this program" in (await get(http, "/readyz")).problem("unavailable")["detail"]
 
 
 async def test_an_empty_database_is_not_ready(empty_database_url: str) -> None:

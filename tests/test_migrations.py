@@ -4,12 +4,14 @@ import asyncio
 import re
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 
 from billing_service.migrations import Migration, MigrationError, check_schema, load_migrations, migrate
 from billing_service.queries import SQL_FOLDER
 from billing_service.settings import Settings
+from tests.calls import get, given_customer, post, usage
 from tests.databases import execute
 
 TABLES = "SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'"
@@ -36,6 +38,7 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
     assert await execute(empty_database_url, TABLES) == [
         "customers",
         "schema_migrations",
+        "service_activity",
         "statements",
         "usage_records",
         "usage_rollups",
@@ -64,12 +67,39 @@ async def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: 
     assert await execute(empty_database_url, TABLES) is None
 
 
-async def test_a_newer_database_is_refused_and_left_as_it_is(database_url: str) -> None:
-    await execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'from_the_future', now())", "SELECT 1")
-    with pytest.raises(MigrationError, match=r"version 9999, newer than this program, which knows \d+"):
+async def test_a_database_that_is_too_new_is_refused_and_left_as_it_is(database_url: str) -> None:
+    await execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)", "SELECT 1")
+    with pytest.raises(MigrationError, match=r"version 9999, too new for this program, which knows \d+"):
         await migrate(Settings(database_url=database_url))
     assert await execute(database_url, VERSIONS) == [*(migration.version for migration in SHIPPED), 9999]
-    assert "newer than this program" in (await schema_error(database_url) or "")
+    assert "too new for this program" in (await schema_error(database_url) or "")
+
+
+async def test_a_program_runs_on_a_newer_schema_that_does_not_break_it(
+    http: aiohttp.ClientSession, database_url: str
+) -> None:
+    later = Migration(len(SHIPPED) + 1, "later", ["CREATE TABLE later (id integer CONSTRAINT later_pkey PRIMARY KEY)"])
+    breaking = Migration(len(SHIPPED) + 2, "breaking", ["DROP TABLE later"], breaking=True)
+    settings = Settings(database_url=database_url)
+    await given_customer(http)
+    await migrate(settings, [*SHIPPED, later])
+    (await get(http, "/readyz")).require(200)
+    (await post(http, "/usage", usage())).require(201)
+    assert await schema_error(database_url) is None
+    assert await migrate(settings) == []
+    await migrate(settings, [*SHIPPED, later, breaking])
+    assert "too new" in (await get(http, "/readyz")).problem("unavailable")["detail"]
+
+
+async def test_a_table_made_by_an_earlier_program_gets_its_new_column(empty_database_url: str) -> None:
+    await execute(
+        empty_database_url,
+        "CREATE TABLE schema_migrations (version integer CONSTRAINT schema_migrations_pkey PRIMARY KEY, name text,"
+        " applied_at timestamptz)",
+        "SELECT 1",
+    )
+    assert await migrate(Settings(database_url=empty_database_url)) == SHIPPED
+    assert await schema_error(empty_database_url) is None
 
 
 async def test_the_schema_is_checked_without_being_changed(empty_database_url: str, database_url: str) -> None:
@@ -99,6 +129,12 @@ def test_a_file_is_split_into_its_statements(tmp_path: Path) -> None:
     assert (first.version, first.name, len(first.statements)) == (1, "first", 2)
     assert first.statements[1] == "SELECT 1"
     assert second == Migration(2, "second", ["SELECT 2"])
+
+
+def test_a_file_says_itself_that_it_breaks_older_programs(tmp_path: Path) -> None:
+    text = "-- Drops a column.\n-- breaking: programs before it read the column\nSELECT 1;"
+    first, second = load_migrations(write(tmp_path, **{"0001_first": "SELECT 1;", "0002_second": text}))
+    assert (first.breaking, second.breaking) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +174,7 @@ async def test_every_key_begins_with_the_customer_so_that_tables_can_be_distribu
         """SELECT indexrelid::regclass::text AS index, attname AS first
            FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
            JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
-           WHERE nspname = 'public' AND relname <> 'schema_migrations'"""
+           WHERE nspname = 'public' AND relname NOT IN ('schema_migrations', 'service_activity')"""
     )
     assert {row["first"] for row in rows} == {"customer_id"}
 

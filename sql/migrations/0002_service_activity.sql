@@ -1,0 +1,11 @@
+-- When usage of each service was last recorded: what tells "no usage" from "metering broken", across restarts. A few rows
+-- without a customer, written every few seconds at most; where the other tables are distributed, this one stays whole.
+
+CREATE TABLE service_activity (
+    service text COLLATE "C" NOT NULL,
+    last_recorded_at timestamptz NOT NULL,
+    CONSTRAINT service_activity_pkey PRIMARY KEY (service)
+);
+
+INSERT INTO service_activity (service, last_recorded_at)
+SELECT service, max(recorded_at) FROM usage_records GROUP BY service ORDER BY max(recorded_at) DESC LIMIT 100;

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.database import Database
+from billing_service.lifecycle import Stop
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
@@ -45,10 +46,11 @@ def create_app(settings: Settings) -> Starlette:
         app.state.recorder = Recorder(database, settings.queue_records, metrics)
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
         app.state.monitor.start()
+        app.state.stop.watch()
         try:
             yield
         finally:
-            await app.state.recorder.drain()
+            await app.state.recorder.drain(settings.database_timeout)
             await app.state.monitor.stop()
             await database.close()
 
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.stop = Stop(settings.drain_delay)
     app.state.metrics = metrics
     return app
 

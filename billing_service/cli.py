@@ -26,6 +26,7 @@ from billing_service.settings import Settings, SettingsError, export_settings, l
 from billing_service.verification import verify_ledger
 
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
+WORKER_SILENCE_SECONDS = 10  # until a worker is taken for hung and replaced; a busy machine is slow to start one
 
 
 @click.group()
@@ -141,6 +142,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         proxy_headers=False,  # nothing here asks where a call came from
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
+        timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
     server = uvicorn.Server(config)
     if settings.workers > 1:

@@ -10,7 +10,7 @@ from billing_client.contract.queries import NoQuery
 from billing_service.database import Database
 from billing_service.migrations import MigrationError, check_schema
 from billing_service.operations import Operation
-from billing_service.problems import ProblemError, problem
+from billing_service.problems import RETRY_AFTER_SECONDS, ProblemError, problem
 
 
 class Health(Struct):
@@ -23,7 +23,9 @@ async def healthz(_: Request, __: NoQuery) -> Response:
 
 
 async def readyz(request: Request, _: NoQuery) -> Response:
-    """Say whether the database answers, and its schema is this program's."""
+    """Say whether the database answers, its schema is this program's, and no stop was asked for."""
+    if request.app.state.stop.announced:
+        raise ProblemError(problem("unavailable", "The service is stopping."), {"Retry-After": RETRY_AFTER_SECONDS})
     database: Database = request.app.state.database
     try:
         async with database.connection() as connection:

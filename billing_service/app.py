@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
+from billing_service.callers import Callers
 from billing_service.database import Database
 from billing_service.lifecycle import Stop
 from billing_service.metrics import Metrics
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> Starlette:
         app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records, metrics)
+        app.state.callers = Callers(database, key_required=settings.key_required)
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
         app.state.monitor.start()
         app.state.stop.watch()
@@ -51,6 +53,7 @@ def create_app(settings: Settings) -> Starlette:
             yield
         finally:
             await app.state.recorder.drain(settings.database_timeout)
+            await app.state.callers.drain()
             await app.state.monitor.stop()
             await database.close()
 

@@ -18,7 +18,8 @@ from uvicorn.supervisors import Multiprocess
 from billing_client import __version__
 from billing_service.app import OPERATIONS, create_app
 from billing_service.database import DatabaseUnavailableError, unavailable_if_away
-from billing_service.embedded import embedded_postgresql
+from billing_service.embedded import named_or_embedded
+from billing_service.key_commands import keys
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
 from billing_service.openapi import openapi_document
 from billing_service.protocol import BoundedHttpProtocol
@@ -35,6 +36,9 @@ def cli() -> None:
     """Record billable usage once."""
 
 
+cli.add_command(keys)
+
+
 @cli.command()
 @click.option("--host", help="Address to listen on.  [BILLING_HOST; default 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on.  [BILLING_PORT; default 3000]")
@@ -42,7 +46,7 @@ def cli() -> None:
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the service."""
     settings = load_settings(host=host, port=port, workers=workers)
-    with _listening_socket(settings) as listener, _database(settings) as (settings, where):
+    with _listening_socket(settings) as listener, named_or_embedded(settings) as (settings, where):
         _prepare_schema(settings)
         click.echo(_welcome(settings, where))
         _run(settings, listener)
@@ -51,7 +55,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 @cli.command(name="migrate")
 def migrate_command() -> None:
     """Bring the database's schema up to date."""
-    with _database(load_settings()) as (settings, where):
+    with named_or_embedded(load_settings()) as (settings, where):
         applied = _migrate(settings)
         count = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied"
         click.echo(f"{where}: {count if applied else 'nothing to do'}")
@@ -62,7 +66,7 @@ def migrate_command() -> None:
 @cli.command()
 def verify() -> None:
     """Recompute every request id and every sum from the records; exit 1 and name what differs."""
-    with _database(load_settings()) as (settings, where):
+    with named_or_embedded(load_settings()) as (settings, where):
         with unavailable_if_away():
             report = asyncio.run(verify_ledger(settings))
         for difference in report.differences:
@@ -93,16 +97,6 @@ def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
     with listener:
         listener.set_inheritable(True)
         yield listener
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[tuple[Settings, str]]:
-    """The settings with a database that runs, and words that say where it is."""
-    if settings.database_url is not None:
-        yield settings, "the database that DATABASE_URL names"
-        return
-    with embedded_postgresql(settings.data_dir) as (url, folder):
-        yield msgspec.structs.replace(settings, database_url=url), f"embedded PostgreSQL, data in {folder}"
 
 
 def _prepare_schema(settings: Settings) -> None:
@@ -166,15 +160,20 @@ def _welcome(settings: Settings, where: str) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not listened on
     url = f"http://{reached}:{settings.port}"
+    keys_said, key = "not needed in development; one that is sent is checked", ""
+    if settings.key_required:
+        keys_said = "needed; make one: billing-service keys create --name NAME --scope admin"
+        key = ' -H "Authorization: Bearer $BILLING_API_KEY"'
     return f"""
 billing-service {__version__}, {settings.env}
   listens on   http://{host}:{settings.port}
   data         {where}
+  API keys     {keys_said}
 
 Try next:
   curl {url}/readyz
-  curl {url}/customers -H 'Content-Type: application/json' -d '{{"id": "acme", "name": "Acme"}}'
-  curl {url}/usage -H 'Content-Type: application/json' \\
+  curl {url}/customers{key} -H 'Content-Type: application/json' -d '{{"id": "acme", "name": "Acme"}}'
+  curl {url}/usage{key} -H 'Content-Type: application/json' \\
     -d '{{"customerId": "acme", "service": "storage", "unitsConsumed": "1.5", "pricePerUnit": "0.02", "eventId": "1"}}'
 
 Stop with Ctrl-C.

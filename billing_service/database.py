@@ -9,7 +9,7 @@ import asyncpg
 
 from billing_service.settings import Settings
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system

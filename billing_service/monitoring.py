@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.queries import NoQuery
+from billing_service.callers import caller_of
 from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.metrics import Metrics
 from billing_service.operations import Operation
@@ -69,6 +70,7 @@ async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
 
 async def metrics(request: Request, _: NoQuery) -> Response:
     """Say what the service counted and timed, in the text format of Prometheus."""
+    caller_of(request).require_reach(None)  # it names services, and how much of all is used
     monitor: Monitor = request.app.state.monitor
     return Response(await monitor.expose(), media_type=CONTENT_TYPE_LATEST)
 
@@ -79,7 +81,7 @@ OPERATIONS = [
         path="/metrics",
         handler=metrics,
         tag="service",
-        scope=None,
+        scope="usage:read",
         media_types=(CONTENT_TYPE_LATEST.partition(";")[0],),
     )
 ]

@@ -52,6 +52,11 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     )
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
 
+    @property
+    def key_required(self) -> bool:
+        """Whether each call must show an API key."""
+        return self.env != "development"
+
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read the settings from the environment, then the file for its BILLING_ENV, then the defaults.

@@ -237,8 +237,12 @@ def _read_plain_usage(data: bytes) -> _PlainUsage | None:
     return usage if data.count(b'"') == 4 * members else None
 
 
-# cut off, since rounding up could move usage into the next hour, day or month
 _FINER_THAN_MICROSECONDS = re.compile(rb'("occurredAt"\s*:\s*"[^"\\]*\.[0-9]{6})[0-9]+')
+
+
+def cut_to_microseconds(data: bytes) -> bytes:
+    """Cut off what is finer in `occurredAt`, since rounding up could move usage into the next hour, day or month."""
+    return _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
 
 
 def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
@@ -247,7 +251,7 @@ def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
     Raises ProblemError with all the faults.
     """
     if b"occurredAt" in data:
-        data = _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
+        data = cut_to_microseconds(data)
     usage = _read_plain_usage(data) or _decode_usage(data)
     try:
         units, price = read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit)

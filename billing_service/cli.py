@@ -133,6 +133,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a call came from
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,

@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from billing_client.contract.csv_cells import disarm
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
 from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
 from billing_client.wire import UsageRecord
 from billing_service.callers import caller_of
-from billing_service.csv_cells import disarm
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.negotiation import accepts_encoding, choose_format

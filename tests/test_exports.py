@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from billing_service.csv_cells import rearm
+from billing_client.contract.csv_cells import rearm
 from billing_service.settings import Settings
 from billing_service.streams import PAGE_RECORDS
 from tests.calls import get, given_customer, post, usage

@@ -8,7 +8,9 @@ import click
 from billing_client import __version__
 from billing_client.cli.exports import export
 from billing_client.cli.failures import MEANINGS
+from billing_client.cli.imports import import_
 from billing_client.cli.records import record
+from billing_client.cli.spools import spool
 from billing_client.cli.summaries import summary
 
 _CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -33,8 +35,10 @@ def billing() -> None:
 
 
 billing.add_command(record)
+billing.add_command(import_)
 billing.add_command(summary)
 billing.add_command(export)
+billing.add_command(spool)
 
 
 def main() -> None:

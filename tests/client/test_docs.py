@@ -44,7 +44,7 @@ def test_the_examples_of_the_client_document_run(service: Service, tmp_path: Pat
 
 def write_tests(folder: Path) -> None:
     """Write the example of how to test one's code: the plugin enabled, the code, its tests."""
-    section = (ROOT / "docs/client.md").read_text().partition("## Test your code")[2]
+    section = (ROOT / "docs/client.md").read_text().partition("\n## Test your code\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     for name, block in zip(("conftest.py", "jobs.py", "test_jobs.py"), blocks, strict=True):
         (folder / name).write_text(block)

@@ -256,6 +256,7 @@ async def test_api_keys_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> Non
                 assert [customer async for customer in client.customers()] == []
         async with server.client() as client:  # with its first key, and not the one of the environment
             assert [customer async for customer in client.customers()] == []
+        assert b"401 Unauthorized" in ask(server, request_head("GET", "/customers", "Connection: close"))
         async with BillingSystemClient(base_url=server.url) as client:
             with pytest.raises(AuthenticationError) as caught:
                 await client.create_customer(name="Acme")
@@ -270,6 +271,13 @@ async def test_the_currency_is_the_one_it_was_told() -> None:
             statement = await client.statement(customer_id="acme", month="2026-01")
     assert (summary.currency, statement.currency) == ("KWD", "KWD")
     assert (statement.rounding.minor_unit, str(statement.total.rounded)) == (3, "0.000")
+
+
+@pytest.mark.parametrize("path", ["/usage/export?format=csv", "/customers/acme/statement?month=2026-01&format=html"])
+def test_a_form_that_only_the_service_has_is_refused(server: FakeBillingServer, path: str) -> None:
+    answer = ask(server, request_head("GET", path, "Connection: close"))
+    assert answer.startswith(b"HTTP/1.1 406 ")
+    assert b'"code":"not_acceptable"' in answer
 
 
 async def test_a_body_larger_than_a_service_takes(server: FakeBillingServer, client: BillingSystemClient) -> None:

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.logs import RequestLog, start_logs
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
@@ -34,7 +35,7 @@ OPERATIONS = [
 _ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings, request_log: RequestLog | None = None) -> Starlette:
     """The service as an ASGI application on the database that the settings name."""
 
     @asynccontextmanager
@@ -59,7 +60,11 @@ def create_app(settings: Settings) -> Starlette:
     all_routes = [*routes(OPERATIONS), *api_docs.ROUTES]
     app = Starlette(
         routes=all_routes,
-        middleware=[Middleware(Observe, all_routes, metrics), Middleware(AnswerCutOffs), Middleware(RawPath)],
+        middleware=[
+            Middleware(Observe, all_routes, metrics, request_log),
+            Middleware(AnswerCutOffs),
+            Middleware(RawPath),
+        ],
         exception_handlers=dict.fromkeys(_ERRORS, answer_error),
         lifespan=lifespan,
     )
@@ -80,4 +85,5 @@ def _leave_the_collector_little_to_do() -> None:
 
 def app_from_environment() -> Starlette:
     """What each worker process runs."""
-    return create_app(load_settings())
+    settings = load_settings()
+    return create_app(settings, start_logs(settings))

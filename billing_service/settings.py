@@ -50,6 +50,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         8 * 1024 * 1024
     )
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
+    log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
+    ] = "info"
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:

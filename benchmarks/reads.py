@@ -23,7 +23,8 @@ from billing_client.wire import Summary, UsagePage
 
 PAGE, LARGEST_PAGE = 100, 1_000
 GROUPINGS = ("", "service", "day")
-ZONES = ("UTC", "Asia/Kolkata")  # half an hour off the hour, so that no day of it is a day of UTC
+# no day is one of UTC, and a midnight as far from the end of a sum of six hours as can be
+ZONES = ("UTC", "Asia/Kolkata", "Asia/Tokyo")
 _summary = msgspec.json.Decoder(Summary[str]).decode
 _page = msgspec.json.Decoder(UsagePage[str]).decode
 

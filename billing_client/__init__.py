@@ -16,6 +16,12 @@ from billing_client._errors import (
     PermissionDeniedError,
     RateLimitedError,
     ResponseError,
+    SpoolCorruptError,
+    SpoolDiskFullError,
+    SpoolError,
+    SpoolForkedError,
+    SpoolFullError,
+    SpoolInUseError,
     StatementNotFoundError,
     TransportError,
     UnavailableError,
@@ -23,11 +29,15 @@ from billing_client._errors import (
     UsageNotFoundError,
     ValidationError,
 )
+from billing_client._events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
+from billing_client._recorder import RecorderCounts, UsageRecorder
 from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
+from billing_client._spool import DeadLetter, Spool, SpoolStatus
 from billing_client._version import __version__
 from billing_client.wire import Customer, FieldConflict, FieldError
 
 __all__ = [
+    "AttemptEvent",
     "AuthenticationError",
     "BillingError",
     "BillingSystemClient",
@@ -36,7 +46,11 @@ __all__ = [
     "CustomerExistsError",
     "CustomerNotFoundError",
     "CustomerSummary",
+    "DeadEvent",
+    "DeadLetter",
     "DeadlineExceededError",
+    "DeliveredEvent",
+    "DuplicateEvent",
     "DuplicateRecordError",
     "EventIdConflictError",
     "FieldConflict",
@@ -45,7 +59,17 @@ __all__ = [
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "RateLimitedError",
+    "RecorderCounts",
+    "RecorderEvent",
     "ResponseError",
+    "Spool",
+    "SpoolCorruptError",
+    "SpoolDiskFullError",
+    "SpoolError",
+    "SpoolForkedError",
+    "SpoolFullError",
+    "SpoolInUseError",
+    "SpoolStatus",
     "Statement",
     "StatementNotFoundError",
     "Summary",
@@ -56,6 +80,7 @@ __all__ = [
     "UsageNotFoundError",
     "UsageOutcome",
     "UsageRecord",
+    "UsageRecorder",
     "ValidationError",
     "VoidedUsage",
     "__version__",

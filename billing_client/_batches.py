@@ -109,18 +109,25 @@ def _encoded(usage: Usage) -> EncodedUsage | ValidationError:
 
 async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> list[UsageOutcome]:
     bodies = [entry.body for _, entry in batch if isinstance(entry, EncodedUsage)]
-    results: list[BatchResult[Decimal]] = []
-    call = Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", str(uuid4()))
+    call = batch_call(bodies, str(uuid4()))
     call.query = {"dryRun": "true"} if dry_run else {}
-    if bodies:
-        results = _results(call, await transport.send(call), len(bodies))
-    given = iter(results)
+    given = iter(await send_batch(transport, call, len(bodies)) if bodies else ())
     return [
-        _outcome(usage, entry.request_id, next(given), call)
+        outcome_of(usage, entry.request_id, next(given), call)
         if isinstance(entry, EncodedUsage)
         else UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=entry)
         for usage, entry in batch
     ]
+
+
+def batch_call(bodies: Iterable[bytes], idempotency_key: str) -> Call:
+    """The call that records encoded uses."""
+    return Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", idempotency_key)
+
+
+async def send_batch(transport: Transport, call: Call, records: int) -> list[BatchResult[Decimal]]:
+    """Send a batch of so many records; gives a result for each, in order. Raises BillingError."""
+    return _results(call, await transport.send(call), records)
 
 
 def _results(call: Call, answer: Answer, expected: int) -> list[BatchResult[Decimal]]:
@@ -136,7 +143,8 @@ def _is_whole(result: BatchResult[Decimal]) -> bool:
     return (result.record is not None, result.problem is not None) == (done, not done)
 
 
-def _outcome(usage: Usage, request_id: str, result: BatchResult[Decimal], call: Call) -> UsageOutcome:
+def outcome_of(usage: Usage, request_id: str, result: BatchResult[Decimal], call: Call) -> UsageOutcome:
+    """What a result of a batch says of its use."""
     error = None if result.problem is None else error_of_problem(result.problem, call.facts("rejected"))
     record: UsageRecord | None = None
     if isinstance(error, DuplicateRecordError | EventIdConflictError):

@@ -1,9 +1,11 @@
 """The client: a method for each thing the service does."""
 
+import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
 from uuid import uuid4
@@ -17,6 +19,8 @@ from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
 from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
 from billing_client._errors import DuplicateRecordError
+from billing_client._events import RecorderEvent
+from billing_client._recorder import UsageRecorder, make_recorder
 from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
 from billing_client._transport import Call, Transport
 from billing_client._version import __version__
@@ -155,6 +159,36 @@ class BillingSystemClient:
         is an outcome with its error; what stops a whole batch is raised, and may have left later batches in doubt.
         """
         return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run)
+
+    def recorder(
+        self,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        on_event: Callable[[RecorderEvent], None] | None = None,
+        on_full: Literal["wait", "raise"] = "wait",
+        max_records: int = 1_000_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        batch_size: int = 1_000,
+        close_timeout: float = 10.0,
+    ) -> UsageRecorder:
+        """A recorder, for an `async with` block: its `record()` returns when the usage is safe in the file `spool`, and
+        it delivers in the background, while the service is away too, in batches of `batch_size` (1 to 10,000).
+
+        Without `spool` the usage waits in memory, as safe as the process. At `max_records`, or `max_bytes` of their
+        JSON, dead letters included, `record()` waits, or with `on_full="raise"` raises SpoolFullError. `on_event` is
+        called for each attempt and each record that is delivered, a duplicate or dead. At its end the block delivers
+        for at most `close_timeout` seconds. Raises ConfigurationError, and when the block begins SpoolError.
+        """
+        return make_recorder(
+            self._transport,
+            spool=None if spool is None else Path(spool),
+            on_event=on_event,
+            on_full=on_full,
+            max_records=max_records,
+            max_bytes=max_bytes,
+            batch_size=batch_size,
+            close_timeout=close_timeout,
+        )
 
     async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
         """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""

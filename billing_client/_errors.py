@@ -3,6 +3,12 @@
 BillingError
 ├── ConfigurationError          a setting of the client is bad (also a ValueError)
 ├── ValidationError             the input is not valid: refused by the service, or here before it was sent
+├── SpoolError                  the spool of a recorder cannot be used
+│   ├── SpoolFullError          it holds as much as it may
+│   ├── SpoolDiskFullError      the disk has no room for it
+│   ├── SpoolInUseError         another recorder holds it, in this process or another
+│   ├── SpoolForkedError        its recorder was made by the process that this one was forked from
+│   └── SpoolCorruptError       the file is damaged
 ├── TransportError              no usable answer came
 │   └── DeadlineExceededError   the deadline over all attempts passed
 └── ResponseError               the service answered, and not with what was asked for
@@ -34,7 +40,8 @@ class BillingError(Exception):
 
     `outcome` says what became of the call: `not_sent` (the service never saw it), `rejected` (it did nothing) or
     `unknown` (it may have done its work: call again with the same `idempotency_key`, or the same event id).
-    `status`, `code` and `request_id` are None where there is none; `attempts` counts the requests made.
+    `status`, `code` and `request_id` are None where there is none; `attempts` counts the requests made. `retry_after`
+    is the seconds that the last answer asked to wait, 0 where it did not.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class BillingError(Exception):
         self.request_id = request_id
         self.attempts = attempts
         self.idempotency_key = idempotency_key
+        self.retry_after = 0.0
 
     def __str__(self) -> str:
         facts = [f"status {self.status}"] if self.status is not None else []
@@ -76,6 +84,30 @@ class ValidationError(BillingError):
     def __init__(self, detail: str, *, errors: list[FieldError] | None = None, **facts: Any) -> None:
         super().__init__(detail, **facts)
         self.errors = errors or []
+
+
+class SpoolError(BillingError):
+    """The spool of a recorder cannot be used. Nothing was recorded, and what it holds is untouched."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool holds as many records or bytes as it may."""
+
+
+class SpoolDiskFullError(SpoolError):
+    """The disk has no room for the spool; it works again when there is."""
+
+
+class SpoolInUseError(SpoolError):
+    """Another recorder holds the spool, in this process or another."""
+
+
+class SpoolForkedError(SpoolError):
+    """The recorder was made by the process that this one was forked from, and works only there."""
+
+
+class SpoolCorruptError(SpoolError):
+    """The spool's file is damaged. It is left as it is."""
 
 
 class TransportError(BillingError):

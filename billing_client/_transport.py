@@ -70,13 +70,12 @@ class _Body(aiohttp.BytesIOPayload):
 
 
 class _TryAgainError(Exception):
-    """An attempt failed in a way that another may not; `wait` is the least wait the service asked for."""
+    """An attempt failed in a way that another may not."""
 
-    def __init__(self, call: Call, error: BillingError, wait: float = 0.0) -> None:
+    def __init__(self, call: Call, error: BillingError) -> None:
         super().__init__(str(error))
         self.error = call.last_error = error
-        self.wait = wait
-        self.in_time = time.monotonic() + wait < call.deadline
+        self.in_time = time.monotonic() + error.retry_after < call.deadline
 
 
 def _waits() -> Generator[float, Any, None]:
@@ -87,7 +86,7 @@ def _waits() -> Generator[float, Any, None]:
     again = yield 0.0
     longest = FIRST_WAIT_SECONDS
     while True:
-        again = yield again.wait + random.uniform(0.0, longest)  # noqa: S311 - spreads load, keeps no secret
+        again = yield again.error.retry_after + random.uniform(0.0, longest)  # noqa: S311 - spreads load, keeps no secret
         longest = min(longest * 2, LONGEST_WAIT_SECONDS)
 
 
@@ -188,12 +187,13 @@ class Transport:
         if 200 <= answer.status < 300:
             return answer
         problem = error_of(answer, call.facts())
+        problem.retry_after = _retry_after(answer)
         if answer.status == 429 or (400 <= answer.status < 500 and problem.code not in WORK_REFUSED_CODES):
             # whoever answered so did nothing, but does not know what an attempt before did
             call.outcome = max(before, "rejected", key=_PROGRESS.index)
         problem.outcome = "rejected" if problem.code in WORK_REFUSED_CODES else call.outcome
         if answer.status in RETRIED_STATUSES:
-            raise _TryAgainError(call, problem, _retry_after(answer))
+            raise _TryAgainError(call, problem)
         raise problem
 
     def _failure(self, call: Call, error: Exception) -> Exception:

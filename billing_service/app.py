@@ -10,7 +10,9 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
+from billing_service.callers import Callers
 from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.lifecycle import Stop
 from billing_service.logs import RequestLog, start_logs
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
@@ -47,12 +49,15 @@ def create_app(settings: Settings, request_log: RequestLog | None = None) -> Sta
         app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records, metrics)
+        app.state.callers = Callers(database, key_required=settings.key_required)
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
         app.state.monitor.start()
+        app.state.stop.watch()
         try:
             yield
         finally:
-            await app.state.recorder.drain()
+            await app.state.recorder.drain(settings.database_timeout)
+            await app.state.callers.drain()
             await app.state.monitor.stop()
             await database.close()
 
@@ -69,6 +74,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None) -> Sta
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.stop = Stop(settings.drain_delay)
     app.state.metrics = metrics
     return app
 

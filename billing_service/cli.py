@@ -19,7 +19,8 @@ from uvicorn.supervisors import Multiprocess
 from billing_client import __version__
 from billing_service.app import OPERATIONS, create_app
 from billing_service.database import DatabaseUnavailableError, unavailable_if_away
-from billing_service.embedded import embedded_postgresql
+from billing_service.embedded import named_or_embedded
+from billing_service.key_commands import keys
 from billing_service.logs import RequestLog, start_logs
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
 from billing_service.openapi import openapi_document
@@ -28,13 +29,18 @@ from billing_service.settings import Settings, SettingsError, export_settings, l
 from billing_service.verification import verify_ledger
 
 _log = logging.getLogger(__name__)
+_NOTICE = "billing-service %s, %s, listens on %s, data in %s, API keys %s"
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
+WORKER_SILENCE_SECONDS = 10  # until a worker is taken for hung and replaced; a busy machine is slow to start one
 
 
 @click.group()
 @click.version_option(__version__, prog_name="billing-service")
 def cli() -> None:
     """Record billable usage once."""
+
+
+cli.add_command(keys)
 
 
 @cli.command()
@@ -44,20 +50,20 @@ def cli() -> None:
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Run the service."""
     settings = load_settings(host=host, port=port, workers=workers)
-    with _listening_socket(settings) as listener, _database(settings) as (settings, where):
+    with _listening_socket(settings) as listener, named_or_embedded(settings) as (settings, where):
         _prepare_schema(settings)
         request_log = start_logs(settings)
-        if settings.env == "development":
-            click.echo(_welcome(settings, where))
+        if settings.log_is_json:
+            _log.info(_NOTICE, __version__, settings.env, _url(settings), where, _keys_said(settings))
         else:
-            _log.info("billing-service %s, %s, listens on %s, on %s", __version__, settings.env, _url(settings), where)
+            click.echo(_welcome(settings, where))
         _run(settings, listener, request_log)
 
 
 @cli.command(name="migrate")
 def migrate_command() -> None:
     """Bring the database's schema up to date."""
-    with _database(load_settings()) as (settings, where):
+    with named_or_embedded(load_settings()) as (settings, where):
         applied = _migrate(settings)
         count = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied"
         click.echo(f"{where}: {count if applied else 'nothing to do'}")
@@ -68,7 +74,7 @@ def migrate_command() -> None:
 @cli.command()
 def verify() -> None:
     """Recompute every request id and every sum from the records; exit 1 and name what differs."""
-    with _database(load_settings()) as (settings, where):
+    with named_or_embedded(load_settings()) as (settings, where):
         with unavailable_if_away():
             report = asyncio.run(verify_ledger(settings))
         for difference in report.differences:
@@ -99,16 +105,6 @@ def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
     with listener:
         listener.set_inheritable(True)
         yield listener
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[tuple[Settings, str]]:
-    """The settings with a database that runs, and words that say where it is."""
-    if settings.database_url is not None:
-        yield settings, "the database that DATABASE_URL names"
-        return
-    with embedded_postgresql(settings.data_dir) as (url, folder):
-        yield msgspec.structs.replace(settings, database_url=url), f"embedded PostgreSQL, data in {folder}"
 
 
 def _prepare_schema(settings: Settings) -> None:
@@ -143,11 +139,12 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="warning" if settings.env == "development" else settings.log_level,
+        log_level=settings.log_level if settings.log_is_json else "warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
+        timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
     server = uvicorn.Server(config)
     if settings.workers > 1:
@@ -172,18 +169,26 @@ def _url(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def _keys_said(settings: Settings) -> str:
+    if settings.key_required:
+        return "needed; make one: billing-service keys create --name NAME --scope admin"
+    return "not needed in development; one that is sent is checked"
+
+
 def _welcome(settings: Settings, where: str) -> str:
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host)  # noqa: S104 - compared, not listened on
     url = _url(msgspec.structs.replace(settings, host=reached or settings.host))
+    key = ' -H "Authorization: Bearer $BILLING_API_KEY"' if settings.key_required else ""
     return f"""
 billing-service {__version__}, {settings.env}
   listens on   {_url(settings)}
   data         {where}
+  API keys     {_keys_said(settings)}
 
 Try next:
   curl {url}/readyz
-  curl {url}/customers -H 'Content-Type: application/json' -d '{{"id": "acme", "name": "Acme"}}'
-  curl {url}/usage -H 'Content-Type: application/json' \\
+  curl {url}/customers{key} -H 'Content-Type: application/json' -d '{{"id": "acme", "name": "Acme"}}'
+  curl {url}/usage{key} -H 'Content-Type: application/json' \\
     -d '{{"customerId": "acme", "service": "storage", "unitsConsumed": "1.5", "pricePerUnit": "0.02", "eventId": "1"}}'
 
 Stop with Ctrl-C.

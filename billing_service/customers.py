@@ -14,6 +14,7 @@ from billing_client.contract.problems import customer_exists, customer_not_found
 from billing_client.contract.queries import CustomersQuery, NoQuery
 from billing_client.identity import new_customer_id
 from billing_client.wire import Customer, CustomerChange, CustomerPage, Id, NewCustomer
+from billing_service.callers import Caller, caller_of
 from billing_service.database import Connection, Database
 from billing_service.operations import Operation
 from billing_service.pages import read_cursor, write_cursor
@@ -34,6 +35,7 @@ async def create_customer(request: Request, _: NoQuery) -> Response:
     """Add a customer, under a new id where none is given."""
     key = idempotency_key(request)
     new = decode_new_customer(await read_json(request))
+    caller_of(request).require_reach(new.id)
     customer_id = new.id or new_customer_id()
     database: Database = request.app.state.database
     async with database.connection() as connection:
@@ -59,7 +61,7 @@ async def list_customers(request: Request, query: CustomersQuery) -> Response:
     after = read_cursor(_SCOPE, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
-        rows = await list_customer_rows(connection, after, query.limit + 1)
+        rows = await list_customer_rows(connection, caller_of(request), after, query.limit + 1)
     customers = [_customer(row) for row in rows[: query.limit]]
     cursor = write_cursor(_SCOPE, _Position(customers[-1].id)) if len(rows) > query.limit else None
     return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
@@ -85,8 +87,12 @@ async def update_customer(request: Request, _: NoQuery) -> Response:
     return Response(_encode(_customer(row)), media_type="application/json")
 
 
-async def list_customer_rows(connection: Connection, after: str, limit: int) -> list[asyncpg.Record]:
-    """At most `limit` customers after an id, by id."""
+async def list_customer_rows(connection: Connection, caller: Caller, after: str, limit: int) -> list[asyncpg.Record]:
+    """At most `limit` of the customers that the caller reaches, after an id, by id."""
+    if caller.customer_id is not None:
+        return (
+            await connection.fetch(_QUERIES["get_customer"], caller.customer_id) if after < caller.customer_id else []
+        )
     return await connection.fetch(_QUERIES["list_customers"], after, limit)
 
 

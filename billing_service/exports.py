@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
 from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
 from billing_client.wire import UsageRecord
+from billing_service.callers import Caller, caller_of
 from billing_service.csv_cells import disarm
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
@@ -32,6 +33,7 @@ _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(Us
 
 
 class _Selection(Struct, frozen=True):
+    caller: Caller
     customer_id: str | None
     service: str | None
     start: datetime
@@ -41,7 +43,10 @@ class _Selection(Struct, frozen=True):
 async def export_usage(request: Request, query: ExportQuery) -> Response:
     """Stream all records, or one customer's, by (customer, time)."""
     format_ = choose_format(request, query.format, EXPORT_TYPES)
+    if query.customer_id is not None:
+        caller_of(request).require_reach(query.customer_id)
     selection = _Selection(
+        caller_of(request),
         query.customer_id,
         query.service,
         instant_parameter("from", query.from_, BEGINNING),
@@ -62,7 +67,7 @@ async def export_usage(request: Request, query: ExportQuery) -> Response:
 
 async def _pages(database: Database, selection: _Selection) -> AsyncIterator[list[UsageRecord[str]]]:
     """The records by (customer id, occurred at, request id), each page on a connection of its own."""
-    async for customer_id in _customers(database, selection.customer_id):
+    async for customer_id in _customers(database, selection):
         after = (selection.start, b"")
         while True:
             async with database.connection() as connection:
@@ -76,14 +81,15 @@ async def _pages(database: Database, selection: _Selection) -> AsyncIterator[lis
             after = (records[-1].occurred_at, bytes.fromhex(records[-1].request_id))
 
 
-async def _customers(database: Database, only: str | None) -> AsyncIterator[str]:
-    if only is not None:
-        yield only
+async def _customers(database: Database, selection: _Selection) -> AsyncIterator[str]:
+    if selection.customer_id is not None:
+        yield selection.customer_id
         return
     after = ""
     while True:
         async with database.connection() as connection:
-            ids = [row["customer_id"] for row in await list_customer_rows(connection, after, PAGE_CUSTOMERS)]
+            rows = await list_customer_rows(connection, selection.caller, after, PAGE_CUSTOMERS)
+        ids = [row["customer_id"] for row in rows]
         for customer_id in ids:
             yield customer_id
         if len(ids) < PAGE_CUSTOMERS:

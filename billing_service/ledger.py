@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 from msgspec import Struct, structs
 
-from billing_client.wire import FieldConflict, NewVoid, Outcome, UsageRecord, VoidedUsage
+from billing_client.wire import FieldConflict, Outcome, UsageRecord, VoidedUsage
 from billing_service.database import Connection
 from billing_service.queries import load_queries
 from billing_service.rollups import take_from_rollups
@@ -37,7 +37,6 @@ class _Stored(NamedTuple):
     idempotency_key: str | None
 
 
-ANONYMOUS = "anonymous"
 UNKNOWN_CUSTOMER = Verdict("rejected")
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
 
@@ -173,16 +172,14 @@ async def find_record(connection: Connection, customer_id: str, request_id: byte
 
 
 async def void_record(
-    connection: Connection, customer_id: str, request_id: bytes, void: NewVoid, voided_at: datetime
+    connection: Connection, customer_id: str, request_id: bytes, reason: str, voided_by: str, voided_at: datetime
 ) -> VoidedUsage[str] | None:
     """Take a record out of what is owed, once; None where there is no such record."""
     record = await find_record(connection, customer_id, request_id)
     if record is None:
         return None
     async with connection.transaction():
-        voided = await connection.fetchrow(
-            _USAGE["void_usage"], customer_id, request_id, void.reason, void.voided_by or ANONYMOUS, voided_at
-        )
+        voided = await connection.fetchrow(_USAGE["void_usage"], customer_id, request_id, reason, voided_by, voided_at)
         if voided is not None:
             await take_from_rollups(connection, record)
     row = (await connection.fetch(_USAGE["find_usage"], [customer_id], [request_id]))[0]

@@ -39,6 +39,7 @@ class RequestLine(Struct, omit_defaults=True, kw_only=True):
     outcome: str | None = None
     outcomes: dict[str, int] | None = None
     code: str | None = None
+    key_id: str | None = None
     http_request_id: str
     trace_id: str | None = None
 
@@ -82,13 +83,12 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 def start_logs(settings: Settings) -> RequestLog:
     """Let all that this process logs go one way, in the form and from the level on that the settings say."""
-    for_programs = settings.log_format == "json" or (settings.log_format == "auto" and settings.env != "development")
     handler = logging.StreamHandler()
-    handler.setFormatter(_formatter(for_programs, in_colour=handler.stream.isatty()))
+    handler.setFormatter(_formatter(settings.log_is_json, in_colour=handler.stream.isatty()))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    encode = msgspec.json.Encoder().encode_lines if for_programs else _readable
+    encode = msgspec.json.Encoder().encode_lines if settings.log_is_json else _readable
     return RequestLog(sys.stderr.buffer, encode, settings.log_level)
 
 

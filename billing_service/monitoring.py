@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.queries import NoQuery
-from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.callers import caller_of
+from billing_service.database import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.metrics import Metrics
 from billing_service.operations import Operation
 from billing_service.recorder import Recorder
@@ -19,7 +20,6 @@ from billing_service.recorder import Recorder
 _log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
-PARTING_SECONDS = 1.0
 
 
 class Monitor:
@@ -69,6 +69,7 @@ async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
 
 async def metrics(request: Request, _: NoQuery) -> Response:
     """Say what the service counted and timed, in the text format of Prometheus."""
+    caller_of(request).require_reach(None)  # it names services, and how much of all is used
     monitor: Monitor = request.app.state.monitor
     return Response(await monitor.expose(), media_type=CONTENT_TYPE_LATEST)
 
@@ -79,7 +80,7 @@ OPERATIONS = [
         path="/metrics",
         handler=metrics,
         tag="service",
-        scope=None,
+        scope="usage:read",
         media_types=(CONTENT_TYPE_LATEST.partition(";")[0],),
     )
 ]

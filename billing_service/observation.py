@@ -10,6 +10,7 @@ from typing import NamedTuple
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from billing_service.callers import Caller
 from billing_service.logs import FAILED, RequestLine, RequestLog
 from billing_service.metrics import Metrics
 from billing_service.tracing import read_trace_id
@@ -83,6 +84,7 @@ class Observe:
         log = self._log
         if log is None or status < log.least or (kind.is_probe and status < FAILED and not log.probes):
             return
+        caller: Caller | None = scope.get("caller")
         log.note(
             RequestLine(
                 level="info" if status < FAILED else "error",
@@ -94,6 +96,7 @@ class Observe:
                 outcome=scope.get("billing.outcome"),
                 outcomes=scope.get("billing.outcomes"),
                 code=scope.get("billing.code"),
+                key_id=caller.key_id if caller else None,
                 http_request_id=scope["billing.http_request_id"].decode(),
                 trace_id=scope.get("billing.trace_id"),
             )

@@ -9,10 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing_client.contract.queries import NoQuery
+from billing_service.callers import Callers
+from billing_service.keys import Scope
 from billing_service.requests import read_query
-
-Scope = Literal["usage:write", "usage:read", "customers:write", "customers:read", "admin"]
-"""What a caller needs to be permitted."""
 
 
 class SentDecimal:
@@ -26,6 +25,8 @@ class PlainDecimal:
 class Operation(Struct, frozen=True, kw_only=True):
     """One method of one address. The handler's docstring says what it does, for a reader of the API too.
 
+    `scope` is what a caller needs, None for an address that is open to all. A caller whose key is bound to a customer
+    gets to no path of another's; of customers that a query or a body names the handler asks the caller itself.
     `body` is the struct that the body holds, `answer` the one of an answer with `status` and these `headers`, in the
     first of its `media_types`; `problems` are the codes it may refuse with, besides those that follow from the rest.
     """
@@ -61,9 +62,17 @@ def routes(operations: Iterable[Operation]) -> list[Route]:
 
 
 def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-    handler, query = operation.handler, operation.query
+    handler, query, scope = operation.handler, operation.query, operation.scope
+    of_customer = "{customer_id:id}" in operation.path
 
     async def endpoint(request: Request) -> Response:
+        if scope is not None:
+            callers: Callers = request.app.state.callers
+            caller = await callers.find(request)
+            caller.require_scope(scope)
+            if of_customer:
+                caller.require_reach(request.path_params["customer_id"])
+            request.scope["caller"] = caller
         return await handler(request, read_query(request, query))
 
     return endpoint

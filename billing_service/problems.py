@@ -67,7 +67,11 @@ def problem_response(scope: Scope, details: ProblemDetails[str], headers: Mappin
 
 
 class AnswerCutOffs:
-    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may."""
+    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may.
+
+    From the moment it was told to stop each answer closes its connection (RFC 9112, section 9.6), so that its caller
+    goes elsewhere and loses nothing when the service hangs up.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -78,6 +82,8 @@ class AnswerCutOffs:
         async def note(message: Message) -> None:
             nonlocal answered
             answered = True
+            if message["type"] == "http.response.start" and scope["app"].state.stop.announced:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:

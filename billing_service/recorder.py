@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import asyncpg
@@ -50,10 +51,12 @@ class Recorder:
         async with self._database.connection() as connection:
             return await judge_reports(connection, reports)
 
-    async def drain(self) -> None:
-        """Wait until everything that was taken is answered."""
-        while self._writer is not None:
-            await asyncio.shield(self._writer)
+    async def drain(self, timeout: float) -> None:
+        """Wait until everything that was taken is answered, for so many seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._writer is not None:
+                    await asyncio.shield(self._writer)
 
     @property
     def queued(self) -> int:
@@ -72,13 +75,19 @@ class Recorder:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP_RECORDS], self._waiting[GROUP_RECORDS:]
                 self._metrics.waited((datetime.now(UTC) - group[0][0].record.recorded_at).total_seconds())
-                await self._write_group(group)
+                try:
+                    await self._write_group(group)
+                except DatabaseUnavailableError as error:  # what waits would meet the same, one group after the other
+                    waiting, self._waiting = self._waiting, []
+                    _fail(group + waiting, error)
         finally:
             self._writer = None
 
     async def _write_group(self, group: list[_Waiting]) -> None:
         try:
             verdicts = await self._record("single", [report for report, _ in group])
+        except DatabaseUnavailableError:
+            raise
         except asyncpg.PostgresError as error:
             if len(group) == 1:
                 _fail(group, error)

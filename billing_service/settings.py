@@ -45,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     ] = "USD"
     pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
+    drain_delay: Annotated[float, Meta(ge=0, le=600, description="seconds from 0 to 600")] = 0
     shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (
         8 * 1024 * 1024
@@ -54,6 +55,16 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
     ] = "info"
+
+    @property
+    def log_is_json(self) -> bool:
+        """Whether the log is for programs to read."""
+        return self.log_format == "json" or (self.log_format == "auto" and self.env != "development")
+
+    @property
+    def key_required(self) -> bool:
+        """Whether each call must show an API key."""
+        return self.env != "development"
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:

@@ -1,10 +1,9 @@
 """The endpoints of summaries: what is owed, by service, hour, day or month."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC
 from typing import Any
 
-import asyncpg
 import msgspec
 from msgspec import Struct
 from starlette.requests import Request
@@ -14,12 +13,13 @@ from billing_client.contract.periods import Asked, period_labels, read_summary_q
 from billing_client.contract.queries import SummariesQuery, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
+from billing_service.callers import caller_of
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.operations import Operation, PlainDecimal
 from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import invalid_input
-from billing_service.rollups import summarize
+from billing_service.rollups import Group, TooManyGroupsError, summarize
 
 _encode = msgspec.json.Encoder().encode
 MAX_GROUPS = 50_000
@@ -33,12 +33,11 @@ async def summarize_customer(request: Request, query: SummaryQuery) -> Response:
     """Sum up a customer's usage, by service, hour, day or month."""
     customer_id: str = request.path_params["customer_id"]
     asked = read_summary_query(query)
-    rows = await _rows(request, [customer_id], asked)
-    if not rows:
+    groups = (await _groups(request, [customer_id], asked))[customer_id]
+    if not groups:
         database: Database = request.app.state.database
         async with database.connection() as connection:
             await require_customer(connection, customer_id)
-    groups = [_group(row, asked) for row in rows]
     summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=summary_total(groups))
     return Response(_encode(summary), media_type="application/json")
 
@@ -50,39 +49,41 @@ async def summarize_customers(request: Request, query: SummariesQuery) -> Respon
     after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
     database: Database = request.app.state.database
     async with database.connection() as connection:
-        customers = [row["customer_id"] for row in await list_customer_rows(connection, after, query.limit + 1)]
+        rows = await list_customer_rows(connection, caller_of(request), after, query.limit + 1)
+    customers = [row["customer_id"] for row in rows]
     page = customers[: query.limit]
-    groups: dict[str, list[SummaryGroup[str]]] = {customer_id: [] for customer_id in page}
-    for row in await _rows(request, page, asked):
-        groups[row["customer_id"]].append(_group(row, asked))
     data = [
-        CustomerSummary(customer_id=id_, groups=_shown(g, asked), total=summary_total(g)) for id_, g in groups.items()
+        CustomerSummary(customer_id=id_, groups=_shown(groups, asked), total=summary_total(groups))
+        for id_, groups in (await _groups(request, page, asked)).items()
     ]
     cursor = write_cursor(scope, _Position(page[-1])) if len(customers) > query.limit else None
     body = SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor)
     return Response(_encode(body), media_type="application/json")
 
 
-async def _rows(request: Request, customer_ids: Sequence[str], asked: Asked) -> list[asyncpg.Record]:
+async def _groups(request: Request, customer_ids: Sequence[str], asked: Asked) -> dict[str, list[SummaryGroup[str]]]:
+    """The groups of each of these customers."""
     database: Database = request.app.state.database
-    async with database.connection() as connection:
-        try:
-            rows = await summarize(connection, customer_ids, asked.start, asked.end, asked.grouping, MAX_GROUPS + 1)
-        except asyncpg.InvalidParameterValueError as error:  # PostgreSQL has a time zone database of its own
-            raise invalid_input("query/timezone", "must be a name in the IANA time zone database") from error
-    if len(rows) > MAX_GROUPS:
+    groups: dict[str, list[SummaryGroup[str]]] = {}
+    left = MAX_GROUPS
+    try:
+        async with database.connection() as connection:
+            for id_ in customer_ids:
+                found = await summarize(connection, id_, asked.start, asked.end, asked.grouping, left)
+                groups[id_] = [_group(group, asked) for group in found]
+                left -= len(found)
+    except TooManyGroupsError as error:
         raise invalid_input(
             "query/groupBy", f"makes more than {MAX_GROUPS} groups; ask for less time or fewer customers"
-        )
-    return rows
+        ) from error
+    return groups
 
 
-def _group(row: asyncpg.Record, asked: Asked) -> SummaryGroup[str]:
-    local: datetime | None = row["local_period"]
-    labels = {} if local is None else period_labels(row["period"], local, asked.members)
-    return SummaryGroup(
-        service=row["service"], **labels, records=row["records"], units=row["units"], amount=row["amount"]
-    )
+def _group(group: Group, asked: Asked) -> SummaryGroup[str]:
+    labels = {}
+    if group.period is not None:
+        labels = period_labels(group.period.astimezone(UTC), group.period.replace(tzinfo=None), asked.members)
+    return SummaryGroup(service=group.service, **labels, records=group.records, units=group.units, amount=group.amount)
 
 
 def _shown(groups: list[SummaryGroup[str]], asked: Asked) -> list[SummaryGroup[str]]:

@@ -29,6 +29,7 @@ from billing_client.wire import (
     VoidedUsage,
 )
 from billing_service import ledger
+from billing_service.callers import Caller, caller_of
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
@@ -53,6 +54,7 @@ async def record_usage(request: Request, _: NoQuery) -> Response:
     try:
         key = idempotency_key(request)
         record = decode_usage(await read_json(request), datetime.now(UTC))
+        caller_of(request).require_reach(record.customer_id, record.request_id)
     except ProblemError:
         _metrics(request).rejected("single")
         request.scope["billing.outcome"] = "rejected"
@@ -74,7 +76,7 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
     batch = decode_batch(await read_json(request))
     if len(batch.records) > MAX_BATCH_RECORDS:
         raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
-    entries = _read_entries(batch.records, datetime.now(UTC))
+    entries = _read_entries(batch.records, datetime.now(UTC), caller_of(request))
     reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
     recorder: Recorder = request.app.state.recorder
     if not query.dry_run:
@@ -95,11 +97,15 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
-def _read_entries(records: list[msgspec.Raw], received_at: datetime) -> list[UsageRecord[str] | ProblemDetails[str]]:
+def _read_entries(
+    records: list[msgspec.Raw], received_at: datetime, caller: Caller
+) -> list[UsageRecord[str] | ProblemDetails[str]]:
     entries: list[UsageRecord[str] | ProblemDetails[str]] = []
     for raw in records:
         try:
-            entries.append(decode_usage(bytes(raw), received_at))
+            record = decode_usage(bytes(raw), received_at)
+            caller.require_reach(record.customer_id, record.request_id)
+            entries.append(record)
         except ProblemError as error:
             entries.append(error.details)
     return entries
@@ -173,12 +179,13 @@ async def void_usage(request: Request, _: NoQuery) -> Response:
     customer_id: str = request.path_params["customer_id"]
     request_id: str = request.path_params["request_id"]
     void = decode_new_void(await read_json(request))
+    voided_by = void.voided_by or caller_of(request).name
     database: Database = request.app.state.database
     async with database.connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):
             voided = await ledger.void_record(
-                connection, customer_id, bytes.fromhex(request_id), void, datetime.now(UTC)
+                connection, customer_id, bytes.fromhex(request_id), void.reason, voided_by, datetime.now(UTC)
             )
         if voided is None:
             await require_customer(connection, customer_id)

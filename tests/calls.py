@@ -15,6 +15,8 @@ from tests.services import Service
 
 CODES = {
     "validation_error": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "not_found": 404,
     "not_acceptable": 406,
     "statement_not_found": 404,
@@ -26,6 +28,7 @@ CODES = {
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "event_id_conflict": 422,
+    "rate_limited": 429,
     "header_too_large": 431,
     "internal_error": 500,
     "unavailable": 503,
@@ -110,8 +113,8 @@ def request_head(method: str, path: str, *headers: str) -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: test", *headers, "", "")).encode("latin-1")
 
 
-def json_request(path: str, body: bytes, *headers: str) -> bytes:
-    head = request_head("POST", path, "Content-Type: application/json", f"Content-Length: {len(body)}", *headers)
+def json_request(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    head = request_head(method, path, "Content-Type: application/json", f"Content-Length: {len(body)}", *headers)
     return head + body
 
 

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import docker  # type: ignore[import-untyped]  # it ships no types
+import psutil
 from docker.errors import DockerException  # type: ignore[import-untyped]  # it ships no types
 from testcontainers.community.postgres import PostgresContainer
 
@@ -126,9 +127,28 @@ class EmbeddedServer:
     def stop(self) -> None:
         self._stack.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that all of its processes come from."""
+        return int((self.folder / "postmaster.pid").read_text().split("\n")[0])
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes no step within the block: its connections stay open, and nothing is answered."""
+        postmaster = psutil.Process(self.pid)
+        postmaster.suspend()  # before the others, so that it makes no new ones
+        others = postmaster.children(recursive=True)
+        for process in others:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in [*others, postmaster]:
+                process.resume()
+
     def kill(self) -> None:
         """End it as a crash would."""
-        pid = int((self.folder / "postmaster.pid").read_text().split("\n")[0])
+        pid = self.pid
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         with suppress(ProcessLookupError):
@@ -136,6 +156,20 @@ class EmbeddedServer:
                 os.kill(pid, 0)
                 time.sleep(0.01)
         self._stack.close()
+
+
+def address_of(url: str) -> tuple[str, int] | str:
+    """Where the server of a URL listens: host and port, or the path of a Unix socket."""
+    parts = urlsplit(url)
+    folder = parse_qs(parts.query).get("host")
+    return f"{folder[0]}/.s.PGSQL.{parts.port or 5432}" if folder else (str(parts.hostname), parts.port or 5432)
+
+
+def url_at(url: str, port: int) -> str:
+    """The URL of the same database by way of a port of this machine."""
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}", query=""))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The service, run for real: in a thread on a socket of its own, or as a process of its own."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, ParamSpec, Self
 
 import uvicorn
 
@@ -21,6 +22,7 @@ from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 
 STARTUP_SECONDS = 60
+P = ParamSpec("P")
 
 
 class Service(NamedTuple):
@@ -142,6 +144,13 @@ def serve_process(
     with ServiceProcess(folder, "serve", "--port", str(port), *arguments, environment=variables) as service:
         service.await_ready(port)
         yield ServeProcess(f"http://127.0.0.1:{port}", "127.0.0.1", port, service)
+
+
+async def until(holds: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
+    """Wait until something holds of another process. Raises TimeoutError."""
+    async with asyncio.timeout(STARTUP_SECONDS):
+        while not await asyncio.to_thread(holds, *arguments, **named):  # noqa: ASYNC110 - no event tells of another process
+            await asyncio.sleep(0.02)
 
 
 def free_port() -> int:

@@ -60,7 +60,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert (code, output.strip()) == (0, f"billing-service, version {billing_client.__version__}")
     code, output = run_command(tmp_path, "--help")
     assert code == 0
-    assert all(command in output for command in ("serve", "migrate"))
+    assert all(command in output for command in ("serve", "migrate", "keys"))
 
 
 async def test_serve_on_the_embedded_database_says_where_it_is_and_keeps_its_data(
@@ -76,6 +76,7 @@ async def test_serve_on_the_embedded_database_says_where_it_is_and_keeps_its_dat
         output = served.service.output
     assert re.search(rf"listens on +{served.url}\n", output)
     assert re.search(rf"data +.*{data_dir}\n", output)
+    assert re.search(r"API keys +not needed in development", output)
     assert f"curl {served.url}/usage" in output
     assert "Traceback" not in output
     assert postmaster_pid(data_dir) is None
@@ -219,10 +220,13 @@ def test_staging_is_migrated_by_its_operator_before_it_serves(tmp_path: Path, em
     assert run(execute(empty_database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
     code, output = run_command(tmp_path, "migrate", **staging)
     assert code == 0, output
-    with serve_process(tmp_path, empty_database_url, environment=staging) as served:
+    for_people = staging | {"BILLING_LOG_FORMAT": "console"}
+    with serve_process(tmp_path, empty_database_url, environment=for_people) as served:
         assert get_status(served.host, served.port, "/readyz") == 200
         assert served.service.terminate() == 0
     assert ", staging" in served.service.output
+    assert re.search(r"API keys +needed; make one: billing-service keys create", served.service.output)
+    assert f'curl {served.url}/usage -H "Authorization: Bearer $BILLING_API_KEY"' in served.service.output
 
 
 def test_production_does_not_run_without_a_database(tmp_path: Path) -> None:

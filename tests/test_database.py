@@ -12,7 +12,8 @@ from billing_service.database import Database, DatabaseUnavailableError, unavail
 from billing_service.migrations import migrate
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, key, post, stored, usage
-from tests.databases import EmbeddedServer, embedded_server, execute, run
+from tests.databases import EmbeddedServer, address_of, embedded_server, execute, run, url_at
+from tests.faults.proxy import Proxy
 from tests.services import Service, free_port, running_service
 
 TIMEOUT = 5.0
@@ -117,6 +118,50 @@ async def test_a_database_that_does_not_answer_is_told_in_bounded_time(
                     assert_unavailable(await post(http, "/usage/batch", {"records": [usage()]}))
                     assert_unavailable(await get(http, "/customers/acme"))
             (await post(http, "/usage", usage(), key("a call"))).require(201)
+
+
+async def test_a_database_that_falls_silent_is_told_in_bounded_time_and_needs_no_restart(
+    server: EmbeddedServer, lonely_service: Service
+) -> None:
+    server.start()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(lonely_service.url, connector=connector) as http:
+        await given_customer(http)
+        await asyncio.gather(*(get(http, "/customers/acme") for _ in range(50)))  # the pool is full
+        record = (await post(http, "/usage", usage())).require(201)
+        calls = [
+            get(http, "/readyz"),
+            get(http, "/customers"),
+            get(http, "/customers/acme/summary"),
+            get(http, "/customers/acme/statement?month=2026-11"),
+            post(http, "/customers", {"name": "Acme"}),
+            post(http, "/usage/batch", {"records": [usage(eventId="batch")]}),
+            post(http, f"/customers/acme/usage/{record['requestId']}/void", {"reason": "a test"}),
+            *(post(http, "/usage", usage(eventId=f"{n}")) for n in range(20)),
+        ]
+        with server.frozen():
+            started = time.monotonic()
+            answers = await asyncio.gather(*calls, get(http, "/healthz"))
+            assert time.monotonic() - started < 2 * TIMEOUT  # and not so long for each step
+        answers.pop().require(200)
+        for answer in answers:
+            assert_unavailable(answer)
+        answers = await asyncio.gather(*(post(http, "/usage", usage(eventId=f"{n}"), key(f"{n}")) for n in range(20)))
+        assert {answer.status for answer in answers} <= {201, 409}
+
+
+async def test_connections_that_the_network_forgot_cost_one_call(settings: Settings) -> None:
+    async with Proxy(address_of(str(settings.database_url))) as proxy:
+        proxied = url_at(str(settings.database_url), proxy.port)
+        with running_service(Settings(database_url=proxied, database_timeout=1)) as service:
+            async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
+                await given_customer(http)
+                await asyncio.gather(*(get(http, "/customers/acme") for _ in range(50)))
+                assert len(proxy) > 1
+                proxy.silence_all()
+                assert_unavailable(await post(http, "/usage", usage(), key("a call")))
+                for _ in range(10):
+                    (await post(http, "/usage", usage(), key("a call"))).require(201)
 
 
 async def test_more_calls_than_connections_wait_for_their_turn(settings: Settings) -> None:

@@ -11,6 +11,7 @@ import pytest
 from billing_service.migrations import Migration, MigrationError, check_schema, load_migrations, migrate
 from billing_service.queries import SQL_FOLDER
 from billing_service.settings import Settings
+from billing_service.verification import verify_ledger
 from tests.calls import get, given_customer, post, usage
 from tests.databases import execute
 
@@ -36,6 +37,7 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
     assert await migrate(settings) == SHIPPED
     assert await migrate(settings) == []
     assert await execute(empty_database_url, TABLES) == [
+        "api_keys",
         "customers",
         "schema_migrations",
         "service_activity",
@@ -111,6 +113,38 @@ async def test_the_schema_is_checked_without_being_changed(empty_database_url: s
     assert await execute(empty_database_url, TABLES) is None
 
 
+FILL_1 = (
+    "INSERT INTO customers VALUES ('acme', 'Acme', now(), now()), ('b', 'B', now(), now())",
+    """SELECT record_usage(
+           array_agg(customer_id), array_agg(request_id), array_agg(n::text), array_agg('s' || n % 3),
+           array_agg(n::text), array_agg('0.07'::text),
+           array_agg(timestamptz '1999-12-30T00:00:00Z' + n * interval '37 minutes'), array_agg(now()),
+           array_agg(NULL::text)
+       )
+       FROM (
+           SELECT customer_id, n,
+               sha256(convert_to(format('["event.v1","%s","%s"]', customer_id, n), 'UTF8')) AS request_id
+           FROM customers, generate_series(1, 200) AS n ORDER BY customer_id, request_id
+       ) AS reported""",
+    """INSERT INTO usage_voids
+       SELECT customer_id, request_id, 'reason', 'who', now() FROM usage_records WHERE event_id = '5'""",
+    """UPDATE usage_rollups SET records = records - 1, units = units - 5, amount = amount - 0.35
+       WHERE service = 's2' AND (grain_minutes, bucket) IN ((15, '1999-12-30T03:00Z'), (1440, '1999-12-30T00:00Z'))""",
+    "SELECT count(*) FROM usage_records",
+)
+
+
+async def test_sums_of_days_become_sums_of_six_hours(empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    await migrate(settings, SHIPPED[:3])
+    assert await execute(empty_database_url, *FILL_1) == 400
+    await migrate(settings)
+    report = await verify_ledger(settings)
+    assert (report.records, report.differences) == (400, [])
+    minutes = "SELECT array_agg(DISTINCT bucket_minutes::integer ORDER BY bucket_minutes::integer) FROM usage_rollups"
+    assert await execute(empty_database_url, minutes) == [15, 360]
+
+
 def write(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         (folder / f"{name}.sql").write_text(text)
@@ -174,7 +208,7 @@ async def test_every_key_begins_with_the_customer_so_that_tables_can_be_distribu
         """SELECT indexrelid::regclass::text AS index, attname AS first
            FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
            JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
-           WHERE nspname = 'public' AND relname NOT IN ('schema_migrations', 'service_activity')"""
+           WHERE nspname = 'public' AND relname NOT IN ('schema_migrations', 'api_keys', 'service_activity')"""
     )
     assert {row["first"] for row in rows} == {"customer_id"}
 

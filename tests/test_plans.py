@@ -1,7 +1,7 @@
 """The plans of the hot queries: what they cost must not grow with what is stored."""
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -9,6 +9,7 @@ import pytest
 
 from billing_client.contract.parameters import BEGINNING, END
 from billing_service.queries import load_queries
+from billing_service.rollups import usual_plan
 from tests.databases import Server, database
 
 FILL = """
@@ -22,7 +23,7 @@ SELECT customer_id, request_id, 'reason', 'who', now() FROM usage_records WHERE 
 INSERT INTO usage_rollups
 SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, '2000-01-01Z'), service, count(*),
     sum(units_consumed), sum(units_consumed * price_per_unit)
-FROM usage_records, unnest(ARRAY[15, 1440]) grain GROUP BY 1, 2, 3, 4;
+FROM usage_records, unnest(ARRAY[15, 360]) grain GROUP BY 1, 2, 3, 4;
 INSERT INTO statements
 SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
 ANALYZE;
@@ -37,9 +38,11 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("customers", "get_customer", ("c1",)),
     ("customers", "known_customers", (["c1", "c2"],)),
     ("customers", "list_customers", ("c2", 100)),
-    ("rollups", "summarize", (["c1"], *MARCH, None, "UTC", True, 100)),
-    ("rollups", "summarize", (["c1"], *CUT, "day", "Asia/Kathmandu", True, 100)),
-    ("rollups", "summarize", (["c1", "c2", "c3"], *CUT, "month", "Europe/Berlin", False, 100)),
+    ("rollups", "summarize_rollups", ("c1", True, 100, *usual_plan(*MARCH, None, "UTC").rollups)),
+    ("rollups", "summarize_rollups", ("c1", True, 100, *usual_plan(*CUT, "day", "Asia/Kathmandu").rollups)),
+    ("rollups", "summarize_rollups", ("c1", False, 100, *usual_plan(*CUT, "hour", "Asia/Kolkata").rollups)),
+    ("rollups", "summarize_records", ("c1", False, 100, *usual_plan(*CUT, "month", "Europe/Berlin").records)),
+    ("rollups", "used_cells", ("c1", 360, timedelta(days=1), *MARCH, 100)),
     ("statements", "statement_lines", ("c1", *MARCH)),
     ("statements", "statement_digest", ("c1", *MARCH)),
     ("statements", "recorded_after", ("c1", *MARCH, MARCH[1], IDS, 101)),
@@ -64,11 +67,14 @@ async def large(large_database: str) -> AsyncIterator["asyncpg.Connection[asyncp
     await connection.close()
 
 
-def scans(node: dict[str, Any]) -> Iterator[str]:
-    if node["Node Type"] == "Seq Scan":
-        yield node["Relation Name"]
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
     for child in node.get("Plans", []):
-        yield from scans(child)
+        yield from nodes(child)
+
+
+def scans(plan: dict[str, Any]) -> Iterator[str]:
+    return (node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan")
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -81,6 +87,18 @@ async def test_no_hot_query_reads_a_whole_table(
     async with large.transaction():
         plan = await statement.explain(*arguments)
     assert list(scans(plan[0]["Plan"])) == [], "reads the whole of what the list names"
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+async def test_a_summary_reads_each_stretch_of_time_by_key(
+    large: "asyncpg.Connection[asyncpg.Record]", mode: str, zone: str
+) -> None:
+    await large.execute(f"SET plan_cache_mode = {mode}")
+    statement = await large.prepare(load_queries("rollups")["summarize_rollups"])
+    plan = await statement.explain("c1", False, 100, *usual_plan(*MARCH, "day", zone).rollups)
+    conditions = [node["Index Cond"] for node in nodes(plan[0]["Plan"]) if "Index Cond" in node]
+    assert [condition.count("bucket ") for condition in conditions] == [2], conditions  # from and to
 
 
 async def test_a_scan_would_be_seen(large: "asyncpg.Connection[asyncpg.Record]") -> None:

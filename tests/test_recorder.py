@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from tests.databases import execute
 from tests.services import ServeProcess, Service, get_status, running_service, serve_process
 
 CREATE_CUSTOMER = "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())"
+PATIENCE = 5.0
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
@@ -207,15 +209,64 @@ async def test_a_record_that_the_database_refuses_fails_alone(
     assert [verdict.outcome for verdict in (first, before, after) if isinstance(verdict, Verdict)] == ["recorded"] * 3
 
 
+async def test_what_waits_behind_a_database_that_fell_silent_is_told_with_the_first(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    impatient = Database(Settings(database_url=database_url, database_timeout=PATIENCE))
+    await impatient.open()
+    recorder = Recorder(impatient, queue_records=10_000)
+    async with writes_held_up(connection):
+        started = time.monotonic()
+        calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3 * GROUP_RECORDS)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert time.monotonic() - started < 2 * PATIENCE  # and not so long for each group
+    assert {type(result) for result in results} == {DatabaseUnavailableError}
+    assert (await recorder.record(report("0"))).outcome == "recorded"
+    await impatient.close()
+
+
+async def test_a_database_that_falls_silent_while_records_are_written_one_by_one_holds_up_none_for_long(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    impatient = Database(Settings(database_url=database_url, database_timeout=PATIENCE))
+    await impatient.open()
+    recorder = Recorder(impatient, queue_records=100)
+    reports = sorted((report(f"{n}") for n in range(10)), key=lambda report: report.record.request_id)
+    poison, *slow = (str(each.record.event_id) for each in reports)  # poison is the first that is written
+    await connection.execute(f"ALTER TABLE usage_records ADD CONSTRAINT no_poison CHECK (event_id <> '{poison}')")
+    await connection.execute(
+        f"ALTER TABLE usage_records ADD CONSTRAINT wait CHECK (event_id <> ALL('{{{','.join(slow)}}}')"
+        " OR pg_sleep(60) IS NOT NULL)"
+    )
+    started = time.monotonic()
+    calls = [asyncio.create_task(recorder.record(each)) for each in reports]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert time.monotonic() - started < 2 * PATIENCE
+    assert [type(result) for result in results] == [asyncpg.CheckViolationError] + [DatabaseUnavailableError] * 9
+    await impatient.close()
+
+
+async def test_a_drain_does_not_wait_for_ever(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    recorder = Recorder(opened, queue_records=100)
+    async with writes_held_up(connection):
+        call = asyncio.create_task(recorder.record(report("1")))
+        await until_a_write_waits(database_url)
+        await recorder.drain(0.1)
+        assert not call.done()
+    assert (await call).outcome == "recorded"
+
+
 async def test_drain_waits_until_all_that_was_taken_is_answered(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
     recorder = Recorder(opened, queue_records=100)
-    await recorder.drain()  # there is nothing to wait for
+    await recorder.drain(30)  # there is nothing to wait for
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3)]
         await until_a_write_waits(database_url)
-        drain = asyncio.create_task(recorder.drain())
+        drain = asyncio.create_task(recorder.drain(30))
         await asyncio.wait([drain], timeout=0.1)
         assert not drain.done()
     await drain

@@ -126,7 +126,7 @@ async def test_verify_names_every_difference(
     report = await verify_ledger(settings)
     assert (report.records, report.rollups, report.differences) == (2, 4, [])
     await connection.execute("UPDATE usage_rollups SET amount = amount + 0.01 WHERE service = 'storage'")
-    await connection.execute("DELETE FROM usage_rollups WHERE service = 'plain' AND grain_minutes = 15")
+    await connection.execute("DELETE FROM usage_rollups WHERE service = 'plain' AND bucket_minutes = 15")
     await connection.execute("UPDATE usage_records SET units_consumed = 2 WHERE service = 'plain'")
     differences = (await verify_ledger(settings)).differences
     assert sum("'storage'" in line and "amount 0.04; the records say" in line for line in differences) == 2

@@ -20,7 +20,9 @@ def waits(count: int, asked_for: float = 0.0) -> list[float]:
     """The first waits of one call, when the service asks for this long each time."""
     generator = _waits()
     generator.send(None)
-    again = _TryAgainError(Call("GET", "/"), BillingError("busy"), asked_for)
+    error = BillingError("busy")
+    error.retry_after = asked_for
+    again = _TryAgainError(Call("GET", "/"), error)
     return [generator.send(again) for _ in range(count)]
 
 

@@ -1,0 +1,116 @@
+-- set_journal_mode: in WAL one writes while others read; answers the mode it is in, "memory" for a spool in memory
+PRAGMA journal_mode = WAL;
+
+-- set_synchronous: what is committed is on disk, by fsync, when COMMIT returns
+PRAGMA synchronous = FULL;
+
+-- set_fullfsync: on macOS fsync alone ends at the drive's cache; elsewhere it changes nothing
+PRAGMA fullfsync = ON;
+
+-- set_query_only: refuses every write
+PRAGMA query_only = ON;
+
+-- check_pages: "ok", or the first fault of the file
+PRAGMA quick_check(1);
+
+-- read_application_id: 0 for a file that is nobody's
+PRAGMA application_id;
+
+-- read_version: the version of the schema
+PRAGMA user_version;
+
+-- count_tables: 0 for a file that is new
+SELECT count(*) FROM sqlite_master;
+
+-- set_application_id: "bill" in ASCII
+PRAGMA application_id = 0x62696c6c;
+
+-- set_version: that of the schema below
+PRAGMA user_version = 1;
+
+-- create_pending: what is to be delivered, in order. An Idempotency-Key and a request id name one call of record().
+-- recorded_at is RFC 3339 in UTC; body is the JSON of the record as it is sent
+CREATE TABLE pending (
+    seq INTEGER CONSTRAINT pending_pkey PRIMARY KEY AUTOINCREMENT,
+    idempotency_key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    recorded_at TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    body BLOB NOT NULL
+);
+
+-- create_dead: what the service refused, with its problem as JSON (RFC 9457); dead_at is RFC 3339 in UTC
+CREATE TABLE dead (
+    seq INTEGER CONSTRAINT dead_pkey PRIMARY KEY,
+    idempotency_key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    recorded_at TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    dead_at TEXT NOT NULL,
+    problem BLOB NOT NULL
+);
+
+-- begin: a transaction that may write
+BEGIN IMMEDIATE;
+
+-- begin_exclusive: holds the file, until the connection or its process ends
+BEGIN EXCLUSIVE;
+
+-- commit: returns when the transaction is on disk
+COMMIT;
+
+-- rollback: as if the transaction had never been
+ROLLBACK;
+
+-- append: adds a record at the end
+INSERT INTO pending (idempotency_key, request_id, recorded_at, body)
+VALUES (:idempotency_key, :request_id, :recorded_at, :body);
+
+-- next_batch: the first records in line that share an Idempotency-Key
+SELECT seq, idempotency_key, request_id, attempts, body
+FROM pending
+WHERE seq < coalesce(
+    (
+        SELECT seq
+        FROM pending
+        WHERE idempotency_key <> (SELECT idempotency_key FROM pending ORDER BY seq LIMIT 1)
+        ORDER BY seq
+        LIMIT 1
+    ),
+    9223372036854775807
+)
+ORDER BY seq
+LIMIT :records;
+
+-- count_attempt: counts an attempt to deliver these records
+UPDATE pending SET attempts = attempts + 1 WHERE seq BETWEEN :first AND :last;
+
+-- bury: moves a record that was refused to the dead letters
+INSERT INTO dead (seq, idempotency_key, request_id, recorded_at, attempts, body, dead_at, problem)
+SELECT seq, idempotency_key, request_id, recorded_at, attempts, body, :dead_at, :problem FROM pending WHERE seq = :seq;
+
+-- remove: takes a record out of the line
+DELETE FROM pending WHERE seq = :seq;
+
+-- put_last: moves a record to the end of the line
+UPDATE pending SET seq = (SELECT max(seq) + 1 FROM pending) WHERE seq = :seq;
+
+-- count_pending: how many wait, how many of them were attempted, their bytes, and when the oldest was recorded
+SELECT count(*), coalesce(sum(attempts > 0), 0), coalesce(sum(length(body)), 0), min(recorded_at) FROM pending;
+
+-- count_dead: how many dead letters there are, and their bytes
+SELECT count(*), coalesce(sum(length(body)), 0) FROM dead;
+
+-- all_dead: the dead letters, in the order they were recorded
+SELECT request_id, idempotency_key, recorded_at, attempts, body, dead_at, problem FROM dead ORDER BY seq;
+
+-- revive: puts dead letters at the end of the line, all or those with these request ids (a JSON array)
+INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
+SELECT idempotency_key, request_id, recorded_at, attempts, body
+FROM dead
+WHERE :request_ids IS NULL OR request_id IN (SELECT value FROM json_each(:request_ids))
+ORDER BY seq;
+
+-- discard: deletes dead letters, all or those with these request ids (a JSON array)
+DELETE FROM dead WHERE :request_ids IS NULL OR request_id IN (SELECT value FROM json_each(:request_ids));

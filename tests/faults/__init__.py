@@ -1,0 +1,1 @@
+"""Faults made for real, and the check that nothing is lost and nothing doubled."""

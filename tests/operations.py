@@ -1,0 +1,70 @@
+"""A request of every operation, made from its description, so that a new operation is tested without being named."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_origin
+from urllib.parse import quote
+
+import msgspec
+
+from billing_client.contract.queries import StatementQuery
+from billing_client.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
+from billing_service.operations import Operation
+from tests.calls import usage
+
+
+class Example(NamedTuple):
+    """A request as the operation takes it."""
+
+    method: str
+    path: str
+    body: bytes | None
+
+
+class Target(NamedTuple):
+    """What a request is about."""
+
+    customer_id: str
+    request_id: str = "0" * 64
+
+
+def name_of(operation: Operation) -> str:
+    """The name of an operation, for a test's."""
+    return f"{operation.method} {operation.path}"
+
+
+def example(operation: Operation, target: Target) -> Example:
+    """A request of the operation about a customer, wherever it can name one."""
+    return next(_examples(operation, target))
+
+
+def examples(operation: Operation, target: Target) -> list[Example]:
+    """Every request of the operation about a customer: also those that name no customer where none need be named."""
+    return list(_examples(operation, target))
+
+
+def _examples(operation: Operation, target: Target) -> Iterator[Example]:
+    path = operation.path.replace("{customer_id:id}", quote(target.customer_id, safe=""))
+    path = path.replace("{request_id:id}", target.request_id)
+    query = ["month=2026-01"] if operation.query is StatementQuery else []
+    body = _body(operation.body, target)
+    if "customerId" in {field.encode_name for field in msgspec.structs.fields(operation.query)}:
+        named = [*query, f"customerId={quote(target.customer_id, safe='')}"]
+        yield Example(operation.method, f"{path}?{'&'.join(named)}", body)
+    yield Example(operation.method, f"{path}?{'&'.join(query)}" if query else path, body)
+    if operation.body is NewCustomer:
+        yield Example(operation.method, path, b'{"name": "Somebody"}')
+
+
+def _body(struct: Any, target: Target) -> bytes | None:
+    record = usage(customerId=target.customer_id, eventId="an example")
+    bodies: dict[Any, Any] = {
+        None: None,
+        NewCustomer: {"id": target.customer_id, "name": "Somebody"},
+        CustomerChange: {"name": "Somebody"},
+        NewUsage: record,
+        Batch: {"records": [record]},
+        NewVoid: {"reason": "an example"},
+    }
+    body = bodies[get_origin(struct) or struct]
+    return None if body is None else json.dumps(body).encode()

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from decimal import Decimal
+from hashlib import sha256
 from uuid import uuid4
 
 import msgspec
@@ -50,6 +51,7 @@ async def record_usages(
     batch_size: int,
     concurrency: int,
     dry_run: bool,
+    repeatable: bool,
 ) -> AsyncGenerator[UsageOutcome, None]:
     """See BillingSystemClient.record_usages."""
     if not 1 <= batch_size <= MAX_BATCH_RECORDS or concurrency < 1:
@@ -58,7 +60,7 @@ async def record_usages(
     try:
         async with aclosing(_batches(usages, batch_size)) as batches:
             async for batch in batches:
-                sending.append(asyncio.create_task(_send(transport, batch, dry_run)))
+                sending.append(asyncio.create_task(_send(transport, batch, dry_run, repeatable)))
                 if len(sending) == concurrency:
                     for outcome in await sending[0]:
                         yield outcome
@@ -107,9 +109,9 @@ def _encoded(usage: Usage) -> EncodedUsage | ValidationError:
         return error
 
 
-async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> list[UsageOutcome]:
+async def _send(transport: Transport, batch: list[_Entry], dry_run: bool, repeatable: bool) -> list[UsageOutcome]:
     bodies = [entry.body for _, entry in batch if isinstance(entry, EncodedUsage)]
-    call = batch_call(bodies, str(uuid4()))
+    call = batch_call(bodies, _key_of(bodies) if repeatable else str(uuid4()))
     call.query = {"dryRun": "true"} if dry_run else {}
     given = iter(await send_batch(transport, call, len(bodies)) if bodies else ())
     return [
@@ -118,6 +120,10 @@ async def _send(transport: Transport, batch: list[_Entry], dry_run: bool) -> lis
         else UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=entry)
         for usage, entry in batch
     ]
+
+
+def _key_of(bodies: Iterable[bytes]) -> str:
+    return f"batch-{sha256(b','.join(bodies)).hexdigest()[:32]}"
 
 
 def batch_call(bodies: Iterable[bytes], idempotency_key: str) -> Call:

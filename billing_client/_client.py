@@ -150,15 +150,18 @@ class BillingSystemClient:
         batch_size: int = 1_000,
         concurrency: int = 1,
         dry_run: bool = False,
+        repeatable: bool = False,
     ) -> AsyncGenerator[UsageOutcome, None]:
         """Record any number of uses in batches, and give what became of each, in order.
 
         At most `concurrency` batches of `batch_size` (1 to 10,000) are held at a time, however many uses there are.
         With more than one on their way, either of two reports of the same usage in different batches may come first.
-        With `dry_run` nothing is written, and `recordable` stands in the place of `recorded`. A use that is refused
+        With `dry_run` nothing is written, and `recordable` stands in the place of `recorded`. With `repeatable` the
+        Idempotency-Key of each batch is made from what it holds: the same batches again, by another process after a
+        crash perhaps, are a retry and count as `replayed`, not as `duplicate`. A use that is refused
         is an outcome with its error; what stops a whole batch is raised, and may have left later batches in doubt.
         """
-        return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run)
+        return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run, repeatable)
 
     def recorder(
         self,

@@ -21,6 +21,9 @@ MAX_FRACTION_DIGITS = 18
 
 # numeric-string of the General Decimal Arithmetic specification, less its special values
 _NUMERAL = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?")
+_PLAIN = re.compile(
+    r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
+)  # what is written so already, of 38 digits at most
 _encode = msgspec.json.Encoder().encode  # writes strings as RFC 8785, section 3.2.2.2 wants them
 
 
@@ -31,6 +34,8 @@ def plain_decimal(text: str) -> str:
     Raises ValueError, with a message fit for a caller, for anything but a finite number that is not negative
     and has at most 38 digits, at most 18 of them after the point.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     match = _NUMERAL.fullmatch(text)
     if match is None:
         raise ValueError("must be a finite decimal number")

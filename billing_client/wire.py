@@ -15,9 +15,10 @@ D = TypeVar("D")
 NO_CONTROL_CHARACTERS = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"
 MAX_BATCH_RECORDS = 10_000
 MAX_PAGE = 1_000
+MAX_ID_LENGTH, MAX_NAME_LENGTH = 128, 200
 
-Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROL_CHARACTERS)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
 Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 Digest = Annotated[

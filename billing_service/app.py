@@ -5,21 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.callers import Callers
-from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.database import Database
 from billing_service.lifecycle import Stop
 from billing_service.logs import RequestLog, start_logs
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
 from billing_service.openapi import openapi_document
-from billing_service.operations import routes
-from billing_service.problems import AnswerCutOffs, ProblemError, answer_error
+from billing_service.operations import FixedAddresses, routes
+from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, load_settings, metrics_folder
@@ -34,7 +32,6 @@ OPERATIONS = [
     *monitoring.OPERATIONS,
     *api_docs.OPERATIONS,
 ]
-_ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect, Exception)
 
 
 def create_app(settings: Settings, request_log: RequestLog | None = None) -> Starlette:
@@ -69,8 +66,9 @@ def create_app(settings: Settings, request_log: RequestLog | None = None) -> Sta
             Middleware(Observe, all_routes, metrics, request_log),
             Middleware(AnswerCutOffs),
             Middleware(RawPath),
+            Middleware(FixedAddresses, all_routes),
         ],
-        exception_handlers=dict.fromkeys(_ERRORS, answer_error),
+        exception_handlers=dict.fromkeys((*EXPECTED_ERRORS, Exception), answer_error),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -18,7 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
 from billing_service.app import OPERATIONS, create_app
-from billing_service.database import DatabaseUnavailableError, unavailable_if_away
+from billing_service.database import DatabaseUnavailableError, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
 from billing_service.key_commands import keys
 from billing_service.logs import RequestLog, start_logs
@@ -122,7 +122,7 @@ def _migrate(settings: Settings) -> list[Migration]:
 
 
 async def _check(settings: Settings) -> None:
-    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout)
+    connection = await connect(settings)
     try:
         await check_schema(connection)
     finally:
@@ -142,6 +142,7 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         log_level=settings.log_level if settings.log_is_json else "warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a call came from
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
+from billing_service.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -22,6 +23,21 @@ _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster e
 
 class DatabaseUnavailableError(Exception):
     """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
+
+
+async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection of one's own, for a command. Raises what asyncpg raises."""
+    return await asyncpg.connect(settings.database_url, **_options(settings))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "timeout": settings.database_timeout,
+        "server_settings": {"application_name": "billing-service"},
+    }
+    return options | (
+        {"connection_class": PgBouncerConnection, "statement_cache_size": 0} if settings.pgbouncer else {}
+    )
 
 
 class PoolUse(NamedTuple):
@@ -47,10 +63,9 @@ class Database:
             self._settings.database_url,
             min_size=0,
             max_size=self._settings.pool_size,
-            timeout=self._settings.database_timeout,
             command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
-            server_settings={"application_name": "billing-service"},
+            **_options(self._settings),
         )
 
     async def close(self) -> None:

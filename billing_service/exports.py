@@ -15,11 +15,11 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from billing_client.contract.csv_cells import disarm
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
 from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
 from billing_client.wire import UsageRecord
 from billing_service.callers import Caller, caller_of
-from billing_service.csv_cells import disarm
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
 from billing_service.ledger import list_records

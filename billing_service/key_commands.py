@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-import asyncpg
 import click
 import msgspec
 
 from billing_client.wire import Id, readable
-from billing_service.database import Connection, unavailable_if_away
+from billing_service.database import Connection, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
 from billing_service.keys import SCOPES, Key, KeyName, NewKey, Scope, create_key, list_keys, revoke_key
 from billing_service.migrations import check_schema
@@ -114,7 +113,7 @@ def _run(work: Callable[[Connection], Awaitable[T]]) -> T:
     with named_or_embedded(load_settings()) as (settings, _), unavailable_if_away():
 
         async def connected() -> T:
-            connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout)
+            connection = await connect(settings)
             try:
                 await check_schema(connection)
                 return await work(connection)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import asyncpg
 from msgspec import Struct
 
-from billing_service.database import Connection
+from billing_service.database import Connection, connect
 from billing_service.queries import SQL_FOLDER, load_queries
 from billing_service.settings import Settings
 
@@ -56,7 +56,7 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
     Raises MigrationError where the database is too new for the program, and what asyncpg raises.
     """
     migrations = load_migrations() if migrations is None else migrations
-    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout)
+    connection = await connect(settings)
     try:
         async with connection.transaction():
             await connection.execute(_QUERIES["lock"])

@@ -7,10 +7,13 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Call
 
 from billing_client.contract.queries import NoQuery
 from billing_service.callers import Callers
 from billing_service.keys import Scope
+from billing_service.problems import EXPECTED_ERRORS, answer_error
 from billing_service.requests import read_query
 
 
@@ -76,3 +79,32 @@ def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         return await handler(request, read_query(request, query))
 
     return endpoint
+
+
+class FixedAddresses:
+    """Answers at the addresses that hold no id, after one look-up; all others go Starlette's way.
+
+    That way, past its routes and through two layers that handle errors, took a third of the CPU time of a request.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._endpoints: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+            (method, route.path): route.endpoint
+            for route in routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, call: Call, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get((call["method"], call["path"])) if call["type"] == "http" else None
+        if endpoint is None:
+            await self._app(call, receive, send)
+            return
+        call["endpoint"] = endpoint  # as Starlette's router does
+        request = Request(call, receive, send)
+        try:
+            response = await endpoint(request)
+        except EXPECTED_ERRORS as error:
+            response = await answer_error(request, error)
+        await response(call, receive, send)

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
 PROBLEM_TYPE = "application/problem+json"
+EXPECTED_ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect)
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 

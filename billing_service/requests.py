@@ -48,7 +48,8 @@ register_url_convertor("id", IdConvertor())
 
 async def read_json(request: Request) -> bytes:
     """The body of a JSON request, at most `max_body_bytes` of it. Raises ProblemError (413, 415)."""
-    check_body_type(request.headers.get("content-type"), request.headers.get("content-encoding"))
+    headers = dict(request.scope["headers"])
+    check_body_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
     limit: int = request.app.state.settings.max_body_bytes
     chunks, size = [], 0
     stream = request.stream()
@@ -61,6 +62,10 @@ async def read_json(request: Request) -> bytes:
     if size == 0:
         raise invalid_input("", "is empty, but must be a JSON object")
     return b"".join(chunks)
+
+
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")
 
 
 async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
@@ -81,7 +86,7 @@ def _too_large(limit: int) -> ProblemError:
 
 def idempotency_key(request: Request) -> str | None:
     """The `Idempotency-Key`. Raises ProblemError."""
-    return read_key(request.headers.getlist("idempotency-key"))
+    return read_key([value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"])
 
 
 def read_query(request: Request, struct: type[Q]) -> Q:

@@ -43,6 +43,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         str,
         Meta(pattern=rf"^(?:{'|'.join(MINOR_UNITS)})\Z", description="the ISO 4217 code of a currency such as USD"),
     ] = "USD"
+    pgbouncer: Annotated[
+        bool, Meta(description="true or false: whether DATABASE_URL is a PgBouncer in transaction mode")
+    ] = False
     pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
     drain_delay: Annotated[float, Meta(ge=0, le=600, description="seconds from 0 to 600")] = 0

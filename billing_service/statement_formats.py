@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from billing_client.contract.csv_cells import disarm
 from billing_client.wire import (
     LineChange,
     Statement,
@@ -22,7 +23,6 @@ from billing_client.wire import (
     UsageRecord,
     VoidedUsage,
 )
-from billing_service.csv_cells import disarm
 
 _COLUMNS = (
     *("row", "customerId", "month", "timezone", "currency", "service", "pricePerUnit", "records", "units", "amount"),

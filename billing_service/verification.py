@@ -4,7 +4,7 @@ import asyncpg
 from msgspec import Struct
 
 from billing_client.identity import event_request_id, usage_request_id
-from billing_service.database import Connection
+from billing_service.database import Connection, connect
 from billing_service.migrations import check_schema
 from billing_service.queries import load_queries
 from billing_service.settings import Settings
@@ -24,7 +24,7 @@ class Report(Struct, frozen=True):
 
 async def verify_ledger(settings: Settings) -> Report:
     """Recompute all request ids and rollups in one snapshot, in constant memory but for the differences."""
-    connection = await asyncpg.connect(settings.database_url, timeout=settings.database_timeout)
+    connection = await connect(settings)
     try:
         await check_schema(connection)
         async with connection.transaction(isolation="repeatable_read", readonly=True):

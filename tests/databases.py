@@ -5,11 +5,13 @@ postgres:17-alpine where a Docker engine answers, the embedded one.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -82,15 +84,18 @@ def _throwaway(kind: str, url: str) -> Server:
 
 def _start_container() -> PostgresContainer | None:
     """A container that runs, or None where no Docker engine answers or the image cannot be had."""
-    try:
+    with suppress(DockerException, OSError):
         client = docker.from_env(timeout=2)
         try:
             client.ping()
         finally:
             client.close()
         return PostgresContainer(IMAGE, driver=None).start()
-    except (DockerException, OSError):
-        return None
+    with warnings.catch_warnings():
+        # docker leaves open the socket that it could not connect: collected later, it would fail whatever test runs
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing_service.csv_cells import disarm, rearm
+from billing_client.contract.csv_cells import disarm, rearm
 
 DANGEROUS = ["=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20"]
 

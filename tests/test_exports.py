@@ -13,7 +13,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from billing_service.csv_cells import rearm
+from billing_client.contract.csv_cells import rearm
 from billing_service.exports import PAGE_RECORDS
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, usage

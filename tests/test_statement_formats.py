@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from billing_client import BillingSystemClient
-from billing_service.csv_cells import rearm
+from billing_client.contract.csv_cells import rearm
 from tests.calls import get, given_customer, post, send
 from tests.services import Service
 from tests.statements import Page, fetch, record, statement, void

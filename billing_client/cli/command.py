@@ -8,6 +8,7 @@ import click
 from billing_client import __version__
 from billing_client.cli.exports import export
 from billing_client.cli.failures import MEANINGS
+from billing_client.cli.imports import import_
 from billing_client.cli.records import record
 from billing_client.cli.summaries import summary
 
@@ -33,6 +34,7 @@ def billing() -> None:
 
 
 billing.add_command(record)
+billing.add_command(import_)
 billing.add_command(summary)
 billing.add_command(export)
 

@@ -8,7 +8,6 @@ from enum import IntEnum
 from typing import Any
 
 import click
-import msgspec
 
 from billing_client import (
     AuthenticationError,
@@ -20,9 +19,10 @@ from billing_client import (
     EventIdConflictError,
     PayloadTooLargeError,
     PermissionDeniedError,
+    SpoolError,
     ValidationError,
 )
-from billing_client.cli.output import plain
+from billing_client.cli.output import to_json
 
 
 class ExitCode(IntEnum):
@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     DENIED = 4
     UNREACHABLE = 5
     UNKNOWN = 6
+    MISSING = 7
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
@@ -43,10 +44,12 @@ MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.REFUSED: "the input, or a part of it, was refused; it says why",
     ExitCode.USAGE: "wrong options or settings, or a file that cannot be read or written",
-    ExitCode.DUPLICATE: "the same usage was recorded before, by another call",
+    ExitCode.DUPLICATE: "the same usage was recorded before, by another call; "
+    "import: lines without event id repeat others",
     ExitCode.DENIED: "the API key is missing, not valid, or does not permit this",
-    ExitCode.UNREACHABLE: "no usable answer from the service; nothing was recorded",
+    ExitCode.UNREACHABLE: "no usable answer from the service; nothing was recorded by the call that failed",
     ExitCode.UNKNOWN: "the answer was lost, it may be recorded; run the same again, it is counted once",
+    ExitCode.MISSING: "import --dry-run: some of it is not on the server",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
     ExitCode.PIPE_CLOSED: "whoever read the output went away",
 }
@@ -72,7 +75,7 @@ class CommandError(Exception):
         line = f"billing: {self}"
         if as_json:
             error = {"detail": str(self), "exitCode": int(self.code), **self.facts}
-            line = msgspec.json.encode({"error": plain(error)}).decode()
+            line = to_json({"error": error}).decode()
         click.echo(line, err=True)
 
 
@@ -116,8 +119,8 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def failure_of(error: BillingError, base_url: str | None = None) -> CommandError:
-    """What an error of the client means to whoever ran the command."""
+def failure_of(error: BillingError, base_url: str | None = None, again: str | None = None) -> CommandError:
+    """What an error of the client means to whoever ran the command; `again` is how they go on, if not with the key."""
     code = _code_of(error)
     facts: dict[str, Any] = {
         "code": error.code,
@@ -138,8 +141,10 @@ def failure_of(error: BillingError, base_url: str | None = None) -> CommandError
             facts["errors"] = error.errors
     if code is ExitCode.UNREACHABLE:
         message = f"{base_url}: {message}. Is this the address of a billing service that runs? (--base-url)"
-    elif code is ExitCode.UNKNOWN:
-        message += f". It may be recorded: run it again, with --idempotency-key {error.idempotency_key}"
+    elif code is ExitCode.UNKNOWN and again is None:
+        again = f"It may be recorded: run it again, with --idempotency-key {error.idempotency_key}"
+    if again is not None:
+        message = f"{message.rstrip('.')}. {again}"
     return CommandError(code, message, {name: value for name, value in facts.items() if value is not None})
 
 
@@ -147,7 +152,7 @@ def _code_of(error: BillingError) -> ExitCode:
     if error.outcome == "unknown" and error.idempotency_key is not None:  # a call without a key only reads
         return ExitCode.UNKNOWN
     match error:
-        case ConfigurationError():
+        case ConfigurationError() | SpoolError():
             return ExitCode.USAGE
         case DuplicateRecordError():
             return ExitCode.DUPLICATE

@@ -10,29 +10,30 @@ import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 
+from billing_client.contract.amounts import plain
+
 _WIDEST = 100_000  # for a file or a pipe, which have no edge at which to fold
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: camelCase, decimals in plain notation."""
-    builtin = msgspec.to_builtins(value, builtin_types=(Decimal,))
-    return _without_exponents(builtin)
+def to_json(value: Any) -> bytes:
+    """A value as JSON, on the wire's terms: camelCase, decimals as strings in plain notation."""
+    return msgspec.json.encode(_in_plain_notation(msgspec.to_builtins(value, builtin_types=(Decimal,))))
 
 
-def _without_exponents(value: Any) -> Any:
+def _in_plain_notation(value: Any) -> Any:
     match value:
         case Decimal():
-            return f"{value:f}"
+            return plain(value)
         case dict():
-            return {name: _without_exponents(member) for name, member in value.items()}
+            return {name: _in_plain_notation(member) for name, member in value.items()}
         case list():
-            return [_without_exponents(item) for item in value]
+            return [_in_plain_notation(item) for item in value]
     return value
 
 
 def print_json(value: Any) -> None:
     """One line of JSON, on standard output."""
-    sys.stdout.buffer.write(msgspec.json.encode(plain(value)) + b"\n")
+    sys.stdout.buffer.write(to_json(value) + b"\n")
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, heading: bool = True) -> None:

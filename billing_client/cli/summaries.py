@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
-from decimal import Context, Decimal, Inexact
+from decimal import Decimal
 from typing import cast
 
 import click
@@ -16,10 +16,10 @@ from billing_client._client import GroupBy
 from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import number_column, print_json, print_table, text_column
+from billing_client.contract.amounts import EXACT
 from billing_client.wire import SummaryGroup, SummaryTotal
 
 MEMBERS = ("service", "hour", "day", "month")
-_EXACT = Context(prec=200, traps=[Inexact])  # a total that would have to be rounded is an error
 
 
 class _Asked(Struct, frozen=True):
@@ -130,5 +130,5 @@ def _figures(sums: SummaryGroup[Decimal] | SummaryTotal[Decimal]) -> tuple[str, 
 def _sum(totals: list[SummaryTotal[Decimal]]) -> SummaryTotal[Decimal]:
     units = amount = Decimal(0)
     for each in totals:
-        units, amount = _EXACT.add(units, each.units), _EXACT.add(amount, each.amount)
+        units, amount = EXACT.add(units, each.units), EXACT.add(amount, each.amount)
     return SummaryTotal(records=sum(each.records for each in totals), units=units, amount=amount)

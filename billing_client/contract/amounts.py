@@ -5,26 +5,26 @@ from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
 
 # a product has at most 76 digits before the point and 36 after it, a sum of 10^20 of them 132 in all; what would not
 # fit is a bug, so it traps
-_EXACT = Context(prec=200, traps=[Inexact])
+EXACT = Context(prec=200, traps=[Inexact])
 _ROUNDING = Context(prec=200, rounding=ROUND_HALF_UP)
 
 
 def multiply(units: str, price: str) -> str:
     """The exact product of two plain decimals, as a plain decimal."""
-    return plain(_EXACT.multiply(Decimal(units), Decimal(price)))
+    return plain(EXACT.multiply(Decimal(units), Decimal(price)))
 
 
 def total(decimals: Iterable[str]) -> str:
     """The exact sum of plain decimals, as a plain decimal."""
     result = Decimal(0)
     for decimal in decimals:
-        result = _EXACT.add(result, Decimal(decimal))
+        result = EXACT.add(result, Decimal(decimal))
     return plain(result)
 
 
 def difference(one: str, other: str) -> str:
     """The first plain decimal less the second, exact."""
-    return plain(_EXACT.subtract(Decimal(one), Decimal(other)))
+    return plain(EXACT.subtract(Decimal(one), Decimal(other)))
 
 
 def round_half_up(decimal: str, digits: int) -> str:

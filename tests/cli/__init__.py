@@ -22,7 +22,12 @@ Finished = subprocess.CompletedProcess[str]
 
 
 def start(
-    *arguments: str | Path, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.PIPE, **environment: Any
+    *arguments: str | Path,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    cwd: Path | None = None,
+    **environment: Any,
 ) -> "subprocess.Popen[bytes]":
     """Start the command, its output in pipes; no setting comes from the environment of whoever runs the tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
@@ -31,7 +36,8 @@ def start(
         env=inherited | {"PYTHONUTF8": "1", "COLUMNS": "200"} | environment,
         stdin=stdin,
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
+        cwd=cwd,
     )
 
 

@@ -5,23 +5,30 @@ import pytest
 import billing_client
 from billing_client.cli.failures import MEANINGS, ExitCode
 from tests.cli import billing
+from tests.examples import ROOT
 
 
 def test_help_names_each_command_and_each_exit_code() -> None:
     shown = billing("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
-    assert {"record", "summary", "export"} <= set(commands)
+    assert commands[:4] == ["record", "import", "summary", "export"]
     for code in ExitCode:
         assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
-    assert not [line for line in shown.stdout.splitlines() if len(line) > 100]
+    assert not [line for line in shown.stdout.splitlines() if len(line) > 110]
+
+
+def test_the_documentation_says_the_same_of_exit_codes() -> None:
+    documented = (ROOT / "docs" / "client.md").read_text("utf-8").partition("| exit code | |\n|---|---|\n")[2]
+    rows = [f"| {int(code)} | {MEANINGS[code]} |" for code in ExitCode]
+    assert documented.partition("\n\n")[0].splitlines() == rows
 
 
 def test_version() -> None:
     assert billing("--version").stdout == f"billing, version {billing_client.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["record", "summary", "export"])
+@pytest.mark.parametrize("command", ["record", "import", "summary", "export"])
 def test_each_command_has_help_with_an_example(command: str) -> None:
     shown = billing(command, "--help")
     assert shown.returncode == 0

@@ -1,6 +1,9 @@
 """The document: true, complete, and the committed copy of it."""
 
+import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,14 @@ from openapi_spec_validator import validate
 
 from billing_service.app import OPERATIONS
 from billing_service.openapi import openapi_document
+from billing_service.settings import Settings
+from tests.calls import given_customer
+from tests.keys import bearer, given_key
+from tests.services import running_service
 
 HERE = Path(__file__).parent
-COPY = HERE.parents[1] / "docs" / "openapi.json"
+ROOT = HERE.parents[1]
+COPY = ROOT / "docs" / "openapi.json"
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +64,25 @@ async def test_the_page_needs_no_other_host(shared_http: aiohttp.ClientSession) 
             assert response.status == 200
     async with shared_http.get("/docs/swagger-editor.js") as response:
         assert response.status == 404
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path, seed: int) -> None:
+    """All checks, over examples, boundaries, random data valid and not, and sequences of calls, with a key required."""
+    key = await given_key(database_url, "admin")
+    with running_service(Settings(database_url=database_url, env="production")) as service:
+        async with aiohttp.ClientSession(service.url, headers=bearer(key)) as http:
+            await given_customer(http)
+        arguments = ["--config-file", str(HERE / "schemathesis.toml"), "run", f"{service.url}/openapi.json"]
+        arguments += ["--header", f"Authorization: Bearer {key}", "--checks", "all", "--max-examples", "20"]
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("schemathesis"),
+            *(*arguments, "--continue-on-failure", "--seed", str(seed), "--no-color"),
+            cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
+    assert "Stateful" in output

@@ -1,0 +1,39 @@
+"""Which format a file has: what it says of itself counts, not how it is named."""
+
+from typing import Literal, TextIO, get_args
+
+from billing_client.cli.focus import FocusBill
+from billing_client.cli.lines import Format, InputError, TextLines
+from billing_client.cli.tables import Table
+from billing_client.cli.usage_lines import UsageLines
+from billing_client.cli.usage_tables import UsageTable
+
+FormatName = Literal["focus", "csv", "ndjson"]
+NAMES: tuple[FormatName, ...] = get_args(FormatName)
+_UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how its byte order mark is read
+_TABLES = {"focus": FocusBill, "csv": UsageTable}
+
+
+def read_file(file: TextIO, name: FormatName | None) -> Format:
+    """A file of usage, opened as UTF-8 with surrogate escapes, in the format of that name or its own.
+
+    Raises InputError.
+    """
+    lines = TextLines(file)
+    first = lines.first()
+    if name == "ndjson" or (name is None and first.lstrip().startswith("{")):
+        return UsageLines(lines)
+    if not first and name is None:
+        raise InputError("it is empty")
+    if "\0" in first or first.startswith(_UTF_16):
+        raise InputError("it is not text in UTF-8")
+    table = Table(lines)
+    if name is not None:
+        return _TABLES[name](table)
+    named = {format_: len(set(format_.required) & set(table.header)) for format_ in _TABLES.values()}
+    if not any(named.values()):
+        raise InputError(
+            f"it is neither NDJSON, nor CSV whose first line names {', '.join(UsageTable.required)}, "
+            f"or (FOCUS) {', '.join(FocusBill.required)}"
+        )
+    return max(named, key=lambda format_: named[format_])(table)

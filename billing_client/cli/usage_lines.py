@@ -1,0 +1,93 @@
+"""Usage as NDJSON: an object a line, as the API takes it, or as the service exports it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from billing_client import Usage
+from billing_client.cli.lines import TOO_LONG, Line, TextLines, checked
+from billing_client.cli.tables import EXTRA
+from billing_client.contract.decoding import ObjectDecoder, cut_to_microseconds, read_decimal
+from billing_client.contract.problems import ProblemError
+from billing_client.wire import Timestamp
+
+
+class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """A line: what a report has, what an export has besides, and what a file of lines that are left has."""
+
+    customer_id: str
+    service: str
+    units_consumed: Raw
+    price_per_unit: Raw
+    event_id: str | None = None
+    occurred_at: Timestamp | None = None
+    request_id: str | None = None
+    amount: Any = None
+    recorded_at: Any = None
+    voided_at: str | None = None
+    outcome: Any = None
+    line: Any = None
+    reason: Any = None
+
+
+_decode = ObjectDecoder[_Object](_Object, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal})
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class UsageLines:
+    """Usage as NDJSON. A member that it does not know is refused: `event_id` must not pass for no event id."""
+
+    suffix = "ndjson"
+    names_customers = False
+
+    def __init__(self, lines: TextLines) -> None:
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[Line]:
+        """See Format."""
+        for text in self._lines:
+            number, source = self._lines.number, text.strip()
+            if self._lines.cut_since(number):
+                yield Line(number=number, source="", fault=TOO_LONG)
+            elif source:
+                try:
+                    yield _read(number, source)
+                except ProblemError as error:
+                    faults = error.details.errors or []
+                    fault = "; ".join(f"{each.pointer}: {each.message}".removeprefix(": ") for each in faults)
+                    yield Line(number=number, source=source, fault=fault)
+
+    def heading(self) -> str:
+        """See Format."""
+        return ""
+
+    def left(self, line: Line, reason: str) -> str:
+        """See Format. What is no object stands there as text."""
+        members: dict[str, Any] = {"line": line.number, "reason": reason}
+        try:
+            members |= {name: raw for name, raw in _decode_members(line.source).items() if name not in EXTRA}
+        except (ValueError, RecursionError):
+            members["text"] = line.source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return msgspec.json.encode(members).decode() + "\n"
+
+
+def _read(number: int, source: str) -> Line:
+    """What a line says. Raises ProblemError."""
+    data = cut_to_microseconds(source.encode("utf-8", "surrogateescape"))
+    given = _decode(data)
+    try:
+        units, price = read_decimal(given.units_consumed), read_decimal(given.price_per_unit)
+    except ValueError as error:
+        raise _decode.refusal(data) from error
+    usage = Usage(
+        customer_id=given.customer_id,
+        service=given.service,
+        units_consumed=units,
+        price_per_unit=price,
+        event_id=given.event_id,
+        occurred_at=given.occurred_at,
+    )
+    line = Line(number=number, source=source, usage=usage, is_voided=given.voided_at is not None)
+    return checked(line, given.request_id)

@@ -1,0 +1,50 @@
+"""Usage in CSV, its columns named as the members of the API: as anyone writes it, or as the service exports it."""
+
+import msgspec
+
+from billing_client import Usage, UsageRecord
+from billing_client.cli.lines import InputError, Line, checked
+from billing_client.cli.tables import EXTRA, Table, TableFormat, read_instant
+from billing_client.contract.csv_cells import rearm
+from billing_client.wire import NewUsage
+
+_FIELDS = msgspec.structs.fields(NewUsage)
+_EXPORTED = [field.encode_name for field in msgspec.structs.fields(UsageRecord)]  # `record --json` adds the outcome
+
+
+class UsageTable(TableFormat):
+    """Usage in CSV. A column that it does not know is refused: `event_id` must not pass for no event id.
+
+    Cells of an export, known by its requestId, have an apostrophe before what a spreadsheet would run.
+    """
+
+    name = "CSV of usage"
+    required = tuple(field.encode_name for field in _FIELDS if field.required)
+    optional = (
+        *(field.encode_name for field in _FIELDS if not field.required),
+        *(name for name in _EXPORTED if name not in {field.encode_name for field in _FIELDS}),
+    )
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table)
+        known = (*self.required, *self.optional, *EXTRA)
+        if unknown := [name for name in table.header if name not in known]:
+            raise InputError(f"its first line names {unknown[0][:100]!r}, but takes only {', '.join(known)}")
+        self._is_export = "requestId" in table.header
+
+    def read(self, number: int, source: list[str], cells: dict[str, str]) -> Line:
+        """See TableFormat."""
+        given = {name: rearm(cell) for name, cell in cells.items()} if self._is_export else cells
+        if empty := [name for name in self.required if not given[name]]:
+            raise ValueError(f"it has no {', '.join(empty)}")
+        occurred_at = given.get("occurredAt")
+        usage = Usage(
+            customer_id=given["customerId"],
+            service=given["service"],
+            units_consumed=given["unitsConsumed"],
+            price_per_unit=given["pricePerUnit"],
+            event_id=given.get("eventId") or None,
+            occurred_at=read_instant("occurredAt", occurred_at) if occurred_at else None,
+        )
+        line = Line(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
+        return checked(line, given.get("requestId"))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
+from billing_service.connections import PooledConnection
 from billing_service.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
@@ -33,11 +34,10 @@ async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
 def _options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "timeout": settings.database_timeout,
+        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
         "server_settings": {"application_name": "billing-service"},
     }
-    return options | (
-        {"connection_class": PgBouncerConnection, "statement_cache_size": 0} if settings.pgbouncer else {}
-    )
+    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
 
 
 class PoolUse(NamedTuple):

@@ -49,7 +49,6 @@ def test_each_command_of_spools_has_help_with_an_example(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Usage: billing"),
         (["recrod"], "No such command 'recrod'"),
         (["record", "--customer", "acme"], "Missing option '--service'"),
         (["summary", "--timeout", "0"], "0.0 is not in the range x>0"),

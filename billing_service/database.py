@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
+from billing_service.connections import PooledConnection
 from billing_service.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
@@ -17,6 +18,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
 IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
+TURNS_OF = 4  # one connection of so many may be held by a turn
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
@@ -34,11 +36,10 @@ async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
 def _options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "timeout": settings.database_timeout,
+        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
         "server_settings": {"application_name": "billing-service"},
     }
-    return options | (
-        {"connection_class": PgBouncerConnection, "statement_cache_size": 0} if settings.pgbouncer else {}
-    )
+    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
 
 
 class PoolUse(NamedTuple):
@@ -51,22 +52,22 @@ class PoolUse(NamedTuple):
 
 
 class Database:
-    """Connections that are opened when first needed and replaced when lost: a pool, and one that is kept."""
+    """Connections that are opened when first needed and replaced when lost: a pool, and one beside it that is kept."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
         self._users = 0
         self._kept: asyncpg.Connection[asyncpg.Record] | None = None
-        self._kept_is_used = False
         self._kept_until = 0.0
+        self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
         self._pool = await asyncpg.create_pool(
             self._settings.database_url,
             min_size=0,
-            max_size=self._settings.pool_size - 1,
+            max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=IDLE_SECONDS,
             command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
@@ -100,12 +101,22 @@ class Database:
             self._users -= 1
 
     @asynccontextmanager
+    async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
+        """A connection to read much from in a transaction, and by when, on the loop's clock, to give it back: well
+        before it is cut off. A part of all connections is lent for that, so that nothing else has to wait for one.
+
+        Raises DatabaseUnavailableError.
+        """
+        async with self._turns, self.connection() as connection, connection.transaction(readonly=True):
+            yield connection, asyncio.get_running_loop().time() + self._settings.database_timeout / 2
+
+    @asynccontextmanager
     async def kept_connection(self) -> AsyncIterator["Connection"]:
-        """As `connection`, for one user, whose blocks do not overlap. Raises DatabaseUnavailableError.
+        """As `connection`, the one beside the pool, for one user whose blocks do not overlap.
 
         To take a connection from the pool and give it back costs more CPU time than a small statement does.
+        Raises DatabaseUnavailableError.
         """
-        self._kept_is_used = True
         try:
             with unavailable_if_away():
                 async with asyncio.timeout(self._settings.database_timeout):
@@ -115,8 +126,6 @@ class Database:
             if self._pool is not None:
                 await self._pool.expire_connections()
             raise
-        finally:
-            self._kept_is_used = False
 
     async def _keep(self) -> "asyncpg.Connection[asyncpg.Record]":
         now = asyncio.get_running_loop().time()
@@ -140,10 +149,7 @@ class Database:
             raise RuntimeError("open() comes first")
         idle = self._pool.get_idle_size()
         busy = self._pool.get_size() - idle
-        waiting = max(0, self._users - busy)
-        if self._kept is not None:
-            idle, busy = idle + (not self._kept_is_used), busy + self._kept_is_used
-        return PoolUse(busy, idle, waiting, self._settings.pool_size)
+        return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
 
 
 @asynccontextmanager
@@ -154,7 +160,8 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
     try:
         yield connection
     except asyncio.CancelledError:
-        await pool.expire_connections()  # where one fell silent, the idle ones may have too
+        if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
+            await pool.expire_connections()
         raise
     finally:
         try:

@@ -134,20 +134,15 @@ async def test_how_the_pool_is_used_is_seen(
         batches = [
             asyncio.create_task(post(http, "/usage/batch", {"records": [usage(eventId=f"{n}")]})) for n in range(12)
         ]
-        await until_a_write_waits(database_url, 9)
-        single = asyncio.create_task(post(http, "/usage", usage(eventId="single")))  # which one connection is kept for
         await until_a_write_waits(database_url, 10)
         seen = await scrape(http)
         assert seen.value("billing_pool_connections", state="busy") == 10
         assert seen.value("billing_pool_connections", state="idle") == 0
-        assert seen.value("billing_pool_waiting") >= 3
+        assert seen.value("billing_pool_waiting") >= 2
         assert seen.value("billing_pool_capacity_connections") == 10
     for answer in await asyncio.gather(*batches):
         answer.require(200)
-    (await single).require(201)
-    seen = await scrape(http)
-    assert seen.value("billing_pool_connections", state="busy") <= 1  # a look at who was active
-    assert seen.value("billing_pool_connections", state="idle") >= 1
+    assert (await scrape(http)).value("billing_pool_connections", state="busy") <= 1  # a look at who was active
 
 
 async def test_the_build_is_named(http: aiohttp.ClientSession) -> None:

@@ -54,6 +54,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         8 * 1024 * 1024
     )
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
+    log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
+    ] = "info"
+
+    @property
+    def log_is_json(self) -> bool:
+        """Whether the log is for programs to read."""
+        return self.log_format == "json" or (self.log_format == "auto" and self.env != "development")
 
     @property
     def key_required(self) -> bool:

@@ -53,6 +53,8 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_SHUTDOWN_TIMEOUT": "7",
             "BILLING_MAX_BODY_BYTES": "4096",
             "BILLING_QUEUE_RECORDS": "50",
+            "BILLING_LOG_FORMAT": "console",
+            "BILLING_LOG_LEVEL": "error",
         }
     )
     assert settings == Settings(
@@ -69,6 +71,8 @@ def test_every_setting_comes_from_its_variable() -> None:
         shutdown_timeout=7,
         max_body_bytes=4096,
         queue_records=50,
+        log_format="console",
+        log_level="error",
     )
     assert settings.database_url is not None
 

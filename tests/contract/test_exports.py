@@ -56,6 +56,7 @@ async def test_filters(http: aiohttp.ClientSession) -> None:
     assert lines(await export(http, asked)) == sorted(expected, key=by_time)
 
 
+@pytest.mark.service_alone
 async def test_csv_says_the_same(http: aiohttp.ClientSession) -> None:
     await record_all(http, made_up_usage(50, 1))
     for body in (await export(http, "?format=csv"), await export(http, Accept="text/csv;q=0.9, text/html")):
@@ -66,6 +67,7 @@ async def test_csv_says_the_same(http: aiohttp.ClientSession) -> None:
         assert [{name: value.replace(".000000Z", "Z") for name, value in row.items()} for row in rows] == exported
 
 
+@pytest.mark.service_alone
 async def test_cells_that_a_spreadsheet_would_run_are_disarmed(http: aiohttp.ClientSession) -> None:
     nasty = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", '"quoted", with commas', "plain"]
     for number, text in enumerate(nasty):
@@ -78,6 +80,7 @@ async def test_cells_that_a_spreadsheet_would_run_are_disarmed(http: aiohttp.Cli
     assert sorted(rearm(row["eventId"]) for row in rows) == [f"={number}" for number in range(len(nasty))]
 
 
+@pytest.mark.service_alone
 async def test_gzip_where_asked_for(http: aiohttp.ClientSession) -> None:
     await record_all(http, made_up_usage(500, 1))
     plain = await export(http, **{"Accept-Encoding": "identity"})
@@ -117,6 +120,10 @@ async def test_what_was_exported_can_be_recorded_again(
 
 async def test_an_empty_ledger(http: aiohttp.ClientSession) -> None:
     assert await export(http) == b""
+
+
+@pytest.mark.service_alone
+async def test_an_empty_ledger_in_csv(http: aiohttp.ClientSession) -> None:
     assert (await export(http, "?format=csv")).startswith(b"requestId,customerId,service,")
 
 
@@ -132,6 +139,7 @@ async def test_a_customer_that_is_not_there(shared_http: aiohttp.ClientSession) 
     (await get(shared_http, "/usage/export?customerId=nobody")).problem("customer_not_found")
 
 
+@pytest.mark.service_alone
 async def test_a_form_that_nobody_has(shared_http: aiohttp.ClientSession) -> None:
     async with shared_http.get("/usage/export", headers={"Accept": "image/png, text/csv;q=0"}) as response:
         assert (response.status, (await response.json(content_type=None))["code"]) == (406, "not_acceptable")

@@ -34,12 +34,12 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def running_service(settings: Settings) -> Iterator[Service]:
+def running_service(settings: Settings, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> Iterator[Service]:
     """Serve on a free port for the block, from a thread with a loop of its own; at the end it stops as on SIGTERM."""
     config = uvicorn.Config(
         create_app(settings),
         loop="uvloop",
-        http=BoundedHttpProtocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -12,6 +12,7 @@ from billing_service.callers import Callers
 from billing_service.database import Database
 from billing_service.lifecycle import Stop
 from billing_service.limits import Limits, TellLimits
+from billing_service.logs import RequestLog, start_logs
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
@@ -35,7 +36,7 @@ OPERATIONS = [
 ]
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings, request_log: RequestLog | None = None) -> Starlette:
     """The service as an ASGI application on the database that the settings name."""
 
     @asynccontextmanager
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(
         routes=all_routes,
         middleware=[
-            Middleware(Observe, all_routes, metrics),
+            Middleware(Observe, all_routes, metrics, request_log),
             Middleware(AnswerCutOffs),
             *([Middleware(TellLimits)] if limited else []),
             Middleware(RawPath),
@@ -96,4 +97,5 @@ def _leave_the_collector_little_to_do() -> None:
 
 def app_from_environment() -> Starlette:
     """What each worker process runs."""
-    return create_app(load_settings())
+    settings = load_settings()
+    return create_app(settings, start_logs(settings))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
+from billing_service.connections import PooledConnection
 from billing_service.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
@@ -16,6 +17,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
+TURNS_OF = 4  # one connection of so many may be held by a turn
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
@@ -33,11 +35,10 @@ async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
 def _options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "timeout": settings.database_timeout,
+        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
         "server_settings": {"application_name": "billing-service"},
     }
-    return options | (
-        {"connection_class": PgBouncerConnection, "statement_cache_size": 0} if settings.pgbouncer else {}
-    )
+    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
 
 
 class PoolUse(NamedTuple):
@@ -56,6 +57,7 @@ class Database:
         self._settings = settings
         self._pool: Pool | None = None
         self._users = 0
+        self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
@@ -90,6 +92,16 @@ class Database:
         finally:
             self._users -= 1
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
+        """A connection to read much from in a transaction, and by when, on the loop's clock, to give it back: well
+        before it is cut off. A part of all connections is lent for that, so that nothing else has to wait for one.
+
+        Raises DatabaseUnavailableError.
+        """
+        async with self._turns, self.connection() as connection, connection.transaction(readonly=True):
+            yield connection, asyncio.get_running_loop().time() + self._settings.database_timeout / 2
+
     def use(self) -> PoolUse:
         """How the connections are used at this moment."""
         if self._pool is None:
@@ -107,7 +119,8 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
     try:
         yield connection
     except asyncio.CancelledError:
-        await pool.expire_connections()  # where one fell silent, the idle ones may have too
+        if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
+            await pool.expire_connections()
         raise
     finally:
         try:

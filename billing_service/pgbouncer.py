@@ -1,17 +1,12 @@
 """Connections by way of PgBouncer in transaction mode, which may give each transaction to another server connection."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import asyncpg
-
-if TYPE_CHECKING:
-    _Connection = asyncpg.Connection[asyncpg.Record]
-else:
-    _Connection = asyncpg.Connection  # generic in its stubs alone
+from billing_service.connections import PooledConnection
 
 
-class PgBouncerConnection(_Connection):
+class PgBouncerConnection(PooledConnection):
     """Runs each statement with parameters in a transaction, since it takes two messages: one that prepares it, one that
     runs it, on the server connection that has it prepared. Needs `statement_cache_size=0`, so that none is expected to
     be prepared beyond its transaction."""

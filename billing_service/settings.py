@@ -87,6 +87,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         Meta(description="a URL such as redis://user:password@host:6379/0"),
     ] = None
     trusted_proxies: Annotated[str | None, Meta(description="addresses or networks, with commas between")] = None
+    log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
+    ] = "info"
+
+    @property
+    def log_is_json(self) -> bool:
+        """Whether the log is for programs to read."""
+        return self.log_format == "json" or (self.log_format == "auto" and self.env != "development")
 
     @property
     def key_required(self) -> bool:

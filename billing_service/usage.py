@@ -1,6 +1,7 @@
 """The endpoints of usage: from bytes to an outcome and back."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -58,9 +59,11 @@ async def record_usage(request: Request, _: NoQuery) -> Response:
         caller_of(request).require_reach(record.customer_id, record.request_id)
     except ProblemError:
         _metrics(request).rejected("single")
+        request.scope["billing.outcome"] = "rejected"
         raise
     recorder: Recorder = request.app.state.recorder
     verdict = await recorder.record(Report(record, key))
+    request.scope["billing.outcome"] = verdict.outcome
     if refusal := _refusal(verdict, record):
         raise ProblemError(refusal)
     headers = {"Location": f"/customers/{quote(record.customer_id, safe='')}/usage/{record.request_id}"}
@@ -88,6 +91,7 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
         else BatchResult[str](outcome="rejected", problem=entry)
         for entry in entries
     ]
+    request.scope["billing.outcomes"] = Counter(result.outcome for result in results)
     return Response(_encode(BatchResults(results=results)), media_type="application/json")
 
 

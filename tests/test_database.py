@@ -1,6 +1,7 @@
 """A database that goes away: told as such within bounded time, and no restart is needed when it is back."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterator
 
@@ -150,7 +151,9 @@ async def test_a_database_that_falls_silent_is_told_in_bounded_time_and_needs_no
         assert {answer.status for answer in answers} <= {201, 409}
 
 
-async def test_connections_that_the_network_forgot_cost_one_call(settings: Settings) -> None:
+async def test_connections_that_the_network_forgot_cost_one_call(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Proxy(address_of(str(settings.database_url))) as proxy:
         proxied = url_at(str(settings.database_url), proxy.port)
         with running_service(Settings(database_url=proxied, database_timeout=1)) as service:
@@ -162,6 +165,9 @@ async def test_connections_that_the_network_forgot_cost_one_call(settings: Setti
                 assert_unavailable(await post(http, "/usage", usage(), key("a call")))
                 for _ in range(10):
                     (await post(http, "/usage", usage(), key("a call"))).require(201)
+                await asyncio.sleep(1.5)  # by then the forgotten ones are given up
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 async def test_more_calls_than_connections_wait_for_their_turn(settings: Settings) -> None:

@@ -100,7 +100,7 @@ class Impatient(BoundedHttpProtocol):
 @pytest.fixture(scope="module")
 def impatient_service(shared_service: Service) -> Iterator[Service]:
     """A service that gives a request a second to arrive."""
-    with running_service(shared_service.settings, Impatient) as service:
+    with running_service(shared_service.settings, protocol=Impatient) as service:
         yield service
 
 
@@ -180,7 +180,7 @@ def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(impatient_service
 async def test_who_sends_ahead_while_the_service_works_is_not_cut_off(
     database_url: str, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    with running_service(Settings(database_url=database_url), Impatient) as service:
+    with running_service(Settings(database_url=database_url), protocol=Impatient) as service:
         exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}')).require(201)
         with connect(service) as caller:
             async with connection.transaction():

@@ -61,6 +61,8 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_RECORDS_PER_ADDRESS": "999999999/d",
             "BILLING_RATE_LIMIT_STORE": "redis://:s3cr3t@cache.example:6379/1",
             "BILLING_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/64",
+            "BILLING_LOG_FORMAT": "console",
+            "BILLING_LOG_LEVEL": "error",
         }
     )
     assert settings == Settings(
@@ -84,6 +86,8 @@ def test_every_setting_comes_from_its_variable() -> None:
         records_per_address="999999999/d",
         rate_limit_store="redis://:s3cr3t@cache.example:6379/1",
         trusted_proxies="192.0.2.1, 2001:db8::/64",
+        log_format="console",
+        log_level="error",
     )
     assert settings.database_url is not None
     assert settings.rates == {

@@ -1,0 +1,21 @@
+"""Connections to PostgreSQL, as the pool makes them."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    _Connection = asyncpg.Connection  # generic in its stubs alone
+
+
+class PooledConnection(_Connection):
+    """A connection that is closed as well where the database does not say so."""
+
+    __slots__ = ()
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        with suppress(TimeoutError):
+            await super().close(timeout=timeout)

@@ -28,9 +28,13 @@ from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings, share_metrics
 from billing_service.verification import verify_ledger
 
+if sys.platform != "win32":
+    import resource
+
 _log = logging.getLogger(__name__)
 _NOTICE = "billing-service %s, %s, listens on %s, data in %s, API keys %s"
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
+MAX_CONNECTIONS = 65_536
 WORKER_SILENCE_SECONDS = 10  # until a worker is taken for hung and replaced; a busy machine is slow to start one
 
 
@@ -142,11 +146,13 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         log_level=settings.log_level if settings.log_is_json else "warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here asks where a call came from
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
+    _allow_connections()
     server = uvicorn.Server(config)
     if settings.workers > 1:
         export_settings(settings)
@@ -157,6 +163,15 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         server.run(sockets=[listener])
         if not server.started:
             sys.exit(3)
+
+
+def _allow_connections() -> None:
+    """Take as many as the system grants: a shell grants 1,024 at first, and idle connections must not use those up."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        granted = MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MAX_CONNECTIONS)
+        if soft != resource.RLIM_INFINITY and soft < granted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
 
 
 def _memory_folder() -> str | None:

@@ -53,14 +53,15 @@ BEGIN
         FROM fresh;
     END IF;
     INSERT INTO usage_rollups AS rollup (customer_id, bucket_minutes, bucket, service, records, units, amount)
-    SELECT customer_id, bucket_minutes,
-        date_bin(bucket_minutes * interval '1 minute', occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket,
-        service, count(*), sum(units_consumed), sum(units_consumed * price_per_unit)
+    SELECT customer_id, bucket_minutes, date_bin(length, occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket, service,
+        count(*), sum(units_consumed), sum(units_consumed * price_per_unit)
     FROM (
         SELECT unnest(customer_ids) AS customer_id, unnest(services) AS service, unnest(units::numeric[]) AS units_consumed,
             unnest(prices::numeric[]) AS price_per_unit, unnest(occurred) AS occurred_at
     ) AS fresh
-        CROSS JOIN unnest(ARRAY[15, 360]::smallint[]) AS grain (bucket_minutes)
+        CROSS JOIN (
+            VALUES (15::smallint, interval '15 minutes'), (360::smallint, interval '6 hours')
+        ) AS grain (bucket_minutes, length)
     GROUP BY customer_id, bucket_minutes, bucket, service
     ORDER BY customer_id, bucket_minutes, bucket, service
     ON CONFLICT (customer_id, bucket_minutes, bucket, service) DO UPDATE SET

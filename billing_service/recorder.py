@@ -54,7 +54,7 @@ class Recorder:
             return await judge_reports(connection, reports)
 
     async def drain(self, timeout: float) -> None:
-        """Wait until everything that was taken is answered, for so many seconds at most."""
+        """Wait until everything that was taken is recorded, for so many seconds at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._writer is not None:

@@ -31,7 +31,7 @@ from billing_client.wire import ProblemDetails
 
 T = TypeVar("T")
 
-RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 # what the service says only after it has looked for the usage: no attempt of the call has recorded it either
 WORK_REFUSED_CODES = frozenset(
     {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}
@@ -47,6 +47,7 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
     401: AuthenticationError,
     403: PermissionDeniedError,
     404: NotFoundError,
+    408: UnavailableError,
     413: PayloadTooLargeError,
     429: RateLimitedError,
     502: UnavailableError,

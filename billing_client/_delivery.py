@@ -103,14 +103,13 @@ class Delivery:
             return
         verdicts = [verdict_of(record, result) for record, result in zip(batch, results, strict=True)]
         judged = list(zip(batch, verdicts, results, strict=True))
-        await self._settle(judged)
-        self._report(judged, call)
         kept = [(record, result) for record, verdict, result in judged if verdict == "kept"]
-        if kept:
-            await self._try_later([record for record, _ in kept], error_of_kept(kept[0][1], call))
-        else:
+        if not kept:
             self._records = min(self._batch_size, self._records + max(1, self._batch_size // GROWTH))
             self._longest_wait = FIRST_WAIT_SECONDS
+        await asyncio.shield(self._settle(judged, call))  # what is stored is counted, though the recorder closes
+        if kept:
+            await self._try_later([record for record, _ in kept], error_of_kept(kept[0][1], call))
 
     async def _send(self, call: Call, batch: Sequence[Pending]) -> Sequence[Result]:
         try:
@@ -120,13 +119,14 @@ class Delivery:
                 raise
             return [refusal(error)]
 
-    async def _settle(self, judged: Sequence[Judged]) -> None:
-        """Take off the spool what is settled, then count it."""
+    async def _settle(self, judged: Sequence[Judged], call: Call) -> None:
+        """Take off the spool what is settled, count it, and report it."""
         done = [record for record, verdict, _ in judged if verdict in ("delivered", "duplicate")]
         dead = [(record, _encode(result.problem)) for record, verdict, result in judged if verdict == "dead"]
         await self._thread.call(self._thread.outbox.settle, done, dead)
         self._room.release(len(done), sum(len(record.body) for record in done))
         self.settled.update(verdict for _, verdict, _ in judged if verdict != "kept")
+        self._report(judged, call)
         self._progress.set()
 
     async def _try_later(self, batch: Sequence[Pending], error: BillingError) -> None:

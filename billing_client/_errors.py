@@ -23,7 +23,7 @@ BillingError
     ├── EventIdConflictError    422, `existing` and `conflicts`
     ├── PayloadTooLargeError    413
     ├── RateLimitedError        429, after the last retry
-    ├── UnavailableError        502, 503, 504, after the last retry
+    ├── UnavailableError        408, 502, 503, 504, after the last retry
     └── UnexpectedResponseError an answer outside the contract: a redirect, 500, not JSON
 """
 

@@ -31,29 +31,29 @@ class Pending(Struct, frozen=True):
 
 
 class _Group:
-    """The records that share an Idempotency-Key, so that one batch can carry them.
+    """The records that share an Idempotency-Key, so that one batch can carry them; no two of them the same usage.
 
-    No two of them are the same usage. So a key and a request id name one call of `record()` for ever, and what the
+    So a key and a request id name one call of `record()` for ever, and what the
     service says tells apart whose record it has: `replayed` is this very call's, `duplicate` is another call's.
     """
 
     def __init__(self, records: int) -> None:
         self._records = records
-        self.renew()
+        self._begin()
 
-    def renew(self) -> None:
-        """End the group; the next record begins another."""
-        self.key = str(uuid4())
+    def _begin(self) -> None:
+        self._key = str(uuid4())
         self._request_ids: set[str] = set()
         self._size = 0
 
     def key_for(self, usage: EncodedUsage) -> str:
+        """The key of the group that takes in this use: the present one, or where it cannot, the next."""
         is_full = len(self._request_ids) == self._records or self._size + len(usage.body) > BATCH_BYTES
         if is_full or usage.request_id in self._request_ids:
-            self.renew()
+            self._begin()
         self._request_ids.add(usage.request_id)
         self._size += len(usage.body)
-        return self.key
+        return self._key
 
 
 class Outbox(Spool):
@@ -94,8 +94,6 @@ class Outbox(Spool):
             taken = list(batch.values())
             if taken:
                 connection.execute(SQL["count_attempt"], {"first": taken[0].seq, "last": taken[-1].seq})
-        if taken and taken[0].idempotency_key == self._group.key:
-            self._group.renew()
         return taken
 
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:

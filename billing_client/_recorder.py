@@ -218,7 +218,7 @@ class UsageRecorder:
                 async with asyncio.timeout(self._options.close_timeout if timeout is None else timeout):
                     await self._delivery.wait_for(self._taken)
         finally:
-            await self._shut_down()
+            await asyncio.shield(self._shut_down())
         return self.counts
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:

@@ -1,9 +1,12 @@
 """The bounds of a spool: who finds no room waits in line."""
 
 import asyncio
+import logging
 from collections import deque
 
 from billing_client._errors import SpoolFullError
+
+_logger = logging.getLogger(__name__)
 
 
 class Room:
@@ -14,6 +17,7 @@ class Room:
         self._max_bytes = max_bytes
         self._records = 0
         self._bytes = 0
+        self._is_told = False
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def occupy(self, records: int, size: int) -> None:
@@ -28,6 +32,9 @@ class Room:
             return
         if not wait:
             raise SpoolFullError(f"the spool is full: {self._records} records, {self._bytes} bytes")
+        if not self._is_told:
+            _logger.warning("record() waits: the spool holds %d records, %d bytes", self._records, self._bytes)
+            self._is_told = True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append((size, turn))
         try:

@@ -260,6 +260,7 @@ class ProblemDetails(Message, Generic[D], omit_defaults=True, frozen=True):
     errors: list[FieldError] | None = None
     existing: UsageRecord[D] | None = None
     conflicts: list[FieldConflict] | None = None
+    trace_id: str | None = None
 
 
 class BatchResult(Message, Generic[D], omit_defaults=True, frozen=True):

@@ -11,6 +11,8 @@ from billing_service import api_docs, customers, exports, health, monitoring, st
 from billing_service.callers import Callers
 from billing_service.database import Database
 from billing_service.lifecycle import Stop
+from billing_service.limits import Limits, TellLimits
+from billing_service.logs import RequestLog, start_logs
 from billing_service.metrics import Metrics
 from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
@@ -20,6 +22,7 @@ from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_erro
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, load_settings, metrics_folder
+from billing_service.slots import Slots
 
 OPERATIONS = [
     *customers.OPERATIONS,
@@ -33,7 +36,7 @@ OPERATIONS = [
 ]
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings, request_log: RequestLog | None = None) -> Starlette:
     """The service as an ASGI application on the database that the settings name."""
 
     @asynccontextmanager
@@ -46,6 +49,8 @@ def create_app(settings: Settings) -> Starlette:
         app.state.database = database
         app.state.recorder = Recorder(database, settings.queue_records, metrics)
         app.state.callers = Callers(database, key_required=settings.key_required)
+        app.state.slots = Slots(settings.max_requests)
+        app.state.limits = limits = Limits(settings) if limited else None
         app.state.monitor = Monitor(metrics, app.state.recorder, database)
         app.state.monitor.start()
         app.state.stop.watch()
@@ -55,15 +60,19 @@ def create_app(settings: Settings) -> Starlette:
             await app.state.recorder.drain(settings.database_timeout)
             await app.state.callers.drain()
             await app.state.monitor.stop()
+            if limits is not None:
+                await limits.close()
             await database.close()
 
     metrics = Metrics(metrics_folder())
+    limited = any(settings.rates.values())
     all_routes = [*routes(OPERATIONS), *api_docs.ROUTES]
     app = Starlette(
         routes=all_routes,
         middleware=[
-            Middleware(Observe, all_routes, metrics),
+            Middleware(Observe, all_routes, metrics, request_log),
             Middleware(AnswerCutOffs),
+            *([Middleware(TellLimits)] if limited else []),
             Middleware(RawPath),
             Middleware(FixedAddresses, all_routes),
         ],
@@ -88,4 +97,5 @@ def _leave_the_collector_little_to_do() -> None:
 
 def app_from_environment() -> Starlette:
     """What each worker process runs."""
-    return create_app(load_settings())
+    settings = load_settings()
+    return create_app(settings, start_logs(settings))

@@ -1,6 +1,7 @@
 """`billing-service`: serve and migrate."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -20,13 +21,20 @@ from billing_service.app import OPERATIONS, create_app
 from billing_service.database import DatabaseUnavailableError, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
 from billing_service.key_commands import keys
+from billing_service.logs import RequestLog, start_logs
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
 from billing_service.openapi import openapi_document
 from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings, share_metrics
 from billing_service.verification import verify_ledger
 
+if sys.platform != "win32":
+    import resource
+
+_log = logging.getLogger(__name__)
+_NOTICE = "billing-service %s, %s, listens on %s, data in %s, API keys %s"
 KEEP_ALIVE_SECONDS = 75  # longer than a client keeps an idle connection, so that it is never the service that hangs up
+MAX_CONNECTIONS = 65_536
 WORKER_SILENCE_SECONDS = 10  # until a worker is taken for hung and replaced; a busy machine is slow to start one
 
 
@@ -48,8 +56,12 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     settings = load_settings(host=host, port=port, workers=workers)
     with _listening_socket(settings) as listener, named_or_embedded(settings) as (settings, where):
         _prepare_schema(settings)
-        click.echo(_welcome(settings, where))
-        _run(settings, listener)
+        request_log = start_logs(settings)
+        if settings.log_is_json:
+            _log.info(_NOTICE, __version__, settings.env, _url(settings), where, _keys_said(settings))
+        else:
+            click.echo(_welcome(settings, where))
+        _run(settings, listener, request_log)
 
 
 @cli.command(name="migrate")
@@ -121,23 +133,26 @@ async def _check(settings: Settings) -> None:
         await connection.close()
 
 
-def _run(settings: Settings, listener: socket.socket) -> None:
+def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -> None:
     """Serve until told to stop by SIGINT or SIGTERM."""
     config = uvicorn.Config(
-        "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings),
+        "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings, request_log),
         factory=settings.workers > 1,
         workers=settings.workers,
         http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_config=None,
+        log_level=settings.log_level if settings.log_is_json else "warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here asks where a call came from
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
+    _allow_connections()
     server = uvicorn.Server(config)
     if settings.workers > 1:
         export_settings(settings)
@@ -150,25 +165,41 @@ def _run(settings: Settings, listener: socket.socket) -> None:
             sys.exit(3)
 
 
+def _allow_connections() -> None:
+    """Take as many as the system grants: a shell grants 1,024 at first, and idle connections must not use those up."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        granted = MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MAX_CONNECTIONS)
+        if soft != resource.RLIM_INFINITY and soft < granted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+
+
 def _memory_folder() -> str | None:
     """Where files cost no disk, and a container may write though the rest of it is read-only; None where there is no
     such place."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None  # noqa: S108 - what goes there is named at random
 
 
-def _welcome(settings: Settings, where: str) -> str:
+def _url(settings: Settings) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not listened on
-    url = f"http://{reached}:{settings.port}"
-    keys_said, key = "not needed in development; one that is sent is checked", ""
+    return f"http://{host}:{settings.port}"
+
+
+def _keys_said(settings: Settings) -> str:
     if settings.key_required:
-        keys_said = "needed; make one: billing-service keys create --name NAME --scope admin"
-        key = ' -H "Authorization: Bearer $BILLING_API_KEY"'
+        return "needed; make one: billing-service keys create --name NAME --scope admin"
+    return "not needed in development; one that is sent is checked"
+
+
+def _welcome(settings: Settings, where: str) -> str:
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host)  # noqa: S104 - compared, not listened on
+    url = _url(msgspec.structs.replace(settings, host=reached or settings.host))
+    key = ' -H "Authorization: Bearer $BILLING_API_KEY"' if settings.key_required else ""
     return f"""
 billing-service {__version__}, {settings.env}
-  listens on   http://{host}:{settings.port}
+  listens on   {_url(settings)}
   data         {where}
-  API keys     {keys_said}
+  API keys     {_keys_said(settings)}
 
 Try next:
   curl {url}/readyz

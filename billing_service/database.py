@@ -17,6 +17,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
+IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
+TURNS_OF = 4  # one connection of so many may be held by a turn
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
@@ -50,12 +52,15 @@ class PoolUse(NamedTuple):
 
 
 class Database:
-    """Connections that are opened when first needed and replaced when lost."""
+    """Connections that are opened when first needed and replaced when lost: a pool, and one beside it that is kept."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
         self._users = 0
+        self._kept: asyncpg.Connection[asyncpg.Record] | None = None
+        self._kept_until = 0.0
+        self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
@@ -63,6 +68,7 @@ class Database:
             self._settings.database_url,
             min_size=0,
             max_size=self._settings.pool_size,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
             command_timeout=self._settings.database_timeout,
             reset=_leave_as_is,
             **_options(self._settings),
@@ -70,6 +76,7 @@ class Database:
 
     async def close(self) -> None:
         """Close the connections, in order where the database takes part, else without it."""
+        await self._part()
         if self._pool is not None:
             with suppress(DatabaseUnavailableError), unavailable_if_away():
                 async with asyncio.timeout(PARTING_SECONDS):
@@ -87,8 +94,54 @@ class Database:
             with unavailable_if_away():
                 async with asyncio.timeout_at(cut_off), _lent(self._pool, cut_off) as connection:
                     yield connection
+        except DatabaseUnavailableError:
+            self._kept_until = 0.0  # what befell one connection may have befallen all
+            raise
         finally:
             self._users -= 1
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
+        """A connection to read much from in a transaction, and by when, on the loop's clock, to give it back: well
+        before it is cut off. A part of all connections is lent for that, so that nothing else has to wait for one.
+
+        Raises DatabaseUnavailableError.
+        """
+        async with self._turns, self.connection() as connection, connection.transaction(readonly=True):
+            yield connection, asyncio.get_running_loop().time() + self._settings.database_timeout / 2
+
+    @asynccontextmanager
+    async def kept_connection(self) -> AsyncIterator["Connection"]:
+        """As `connection`, the one beside the pool, for one user whose blocks do not overlap.
+
+        To take a connection from the pool and give it back costs more CPU time than a small statement does.
+        Raises DatabaseUnavailableError.
+        """
+        try:
+            with unavailable_if_away():
+                async with asyncio.timeout(self._settings.database_timeout):
+                    yield await self._keep()
+        except DatabaseUnavailableError:
+            await self._part()
+            if self._pool is not None:
+                await self._pool.expire_connections()
+            raise
+
+    async def _keep(self) -> "asyncpg.Connection[asyncpg.Record]":
+        now = asyncio.get_running_loop().time()
+        if self._kept is not None and now > self._kept_until:
+            self._kept.terminate()
+        self._kept_until = now + IDLE_SECONDS
+        if self._kept is None or self._kept.is_closed():
+            self._kept = await connect(self._settings)
+        return self._kept
+
+    async def _part(self) -> None:
+        """Give the kept connection up, once the database took note of what it was told last."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with suppress(DatabaseUnavailableError), unavailable_if_away():
+                await kept.close(timeout=PARTING_SECONDS)
 
     def use(self) -> PoolUse:
         """How the connections are used at this moment."""
@@ -107,7 +160,8 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
     try:
         yield connection
     except asyncio.CancelledError:
-        await pool.expire_connections()  # where one fell silent, the idle ones may have too
+        if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
+            await pool.expire_connections()
         raise
     finally:
         try:

@@ -1,43 +1,30 @@
-"""The export: every record, as a stream.
-
-It reads page after page by key and holds no connection between two of them: a cursor of the database would hold one,
-and a snapshot that keeps the vacuum from its work, for as long as the slowest reader takes.
-"""
+"""The export: every record, as a stream."""
 
 import csv
 import io
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.csv_cells import disarm
 from billing_client.contract.parameters import BEGINNING, END, instant_parameter
 from billing_client.contract.queries import EXPORT_TYPES, ExportQuery
 from billing_client.wire import UsageRecord
-from billing_service.callers import Caller, caller_of
-from billing_service.customers import list_customer_rows, require_customer
+from billing_service.callers import caller_of
+from billing_service.customers import require_customer
 from billing_service.database import Database
-from billing_service.ledger import list_records
 from billing_service.negotiation import accepts_encoding, choose_format
 from billing_service.operations import Operation
+from billing_service.streams import RecordStream, Selection
 
-PAGE_RECORDS = 1_000
-PAGE_CUSTOMERS = 1_000
 _encode_lines = msgspec.json.Encoder().encode_lines
 _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
-
-
-class _Selection(Struct, frozen=True):
-    caller: Caller
-    customer_id: str | None
-    service: str | None
-    start: datetime
-    end: datetime
 
 
 async def export_usage(request: Request, query: ExportQuery) -> Response:
@@ -45,7 +32,7 @@ async def export_usage(request: Request, query: ExportQuery) -> Response:
     format_ = choose_format(request, query.format, EXPORT_TYPES)
     if query.customer_id is not None:
         caller_of(request).require_reach(query.customer_id)
-    selection = _Selection(
+    selection = Selection(
         caller_of(request),
         query.customer_id,
         query.service,
@@ -56,56 +43,35 @@ async def export_usage(request: Request, query: ExportQuery) -> Response:
     async with database.connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)
-    pages = _pages(database, selection)
-    body = _csv(pages) if format_ == "csv" else _ndjson(pages)
+    stream = RecordStream(database, selection, _encode_rows if format_ == "csv" else _encode_lines)
+    body = _headed(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
     headers = {"Content-Disposition": f'attachment; filename="usage.{format_}"', "Vary": "Accept, Accept-Encoding"}
     if accepts_encoding(request, "gzip"):
         headers["Content-Encoding"] = "gzip"
         body = _gzip(body)
-    return StreamingResponse(body, headers=headers, media_type=EXPORT_TYPES[format_])
+    return _Export(stream, body, headers=headers, media_type=EXPORT_TYPES[format_])
 
 
-async def _pages(database: Database, selection: _Selection) -> AsyncIterator[list[UsageRecord[str]]]:
-    """The records by (customer id, occurred at, request id), each page on a connection of its own."""
-    async for customer_id in _customers(database, selection):
-        after = (selection.start, b"")
-        while True:
-            async with database.connection() as connection:
-                records = await list_records(
-                    connection, customer_id, after, selection.end, selection.service, PAGE_RECORDS
-                )
-            if records:
-                yield records
-            if len(records) < PAGE_RECORDS:
-                break
-            after = (records[-1].occurred_at, bytes.fromhex(records[-1].request_id))
+class _Export(StreamingResponse):
+    """A stream is read for as long as its response takes, whether or not that comes to its end."""
+
+    def __init__(self, stream: RecordStream, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stream.running():
+            await super().__call__(scope, receive, send)
 
 
-async def _customers(database: Database, selection: _Selection) -> AsyncIterator[str]:
-    if selection.customer_id is not None:
-        yield selection.customer_id
-        return
-    after = ""
-    while True:
-        async with database.connection() as connection:
-            rows = await list_customer_rows(connection, selection.caller, after, PAGE_CUSTOMERS)
-        ids = [row["customer_id"] for row in rows]
-        for customer_id in ids:
-            yield customer_id
-        if len(ids) < PAGE_CUSTOMERS:
-            return
-        after = ids[-1]
+async def _headed(chunks: AsyncIterator[bytes], head: bytes) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in chunks:
+        yield chunk
 
 
-async def _ndjson(pages: AsyncIterator[list[UsageRecord[str]]]) -> AsyncIterator[bytes]:
-    async for records in pages:
-        yield _encode_lines(records)
-
-
-async def _csv(pages: AsyncIterator[list[UsageRecord[str]]]) -> AsyncIterator[bytes]:
-    yield _rows([_COLUMNS.values()])
-    async for records in pages:
-        yield _rows([_cell(getattr(record, name)) for name in _COLUMNS] for record in records)
+def _encode_rows(records: list[UsageRecord[str]]) -> bytes:
+    return _rows([_cell(getattr(record, name)) for name in _COLUMNS] for record in records)
 
 
 def _rows(rows: Iterable[Iterable[str]]) -> bytes:

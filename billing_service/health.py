@@ -1,5 +1,6 @@
 """Whether the process lives, and whether it can do its work."""
 
+import logging
 from typing import Literal
 
 from msgspec import Struct
@@ -7,10 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.queries import NoQuery
-from billing_service.database import Database
+from billing_service.database import Database, DatabaseUnavailableError
 from billing_service.migrations import MigrationError, check_schema
 from billing_service.operations import Operation
 from billing_service.problems import RETRY_AFTER_SECONDS, ProblemError, problem
+from billing_service.recorder import Recorder
+
+_log = logging.getLogger(__name__)
 
 
 class Health(Struct):
@@ -23,16 +27,26 @@ async def healthz(_: Request, __: NoQuery) -> Response:
 
 
 async def readyz(request: Request, _: NoQuery) -> Response:
-    """Say whether the database answers, its schema is this program's, and no stop was asked for."""
-    if request.app.state.stop.announced:
-        raise ProblemError(problem("unavailable", "The service is stopping."), {"Retry-After": RETRY_AFTER_SECONDS})
+    """Say whether the database answers with a schema that fits, the queue has room, and no stop was asked for."""
     database: Database = request.app.state.database
+    recorder: Recorder = request.app.state.recorder
+    if request.app.state.stop.announced:
+        raise _not_ready("The service is stopping.")
+    if recorder.queued >= recorder.capacity:
+        raise _not_ready("The queue of records is full.")
     try:
         async with database.connection() as connection:
             await check_schema(connection)
     except MigrationError as error:
-        raise ProblemError(problem("unavailable", str(error)), {"Retry-After": "5"}) from error
+        raise _not_ready(str(error), "5") from error
+    except DatabaseUnavailableError as error:
+        _log.warning("the database is not available: %s", error)
+        raise _not_ready("The database does not answer, or has no connection to spare.") from error
     return Response(b'{"status":"ready"}', media_type="application/json")
+
+
+def _not_ready(why: str, retry_after: str = RETRY_AFTER_SECONDS) -> ProblemError:
+    return ProblemError(problem("unavailable", why), {"Retry-After": retry_after})
 
 
 OPERATIONS = [

@@ -1,6 +1,6 @@
 """What is stored: one statement records, one finds. The outcome of each report is decided here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -197,6 +197,21 @@ async def list_records(
     """At most `limit` records of a customer after a position, by (occurred at, request id)."""
     rows = await connection.fetch(_USAGE["list_usage"], customer_id, *after, until, service, limit)
     return [record_of(row) for row in rows]
+
+
+async def read_pages(
+    connection: Connection,
+    customer_id: str,
+    after: tuple[datetime, bytes],
+    until: datetime,
+    service: str | None,
+    limit: int,
+    size: int,
+) -> AsyncIterator[list[UsageRecord[str]]]:
+    """The records that `list_records` gives, page by page from a cursor, within a transaction."""
+    cursor = await connection.cursor(_USAGE["list_usage"], customer_id, *after, until, service, limit)
+    while rows := await cursor.fetch(size):
+        yield [record_of(row) for row in rows]
 
 
 def record_of(row: asyncpg.Record) -> UsageRecord[str]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from billing_client.contract.queries import NoQuery
 from billing_service.callers import caller_of
-from billing_service.database import Database, DatabaseUnavailableError
+from billing_service.database import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.metrics import Metrics
 from billing_service.operations import Operation
 from billing_service.recorder import Recorder
@@ -20,7 +20,6 @@ from billing_service.recorder import Recorder
 _log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
-PARTING_SECONDS = 1.0
 
 
 class Monitor:

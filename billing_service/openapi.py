@@ -40,12 +40,17 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+    "RateLimit": {
+        "description": "How much is left of a limit, and when there is more (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {"description": "The limits that are set.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "What is missing (RFC 6750).", "schema": {"type": "string"}},
     "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
 }
 _HEADERS_OF = {
     "unavailable": ("Retry-After",),
-    "rate_limited": ("Retry-After",),
+    "rate_limited": ("Retry-After", "RateLimit", "RateLimit-Policy"),
     "unauthenticated": ("WWW-Authenticate",),
 }
 _DECIMALS: dict[type, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """What the service does, operation by operation: the one description that routes and all about them are made of."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -13,8 +13,11 @@ from starlette.types import Scope as Call
 from billing_client.contract.queries import NoQuery
 from billing_service.callers import Callers
 from billing_service.keys import Scope
+from billing_service.limits import Limits
 from billing_service.problems import EXPECTED_ERRORS, answer_error
 from billing_service.requests import read_query
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class SentDecimal:
@@ -64,21 +67,36 @@ def routes(operations: Iterable[Operation]) -> list[Route]:
     return [Route(operation.path, _endpoint(operation), methods=[operation.method]) for operation in operations]
 
 
-def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-    handler, query, scope = operation.handler, operation.query, operation.scope
-    of_customer = "{customer_id:id}" in operation.path
+def _endpoint(operation: Operation) -> Endpoint:
+    handler, query = operation.handler, operation.query
 
     async def endpoint(request: Request) -> Response:
-        if scope is not None:
-            callers: Callers = request.app.state.callers
+        return await handler(request, read_query(request, query))
+
+    if operation.scope is None:
+        return endpoint
+    return _guarded(endpoint, operation.scope, of_customer="{customer_id:id}" in operation.path)
+
+
+def _guarded(endpoint: Endpoint, scope: Scope, *, of_customer: bool) -> Endpoint:
+    """The endpoint for those who are permitted, as long as there is room. What costs least is asked first."""
+
+    async def guarded(request: Request) -> Response:
+        callers: Callers = request.app.state.callers
+        limits: Limits | None = request.app.state.limits
+        with request.app.state.slots:
+            if limits is not None:
+                await limits.count_call(request)
             caller = await callers.find(request)
+            if limits is not None:
+                await limits.count_caller(request, caller)
             caller.require_scope(scope)
             if of_customer:
                 caller.require_reach(request.path_params["customer_id"])
             request.scope["caller"] = caller
-        return await handler(request, read_query(request, query))
+            return await endpoint(request)
 
-    return endpoint
+    return guarded
 
 
 class FixedAddresses:
@@ -89,7 +107,7 @@ class FixedAddresses:
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
         self._app = app
-        self._endpoints: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+        self._endpoints: dict[tuple[str, str], Endpoint] = {
             (method, route.path): route.endpoint
             for route in routes
             if not route.param_convertors

@@ -35,26 +35,36 @@ _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """Turn any error into its answer. Starlette calls it for all of them."""
+    scope = request.scope
     match error:
         case ProblemError():
-            return problem_response(error.details, error.headers)
+            return problem_response(scope, error.details, error.headers)
         case HTTPException():
             code = _BY_STATUS.get(error.status_code, "validation_error")
             headers = {"Allow": _allowed_methods(request)} if code == "method_not_allowed" else error.headers
-            return problem_response(problem(code, f"{HTTPStatus(error.status_code).phrase}."), headers)
+            return problem_response(scope, problem(code, f"{HTTPStatus(error.status_code).phrase}."), headers)
         case DatabaseUnavailableError():
             _log.warning("the database is not available: %s", error)
-            return _unavailable("The database is away or overloaded.")
+            return _unavailable(scope, "The database is away or overloaded.")
         case ClientDisconnect():
-            return problem_response(problem("validation_error", "The body ended before its announced length."))
+            return problem_response(scope, problem("validation_error", "The body ended before its announced length."))
         case _:
             details = problem("internal_error", "The fault is the service's own and was logged.")
-            return problem_response(details, {"Connection": "close"})  # as uvicorn does after a fault
+            # this answer passes by what names the others; uvicorn hangs up after a fault
+            headers = {"Connection": "close", "X-Request-Id": scope["billing.http_request_id"].decode()}
+            return problem_response(scope, details, headers)
 
 
-def _unavailable(why: str) -> Response:
+def _unavailable(scope: Scope, why: str) -> Response:
     detail = f"{why} Try again: a retry with the same Idempotency-Key is safe."
-    return problem_response(problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+    return problem_response(scope, problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+
+
+def problem_response(scope: Scope, details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
+    scope["billing.code"] = details.code
+    if trace_id := scope.get("billing.trace_id"):
+        details = msgspec.structs.replace(details, trace_id=trace_id)
+    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)
 
 
 class AnswerCutOffs:
@@ -82,14 +92,10 @@ class AnswerCutOffs:
         except asyncio.CancelledError:
             if answered or scope["type"] != "http":
                 raise
-            await _unavailable("The service is stopping.")(scope, receive, send)
+            await _unavailable(scope, "The service is stopping.")(scope, receive, send)
 
 
 def _allowed_methods(request: Request) -> str:
     """All methods of an address (RFC 9110, section 15.5.6); Starlette names those of its first route alone."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for route in routes for method in route.methods}))
-
-
-def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)

@@ -51,6 +51,11 @@ async def read_json(request: Request) -> bytes:
     headers = dict(request.scope["headers"])
     check_body_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
     limit: int = request.app.state.settings.max_body_bytes
+    with request.app.state.slots.lent:
+        return await _receive(request, limit)
+
+
+async def _receive(request: Request, limit: int) -> bytes:
     chunks, size = [], 0
     stream = request.stream()
     async for chunk in stream:

@@ -1,6 +1,7 @@
 """The endpoints of usage: from bytes to an outcome and back."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -32,6 +33,7 @@ from billing_service.callers import Caller, caller_of
 from billing_service.customers import require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
+from billing_service.limits import count_records
 from billing_service.metrics import Metrics
 from billing_service.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.pages import read_cursor, write_cursor
@@ -53,12 +55,15 @@ async def record_usage(request: Request, _: NoQuery) -> Response:
     try:
         key = idempotency_key(request)
         record = decode_usage(await read_json(request), datetime.now(UTC))
+        await count_records(request, 1)
         caller_of(request).require_reach(record.customer_id, record.request_id)
     except ProblemError:
         _metrics(request).rejected("single")
+        request.scope["billing.outcome"] = "rejected"
         raise
     recorder: Recorder = request.app.state.recorder
     verdict = await recorder.record(Report(record, key))
+    request.scope["billing.outcome"] = verdict.outcome
     if refusal := _refusal(verdict, record):
         raise ProblemError(refusal)
     headers = {"Location": f"/customers/{quote(record.customer_id, safe='')}/usage/{record.request_id}"}
@@ -73,6 +78,7 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
     batch = decode_batch(await read_json(request))
     if len(batch.records) > MAX_BATCH_RECORDS:
         raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
+    await count_records(request, len(batch.records))
     entries = _read_entries(batch.records, datetime.now(UTC), caller_of(request))
     reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
     recorder: Recorder = request.app.state.recorder
@@ -85,6 +91,7 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
         else BatchResult[str](outcome="rejected", problem=entry)
         for entry in entries
     ]
+    request.scope["billing.outcomes"] = Counter(result.outcome for result in results)
     return Response(_encode(BatchResults(results=results)), media_type="application/json")
 
 

@@ -23,6 +23,7 @@ CODES = {
     "customer_not_found": 404,
     "usage_not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "duplicate_record": 409,
     "customer_exists": 409,
     "payload_too_large": 413,

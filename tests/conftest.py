@@ -14,6 +14,7 @@ from tests.calls import exchange, json_request
 from tests.databases import Server, database, find_server, migrated_database, server_version
 from tests.services import Service, running_service
 
+pytest_plugins = ["billing_client.testing"]
 _STACK = pytest.StashKey[ExitStack]()
 _SERVER = pytest.StashKey[Server]()
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, ParamSpec, Self
 import uvicorn
 
 from billing_service.app import create_app
+from billing_service.logs import RequestLog
 from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 
@@ -34,12 +35,16 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def running_service(settings: Settings) -> Iterator[Service]:
+def running_service(
+    settings: Settings,
+    request_log: RequestLog | None = None,
+    protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol,
+) -> Iterator[Service]:
     """Serve on a free port for the block, from a thread with a loop of its own; at the end it stops as on SIGTERM."""
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, request_log),
         loop="uvloop",
-        http=BoundedHttpProtocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,

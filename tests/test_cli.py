@@ -220,7 +220,8 @@ def test_staging_is_migrated_by_its_operator_before_it_serves(tmp_path: Path, em
     assert run(execute(empty_database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
     code, output = run_command(tmp_path, "migrate", **staging)
     assert code == 0, output
-    with serve_process(tmp_path, empty_database_url, environment=staging) as served:
+    for_people = staging | {"BILLING_LOG_FORMAT": "console"}
+    with serve_process(tmp_path, empty_database_url, environment=for_people) as served:
         assert get_status(served.host, served.port, "/readyz") == 200
         assert served.service.terminate() == 0
     assert ", staging" in served.service.output

@@ -162,12 +162,44 @@ async def test_connections_that_the_network_forgot_cost_one_call(
                 await asyncio.gather(*(get(http, "/customers/acme") for _ in range(50)))
                 assert len(proxy) > 1
                 proxy.silence_all()
-                assert_unavailable(await post(http, "/usage", usage(), key("a call")))
+                assert_unavailable(await get(http, "/customers/acme"))
                 for _ in range(10):
                     (await post(http, "/usage", usage(), key("a call"))).require(201)
+                    (await get(http, "/customers/acme")).require(200)
                 await asyncio.sleep(1.5)  # by then the forgotten ones are given up
     gc.collect()
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_connection_that_fell_silent_lets_none_be_trusted(settings: Settings, single: bool) -> None:
+    """Single records have a connection of their own: what befalls it may have befallen the others, and as well."""
+    first, second = [("/usage", usage()), ("/usage/batch", {"records": [usage(eventId="1")]})][:: 1 if single else -1]
+    async with Proxy(address_of(str(settings.database_url))) as proxy:
+        proxied = url_at(str(settings.database_url), proxy.port)
+        with running_service(Settings(database_url=proxied, database_timeout=1)) as service:
+            async with aiohttp.ClientSession(service.url) as http:
+                await given_customer(http)
+                (await post(http, "/usage", usage(eventId="before"))).require(201)
+                (await post(http, "/usage/batch", {"records": [usage(eventId="before")]})).require(200)
+                proxy.silence_all()
+                assert_unavailable(await post(http, *first))
+                assert (await post(http, *second)).status in (200, 201)
+
+
+async def test_the_pool_and_one_connection_for_single_records_are_opened_and_no_more(
+    settings: Settings, database_url: str
+) -> None:
+    few = Settings(database_url=settings.database_url, pool_size=3)
+    with running_service(few) as service:
+        async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
+            await given_customer(http)
+            calls = [post(http, "/usage", usage(eventId=f"{n}")) for n in range(20)]
+            answers = await asyncio.gather(*calls, *(get(http, "/customers/acme") for _ in range(50)))
+            assert {answer.status for answer in answers} == {200, 201}
+            opened = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'billing-service'"
+            opened += " AND datname = current_database()"
+            assert await execute(database_url, opened) == 3 + 1
 
 
 async def test_more_calls_than_connections_wait_for_their_turn(settings: Settings) -> None:

@@ -1,11 +1,16 @@
 """Liveness and readiness."""
 
+import asyncio
+
 import aiohttp
 import asyncpg
+import msgspec
+import pytest
 
 from billing_service.settings import Settings
-from tests.calls import get, send
-from tests.services import running_service
+from tests.calls import get, given_customer, post, send, usage
+from tests.services import free_port, running_service
+from tests.test_recorder import writes_held_up
 
 
 async def test_a_service_with_its_database_is_alive_and_ready(http: aiohttp.ClientSession) -> None:
@@ -36,6 +41,33 @@ async def test_a_schema_that_is_too_new_is_not_ready(
 ) -> None:
     await connection.execute("INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)")
     assert "too new for this program" in (await get(http, "/readyz")).problem("unavailable")["detail"]
+
+
+async def test_a_queue_without_room_is_not_ready(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    with running_service(msgspec.structs.replace(settings, queue_records=1)) as service:
+        async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
+            await given_customer(http)
+            async with writes_held_up(connection):
+                calls = [asyncio.create_task(post(http, "/usage", usage(eventId=f"{n}"))) for n in range(3)]
+                async with asyncio.timeout(30):
+                    while (answer := await get(http, "/readyz")).status == 200:
+                        pass
+                assert "queue" in answer.problem("unavailable")["detail"]
+            await asyncio.gather(*calls)
+            (await get(http, "/readyz")).require(200)
+
+
+async def test_a_database_that_is_away_is_not_ready(caplog: pytest.LogCaptureFixture) -> None:
+    away = Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    with running_service(away) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            (await get(http, "/healthz")).require(200)
+            answer = await get(http, "/readyz")
+            assert "database" in answer.problem("unavailable")["detail"]
+            assert int(answer.headers["Retry-After"]) > 0
+    assert [record.name for record in caplog.records].count("billing_service.health") == 1  # which says more
 
 
 async def test_an_empty_database_is_not_ready(empty_database_url: str) -> None:

@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.client.test_docs import write_tests
 from tests.services import STARTUP_SECONDS, free_port, get_status
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +105,13 @@ def test_the_wheel_brings_the_client_alone_and_serves_with_its_extras(wheel: Pat
         assert refused.returncode == 1
         assert f"pip install 'billing-system[{extra}]'" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+
+    write_tests(tmp_path)
+    assert "pytest-asyncio" not in bare.install("pytest")
+    only_sync = ("-m", "pytest", str(tmp_path / "test_jobs.py"), "-k", "environment")
+    assert "1 passed, 2 deselected" in bare.run("python", "-I", *only_sync)
+    assert "starlette" not in bare.install(f"{wheel}[testing]")
+    assert "3 passed in" in bare.run("python", "-I", "-m", "pytest", str(tmp_path / "test_jobs.py"))
 
     bare.install(f"{wheel}[service,embedded,cli]")
     with serving(bare) as url:

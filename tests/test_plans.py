@@ -10,6 +10,7 @@ import pytest
 from billing_client.contract.parameters import BEGINNING, END
 from billing_service.queries import load_queries
 from billing_service.rollups import usual_plan
+from billing_service.streams import CURSOR_RECORDS
 from tests.databases import Server, database
 
 FILL = """
@@ -35,6 +36,7 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("usage", "find_usage", (["c1", "c2", "c3"], IDS)),
     ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, 101)),
     ("usage", "list_usage", ("c1", MARCH[0], bytes(32), MARCH[1], "service 3", 101)),
+    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, CURSOR_RECORDS)),
     ("customers", "get_customer", ("c1",)),
     ("customers", "known_customers", (["c1", "c2"],)),
     ("customers", "list_customers", ("c2", 100)),

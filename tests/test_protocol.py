@@ -3,10 +3,16 @@
 import asyncio
 import json
 import socket
+import time
+from collections.abc import Iterator
 
-from billing_service.protocol import CONTINUE, JoinedWrites
+import asyncpg
+import pytest
+
+from billing_service.protocol import CONTINUE, BoundedHttpProtocol, JoinedWrites
+from billing_service.settings import Settings
 from tests.calls import exchange, json_request, read_answer, request_head, usage
-from tests.services import Service
+from tests.services import Service, running_service
 
 
 class Recorded(asyncio.Transport):
@@ -85,3 +91,103 @@ def test_requests_sent_in_one_go_are_answered_in_order(shared_service: Service) 
             received += connection.recv(65536)
     assert received.index(b'"ok"') < received.index(b'"not_found"') < received.index(b'"ready"')
     exchange(shared_service, request_head("GET", "/healthz")).require(200)
+
+
+class Impatient(BoundedHttpProtocol):
+    receive_seconds = 1.0
+
+
+@pytest.fixture(scope="module")
+def impatient_service(shared_service: Service) -> Iterator[Service]:
+    """A service that gives a request a second to arrive."""
+    with running_service(shared_service.settings, protocol=Impatient) as service:
+        yield service
+
+
+def connect(service: Service) -> socket.socket:
+    return socket.create_connection((service.host, service.port), timeout=30)
+
+
+def trickle(connection: socket.socket, data: bytes) -> None:
+    for position in range(len(data)):
+        connection.sendall(data[position : position + 1])
+        time.sleep(0.05)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side closes the connection, without another word."""
+    try:
+        return connection.recv(1000) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [1, 30, -10, -1])
+def test_a_request_that_does_not_arrive_is_cut_off(impatient_service: Service, sent: int) -> None:
+    with connect(impatient_service) as connection:
+        connection.sendall(json_request("/customers", b'{"name": "Acme"}')[:sent])
+        answer = read_answer(connection)
+        answer.problem("request_timeout")
+        assert answer.headers["Connection"] == "close"
+        assert is_closed(connection)
+
+
+def test_so_is_one_after_others(impatient_service: Service) -> None:
+    with connect(impatient_service) as connection:
+        for _ in range(2):
+            connection.sendall(request_head("GET", "/healthz"))
+            read_answer(connection).require(200)
+        connection.sendall(request_head("GET", "/healthz")[:20])
+        read_answer(connection).problem("request_timeout")
+        assert is_closed(connection)
+
+
+def test_one_that_comes_drop_by_drop_is_cut_off_too(impatient_service: Service) -> None:
+    with connect(impatient_service) as connection, pytest.raises(ConnectionError):  # it is closed meanwhile
+        trickle(connection, request_head("GET", "/healthz", "A: b")[:-2] + b"a" * 1_000)
+
+
+def test_a_large_body_that_comes_steadily_has_the_time_it_takes(impatient_service: Service) -> None:
+    body = b'{"name": "Acme"}'.ljust(50_000)
+    with connect(impatient_service) as connection:
+        data = json_request("/customers", body)
+        for start in range(0, len(data), 5_000):
+            connection.sendall(data[start : start + 5_000])
+            time.sleep(0.25)  # 2.5 seconds in all
+        read_answer(connection).require(201)
+
+
+def test_a_connection_on_which_nothing_comes_is_closed(impatient_service: Service) -> None:
+    with connect(impatient_service) as connection:
+        assert is_closed(connection)
+
+
+def test_a_connection_between_two_requests_is_left_alone(impatient_service: Service) -> None:
+    with connect(impatient_service) as connection:
+        for _ in range(2):
+            connection.sendall(request_head("GET", "/healthz"))
+            read_answer(connection).require(200)
+            time.sleep(1.5)
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(impatient_service: Service) -> None:
+    with connect(impatient_service) as connection:
+        connection.sendall(request_head("POST", "/nowhere", "Content-Length: 10") + b"12345")
+        read_answer(connection).problem("not_found")
+        assert is_closed(connection)
+
+
+async def test_who_sends_ahead_while_the_service_works_is_not_cut_off(
+    database_url: str, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    with running_service(Settings(database_url=database_url), protocol=Impatient) as service:
+        exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}')).require(201)
+        with connect(service) as caller:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE usage_records IN EXCLUSIVE MODE")
+                caller.sendall(json_request("/usage", json.dumps(usage()).encode()))
+                caller.sendall(request_head("GET", "/healthz")[:10])
+                await asyncio.sleep(2.5)
+            assert (await asyncio.to_thread(read_answer, caller)).status == 201
+            caller.sendall(request_head("GET", "/healthz")[10:])
+            (await asyncio.to_thread(read_answer, caller)).require(200)

@@ -1,11 +1,12 @@
 """The settings: where they come from, and what a bad one says."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from billing_service.settings import Settings, SettingsError, load_settings
+from billing_service.settings import Rate, Settings, SettingsError, load_settings
 
 SECRET_URL = "postgresql://billing:s3cr3t@db.example/billing"
 REACHABLE = {"DATABASE_URL": SECRET_URL}
@@ -53,6 +54,15 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_SHUTDOWN_TIMEOUT": "7",
             "BILLING_MAX_BODY_BYTES": "4096",
             "BILLING_QUEUE_RECORDS": "50",
+            "BILLING_MAX_REQUESTS": "60",
+            "BILLING_REQUESTS_PER_KEY": "600/m",
+            "BILLING_RECORDS_PER_KEY": "10000/s",
+            "BILLING_REQUESTS_PER_ADDRESS": "5/h",
+            "BILLING_RECORDS_PER_ADDRESS": "999999999/d",
+            "BILLING_RATE_LIMIT_STORE": "redis://:s3cr3t@cache.example:6379/1",
+            "BILLING_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/64",
+            "BILLING_LOG_FORMAT": "console",
+            "BILLING_LOG_LEVEL": "error",
         }
     )
     assert settings == Settings(
@@ -69,8 +79,23 @@ def test_every_setting_comes_from_its_variable() -> None:
         shutdown_timeout=7,
         max_body_bytes=4096,
         queue_records=50,
+        max_requests=60,
+        requests_per_key="600/m",
+        records_per_key="10000/s",
+        requests_per_address="5/h",
+        records_per_address="999999999/d",
+        rate_limit_store="redis://:s3cr3t@cache.example:6379/1",
+        trusted_proxies="192.0.2.1, 2001:db8::/64",
+        log_format="console",
+        log_level="error",
     )
     assert settings.database_url is not None
+    assert settings.rates == {
+        "address-requests": Rate(5, timedelta(hours=1), "requests"),
+        "address-records": Rate(999_999_999, timedelta(days=1), "records"),
+        "key-requests": Rate(600, timedelta(minutes=1), "requests"),
+        "key-records": Rate(10_000, timedelta(seconds=1), "records"),
+    }
 
 
 def test_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +162,35 @@ def test_an_empty_variable_is_as_good_as_none(working_folder: Path) -> None:
         ("BILLING_MAX_BODY_BYTES", "1073741825"),
         ("BILLING_QUEUE_RECORDS", "0"),
         ("BILLING_QUEUE_RECORDS", "1000001"),
+        ("BILLING_MAX_REQUESTS", "0"),
+        ("BILLING_REQUESTS_PER_KEY", "0/s"),
+        ("BILLING_REQUESTS_PER_KEY", "10"),
+        ("BILLING_REQUESTS_PER_KEY", "10/w"),
+        ("BILLING_REQUESTS_PER_ADDRESS", "-1/s"),
+        ("BILLING_REQUESTS_PER_ADDRESS", "1.5/s"),
+        ("BILLING_REQUESTS_PER_ADDRESS", "1/s\n"),
     ],
 )
 def test_a_bad_value_names_the_variable_its_fault_and_what_would_be_right(variable: str, value: str) -> None:
     message = refusal(REACHABLE | {variable: value})
     assert message.startswith(f"{variable}: {value!r} is not valid; it must be ")
     assert len(message.partition("it must be ")[2]) > 5
+
+
+@pytest.mark.parametrize("variable", ["BILLING_RECORDS_PER_KEY", "BILLING_RECORDS_PER_ADDRESS"])
+def test_a_limit_of_records_that_no_whole_batch_would_pass_is_refused(variable: str) -> None:
+    message = refusal({variable: "9999/s"})
+    assert message.startswith(f"{variable}: '9999/s' is not valid: a batch may hold 10000 records")
+
+
+@pytest.mark.parametrize("proxies", ["proxy.example", "192.0.2.1,192.0.2.256", "192.0.2.1/24", "*"])
+def test_a_proxy_is_trusted_by_its_address(proxies: str) -> None:
+    assert refusal({"BILLING_TRUSTED_PROXIES": proxies}).startswith("BILLING_TRUSTED_PROXIES: ")
+
+
+def test_a_bad_store_is_refused_without_being_shown() -> None:
+    message = refusal({"BILLING_RATE_LIMIT_STORE": "memcached://:s3cr3t@cache.example"})
+    assert message.startswith("BILLING_RATE_LIMIT_STORE: what it holds (not shown) is not valid")
 
 
 def test_a_bad_value_in_a_file_is_refused_too(working_folder: Path) -> None:

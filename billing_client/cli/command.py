@@ -10,6 +10,7 @@ from billing_client.cli.exports import export
 from billing_client.cli.failures import MEANINGS
 from billing_client.cli.imports import import_
 from billing_client.cli.records import record
+from billing_client.cli.spools import spool
 from billing_client.cli.summaries import summary
 
 _CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -37,6 +38,7 @@ billing.add_command(record)
 billing.add_command(import_)
 billing.add_command(summary)
 billing.add_command(export)
+billing.add_command(spool)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from billing_client import (
     BillingError,
     BillingSystemClient,
     CustomerExistsError,
+    PayloadTooLargeError,
     PermissionDeniedError,
     Usage,
     UsageOutcome,
@@ -38,6 +39,7 @@ from billing_client.wire import MAX_BATCH_RECORDS
 NO_USAGE = Usage(customer_id="", service="", units_consumed="", price_per_unit="")  # the client rejects it, unsent
 FIRST_TIMEOUT = 10.0
 AGAIN = "Run it again: what is recorded will not be recorded twice"
+SMALLER = "Run it again with a smaller --batch-size"
 
 
 class ImportOptions(Struct, frozen=True, kw_only=True):
@@ -93,8 +95,12 @@ class Import:
     async def _make_customer(self, client: BillingSystemClient, customer_id: str, name: str | None) -> None:
         if customer_id in self._customers:
             return
-        with suppress(CustomerExistsError):
-            await client.create_customer(customer_id=customer_id, name=name or customer_id)
+        try:
+            with suppress(CustomerExistsError):
+                await client.create_customer(customer_id=customer_id, name=name or customer_id)
+        except PermissionDeniedError as error:
+            error.detail = f"{error.detail.rstrip('.')}: if all customers are there, use --no-create-customers"
+            raise
         if len(self._customers) == REMEMBERED_CUSTOMERS:
             self._customers.clear()
         self._customers.add(customer_id)
@@ -201,7 +207,8 @@ def _run(import_: Import, connection: Connection, text: TextIO) -> None:
             asyncio.run(import_.run(connection, show, text))
         whole = True
     except BillingError as error:
-        failure = failure_of(error, connection.base_url, again=AGAIN)
+        again = SMALLER if isinstance(error, PayloadTooLargeError) else AGAIN
+        failure = failure_of(error, connection.base_url, again=again)
         raise _stopped(tally, failure.code, str(failure), dict(failure.facts)) from error
     except KeyboardInterrupt as error:
         raise _stopped(tally, ExitCode.INTERRUPTED, AGAIN, {}) from error

@@ -16,7 +16,7 @@ from billing_client._client import GroupBy
 from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import number_column, print_json, print_table, text_column
-from billing_client.contract.amounts import EXACT
+from billing_client.contract.amounts import EXACT, plain
 from billing_client.wire import SummaryGroup, SummaryTotal
 
 MEMBERS = ("service", "hour", "day", "month")
@@ -124,7 +124,7 @@ def _print(
 
 
 def _figures(sums: SummaryGroup[Decimal] | SummaryTotal[Decimal]) -> tuple[str, str, str]:
-    return str(sums.records), f"{sums.units:f}", f"{sums.amount:f}"
+    return str(sums.records), plain(sums.units), plain(sums.amount)
 
 
 def _sum(totals: list[SummaryTotal[Decimal]]) -> SummaryTotal[Decimal]:

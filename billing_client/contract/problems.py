@@ -21,6 +21,7 @@ KINDS = {
     "statement_not_found": Kind(404, "There is no such statement"),
     "method_not_allowed": Kind(405, "This address does not take that method"),
     "not_acceptable": Kind(406, "There is no form of this that the caller accepts"),
+    "request_timeout": Kind(408, "The request did not arrive in time"),
     "duplicate_record": Kind(409, "This usage is recorded already"),
     "customer_exists": Kind(409, "This customer id is taken"),
     "payload_too_large": Kind(413, "The body is too large"),

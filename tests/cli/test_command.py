@@ -12,7 +12,7 @@ def test_help_names_each_command_and_each_exit_code() -> None:
     shown = billing("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
-    assert commands[:4] == ["record", "import", "summary", "export"]
+    assert commands == ["record", "import", "summary", "export", "spool"]
     for code in ExitCode:
         assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
     assert not [line for line in shown.stdout.splitlines() if len(line) > 110]
@@ -37,10 +37,18 @@ def test_each_command_has_help_with_an_example(command: str) -> None:
     assert "--json" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["status", "flush", "redrive"])
+def test_each_command_of_spools_has_help_with_an_example(command: str) -> None:
+    shown = billing("spool", command, "--help")
+    assert shown.returncode == 0
+    assert f"\n    billing spool {command} usage.db" in shown.stdout
+    assert "--json" in shown.stdout
+    assert f"\n  {command} " in billing("spool", "--help").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Usage: billing"),
         (["recrod"], "No such command 'recrod'"),
         (["record", "--customer", "acme"], "Missing option '--service'"),
         (["summary", "--timeout", "0"], "0.0 is not in the range x>0"),

@@ -135,7 +135,6 @@ def test_where_there_is_no_service_it_says_so_at_once(tmp_path: Path) -> None:
         ((problem(401, "unauthenticated"),), 4),
         ((problem(403, "forbidden"), problem(403, "forbidden")), 4),  # a key need not list customers
         ((NO_CUSTOMERS, problem(403, "forbidden")), 4),
-        ((NO_CUSTOMERS, problem(413, "payload_too_large")), 1),
         ((NO_CUSTOMERS, problem(500, "internal_error")), 6),
         ((NO_CUSTOMERS, silent), 6),
     ],
@@ -145,6 +144,12 @@ async def test_what_stops_a_whole_import(file: Path, script: tuple[Step, ...], c
         stopped = await billing_beside("import", str(file), "--timeout", "2", BILLING_BASE_URL=server.url)
         assert len(server.requests) >= len(script)
     assert failure(stopped, code).startswith("stopped after 0 lines. ")
+
+
+async def test_batches_that_are_too_large_for_the_service(file: Path) -> None:
+    async with misbehaving(NO_CUSTOMERS, problem(413, "payload_too_large")) as server:
+        stopped = await billing_beside("import", str(file), BILLING_BASE_URL=server.url)
+    assert "Run it again with a smaller --batch-size" in failure(stopped, 1)
 
 
 async def test_the_same_batches_carry_the_same_keys(file: Path) -> None:

@@ -59,6 +59,13 @@ def test_each_customer_and_all_of_them_exact_to_the_last_digit(service: Service)
     assert summary(service, "--group-by", "service")[3] == ["beta", "[red]x[/red]", "é", "1", LONG, amount]
 
 
+def test_a_total_has_no_needless_zeros(service: Service) -> None:
+    for id_, units in (("acme", "1.25"), ("beta", "0.75")):
+        given_customer(service, id_)
+        given_usage(service, usage(customerId=id_, unitsConsumed=units, pricePerUnit="0.2"))
+    assert summary(service)[-1] == ["total", "2", "2", "0.4"]
+
+
 def test_json_is_what_the_service_says(service: Service) -> None:
     given_ledger(service)
     path = "/customers/acme/summary?groupBy=month&from=2026-10-01T00:00:00Z"

@@ -12,8 +12,8 @@ from billing_client._transport import Call, _TryAgainError, _waits
 from tests.client.answers import USAGE, client_of, problem, recorded
 from tests.client.misbehaving import Step, answer, disconnect, misbehaving
 
-RETRIED = (429, 502, 503, 504)
-FINAL = (301, 302, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 500, 501)
+RETRIED = (408, 429, 502, 503, 504)
+FINAL = (301, 302, 400, 401, 403, 404, 405, 409, 413, 415, 422, 500, 501)
 
 
 def waits(count: int, asked_for: float = 0.0) -> list[float]:

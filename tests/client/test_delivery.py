@@ -160,22 +160,26 @@ async def test_the_wait_that_the_service_asks_for_is_kept(tmp_path: Path) -> Non
     assert event.wait >= event.error.retry_after == 1
 
 
-async def test_the_waits_grow_and_a_flush_cuts_one_short(tmp_path: Path) -> None:
-    hook = Hook()
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_a_flush_cuts_a_long_wait_short(is_waiting: bool, tmp_path: Path) -> None:
+    hook, failed = Hook(), asyncio.Event()
+
+    def tell(event: RecorderEvent) -> None:
+        hook(event)
+        failed.set()
+
     async with (
-        misbehaving(problem(401, "unauthenticated")) as server,
+        misbehaving(problem(401, "unauthenticated"), record_all) as server,
         client_of(server) as client,
-        client.recorder(spool=tmp_path / "usage.db", on_event=hook, close_timeout=0) as recorder,
+        client.recorder(spool=tmp_path / "usage.db", on_event=tell, close_timeout=0) as recorder,
     ):
-        delivery = recorder._delivery
-        delivery._longest_wait = 1e6  # as if it had failed for days
+        recorder._delivery._longest_wait = 1e6  # as if it had failed for days
         await recorder.record(usage(1))
-        await server.wait_for_requests(1)
-        server.script[:] = [record_all]
+        if is_waiting:
+            await failed.wait()
         await settle(recorder)
-        assert delivery._longest_wait < 1
-    (failed,) = [event for event in hook.of(AttemptEvent) if event.error is not None]
-    assert isinstance(failed.error, AuthenticationError)
+        assert recorder._delivery._longest_wait < 1
+    assert isinstance(hook.of(AttemptEvent)[0].error, AuthenticationError)
     assert recorder.counts == DELIVERED
 
 

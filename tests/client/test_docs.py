@@ -1,4 +1,4 @@
-"""The examples of the recorder in the documents, run as they stand there."""
+"""The examples of the client in the documents, run as they stand there."""
 
 import os
 import re
@@ -40,6 +40,21 @@ def test_the_examples_of_the_client_document_run(service: Service, tmp_path: Pat
     produce, look = examples("docs/client.md", "usage.db")
     assert "delivered=100, duplicates=0, dead=0, pending=0" in run(produce, service, tmp_path)
     assert "0 are sent again" in run(look, service, tmp_path)
+
+
+def write_tests(folder: Path) -> None:
+    """Write the example of how to test one's code: the plugin enabled, the code, its tests."""
+    section = (ROOT / "docs/client.md").read_text().partition("\n## Test your code\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    for name, block in zip(("conftest.py", "jobs.py", "test_jobs.py"), blocks, strict=True):
+        (folder / name).write_text(block)
+
+
+def test_the_example_of_testing_ones_code_runs(tmp_path: Path) -> None:
+    write_tests(tmp_path)
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "3 passed in" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_example_of_the_readme_runs(service: Service, tmp_path: Path) -> None:

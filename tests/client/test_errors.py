@@ -52,6 +52,7 @@ OF_PROBLEMS: list[tuple[int, str, dict[str, Any], type[BillingError]]] = [
     (422, "event_id_conflict", {"existing": STORED, "conflicts": [CONFLICT]}, EventIdConflictError),
     (429, "rate_limited", {}, RateLimitedError),
     (500, "internal_error", {}, UnexpectedResponseError),
+    (408, "request_timeout", {}, UnavailableError),
     (502, "bad_gateway", {}, UnavailableError),
     (503, "unavailable", {}, UnavailableError),
     (504, "gateway_timeout", {}, UnavailableError),
@@ -103,7 +104,7 @@ async def test_each_problem_is_an_error_of_its_own(
     assert type(error) is expected
     assert (error.status, error.code, error.detail) == (status, code, "What is wrong.")
     assert error.request_id == event_request_id("acme", "event-1")
-    assert error.attempts == (2 if status in (429, 502, 503, 504) else 1)
+    assert error.attempts == (2 if status in (408, 429, 502, 503, 504) else 1)
     assert error.idempotency_key == "call-1"
     assert error.outcome == ("rejected" if status < 500 else "unknown")
     for fact in ("What is wrong.", f"status {status}", f"code {code}", f"outcome {error.outcome}"):

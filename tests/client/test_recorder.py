@@ -144,10 +144,12 @@ async def test_equal_usage_without_an_event_id_counts_once(
 ) -> None:
     hook = Hook()
     async with client.recorder(spool=tmp_path / "usage.db", on_event=hook) as recorder:
-        for _ in range(2):
+        if together:
+            await asyncio.gather(*(recorder.record(usage(1, event_id=None)) for _ in range(2)))
+        for _ in range(0 if together else 2):
             await recorder.record(usage(1, event_id=None))
-            if not together:
-                await settle(recorder)
+            await settle(recorder)
+        await settle(recorder)
     assert hook.kinds == ["delivered", "duplicate"]
     assert len(await stored(client, customer_id)) == 1
     assert "1 records without an event id count for nothing" in caplog.text

@@ -20,7 +20,7 @@ async def reserve(room: Room, size: int) -> "asyncio.Task[None]":
     return task
 
 
-async def test_who_finds_no_room_waits_in_the_order_of_the_calls() -> None:
+async def test_who_finds_no_room_waits_in_the_order_of_the_calls(caplog: pytest.LogCaptureFixture) -> None:
     room = Room(max_records=2, max_bytes=100)
     large, larger, small = [await reserve(room, size) for size in (60, 60, 10)]
     assert (large.done(), larger.done(), small.done()) == (True, False, False)
@@ -32,6 +32,7 @@ async def test_who_finds_no_room_waits_in_the_order_of_the_calls() -> None:
     assert not third.done()
     room.release(1, 10)
     await third
+    assert [record.message for record in caplog.records] == ["record() waits: the spool holds 1 records, 60 bytes"]
 
 
 async def test_who_gives_up_leaves_the_room_to_the_next() -> None:

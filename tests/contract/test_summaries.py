@@ -10,9 +10,10 @@ from zoneinfo import available_timezones
 import aiohttp
 import pytest
 
+from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, usage
 from tests.ledgers import FOCUS_SAMPLE, focus_usage, label, made_up_usage, record_all, sums_by, sums_of
-from tests.services import Service, running_service
+from tests.services import running_service
 
 # with whole hours, half and quarter hours, a daylight saving of half an hour, and none
 TIMEZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe"]
@@ -142,10 +143,10 @@ async def test_all_customers_page_by_page(http: aiohttp.ClientSession) -> None:
     assert by_service == sums_by(usages, lambda u: (u["customerId"], u["service"]))
 
 
-async def test_writers_in_two_processes_lose_no_sum(service: Service, http: aiohttp.ClientSession) -> None:
+async def test_writers_in_two_processes_lose_no_sum(settings: Settings, http: aiohttp.ClientSession) -> None:
     usages = made_up_usage(600, seed=3)
     (await post(http, "/customers", {"id": "acme", "name": "Acme"})).require(201)
-    with running_service(service.settings) as other:
+    with running_service(settings) as other:
         async with aiohttp.ClientSession(other.url) as second:
             chunks = [usages[start : start + 60] for start in range(0, 600, 30)]  # each record comes twice
             sides = [http, second]

@@ -1,25 +1,21 @@
 """Every record, as a stream that can be recorded again."""
 
-import asyncio
 import csv
 import gzip
 import io
 import json
-import resource
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import asyncpg
 import pytest
 
 from billing_client.contract.csv_cells import rearm
-from billing_service.exports import PAGE_RECORDS
 from billing_service.settings import Settings
+from billing_service.streams import PAGE_RECORDS
 from tests.calls import get, given_customer, post, usage
 from tests.databases import Server, database
 from tests.ledgers import made_up_usage, record_all
-from tests.services import running_service, serve_process
+from tests.services import running_service
 
 NUMBERED = {"customerId", "service", "unitsConsumed", "pricePerUnit", "eventId", "occurredAt"}
 
@@ -60,6 +56,7 @@ async def test_filters(http: aiohttp.ClientSession) -> None:
     assert lines(await export(http, asked)) == sorted(expected, key=by_time)
 
 
+@pytest.mark.service_alone
 async def test_csv_says_the_same(http: aiohttp.ClientSession) -> None:
     await record_all(http, made_up_usage(50, 1))
     for body in (await export(http, "?format=csv"), await export(http, Accept="text/csv;q=0.9, text/html")):
@@ -70,6 +67,7 @@ async def test_csv_says_the_same(http: aiohttp.ClientSession) -> None:
         assert [{name: value.replace(".000000Z", "Z") for name, value in row.items()} for row in rows] == exported
 
 
+@pytest.mark.service_alone
 async def test_cells_that_a_spreadsheet_would_run_are_disarmed(http: aiohttp.ClientSession) -> None:
     nasty = ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", '"quoted", with commas', "plain"]
     for number, text in enumerate(nasty):
@@ -82,6 +80,7 @@ async def test_cells_that_a_spreadsheet_would_run_are_disarmed(http: aiohttp.Cli
     assert sorted(rearm(row["eventId"]) for row in rows) == [f"={number}" for number in range(len(nasty))]
 
 
+@pytest.mark.service_alone
 async def test_gzip_where_asked_for(http: aiohttp.ClientSession) -> None:
     await record_all(http, made_up_usage(500, 1))
     plain = await export(http, **{"Accept-Encoding": "identity"})
@@ -121,6 +120,10 @@ async def test_what_was_exported_can_be_recorded_again(
 
 async def test_an_empty_ledger(http: aiohttp.ClientSession) -> None:
     assert await export(http) == b""
+
+
+@pytest.mark.service_alone
+async def test_an_empty_ledger_in_csv(http: aiohttp.ClientSession) -> None:
     assert (await export(http, "?format=csv")).startswith(b"requestId,customerId,service,")
 
 
@@ -136,40 +139,7 @@ async def test_a_customer_that_is_not_there(shared_http: aiohttp.ClientSession) 
     (await get(shared_http, "/usage/export?customerId=nobody")).problem("customer_not_found")
 
 
+@pytest.mark.service_alone
 async def test_a_form_that_nobody_has(shared_http: aiohttp.ClientSession) -> None:
     async with shared_http.get("/usage/export", headers={"Accept": "image/png, text/csv;q=0"}) as response:
         assert (response.status, (await response.json(content_type=None))["code"]) == (406, "not_acceptable")
-
-
-async def test_readers_that_are_slow_or_go_away_hold_no_connection(tmp_path: Path, database_url: str) -> None:
-    environment = {"BILLING_POOL_SIZE": "2", "BILLING_DATABASE_TIMEOUT": "3"}
-    with serve_process(tmp_path, database_url, environment=environment) as served:
-        async with aiohttp.ClientSession(served.url) as http:
-            await given_customer(http)
-            for seed in range(8):
-                (await post(http, "/usage/batch", {"records": made_up_usage(4_000, seed)})).require(200)
-            memory = resident_bytes(served.service.process.pid)
-            readers = [await open_reader(served.port) for _ in range(20)]  # each asks, and reads nothing
-            await asyncio.sleep(1)
-            for number in range(5):
-                (await post(http, "/usage", usage(eventId=str(number)))).require(201)
-            assert resident_bytes(served.service.process.pid) - memory < 60_000_000
-            for _, writer in readers:
-                writer.close()
-            (await post(http, "/usage", usage(eventId="after"))).require(201)
-            connection = await asyncpg.connect(database_url)
-            await asyncio.sleep(0.5)
-            assert await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE state = 'active'") == 1
-            await connection.close()
-
-
-async def open_reader(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    writer.write(b"GET /usage/export HTTP/1.1\r\nHost: test\r\n\r\n")
-    await writer.drain()
-    return reader, writer
-
-
-def resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()

@@ -1,0 +1,218 @@
+"""A fake billing service on a real socket, for the tests of whoever reports usage."""
+
+import asyncio
+import math
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from billing_client._client import BillingSystemClient
+from billing_client._records import UsageRecord
+from billing_client.contract.problems import ProblemError, problem
+from billing_client.testing._endpoints import MAX_BODY_BYTES, Answer, Endpoints, Request, problem_answer
+from billing_client.testing._faults import Fault, Rule
+from billing_client.testing._ledger import Ledger
+from billing_client.wire import Customer, NewCustomer
+
+STOP_SECONDS = 0.1  # for calls under way when it stops
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time at all: close() sends RST
+_BEFORE = {Fault.DROP_BEFORE, Fault.RESET_BEFORE}
+_AFTER_COMMIT = {Fault.DROP_AFTER_COMMIT, Fault.RESET_AFTER_COMMIT}
+
+
+@dataclass
+class Call:
+    """A request that came in. `status` is None where no answer was sent whole, or not yet; `fault` is what met it."""
+
+    method: str
+    path: str
+    query: str
+    idempotency_key: str | None
+    body: bytes
+    fault: Fault | None = None
+    status: int | None = None
+
+    def json(self) -> Any:
+        """The body, decoded; numbers that are no integers come as Decimal."""
+        return msgspec.json.decode(self.body, type=Any)
+
+
+class FakeBillingServer:
+    """Keeps the service's contract in memory, from a thread with a loop of its own, and misbehaves on command.
+
+    As a context manager it serves at `url` for the block, for tests with and without asyncio. `api_keys` are the keys
+    it takes; without any it asks for none. It serves no CSV and no HTML, limits no rates and forgets all at its end.
+    """
+
+    def __init__(self, *, currency: str = "USD", minor_unit: int = 2, api_keys: Sequence[str] = ()) -> None:
+        self._api_keys = tuple(api_keys)
+        self._ledger = Ledger()
+        self._endpoints = Endpoints(self._ledger, currency, minor_unit, self._api_keys)
+        self._rules: list[Rule] = []
+        self._calls: list[Call] = []
+        self._lock = threading.Lock()  # of all the above, between the test and the server's thread
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._port: int = self._listener.getsockname()[1]
+        self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name=f"fake billing service on {self._port}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """Where it serves, without a slash at the end; in a with block only."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def client(self, **settings: Any) -> BillingSystemClient:
+        """A client of this service; `settings` are those of BillingSystemClient."""
+        api_key = self._api_keys[0] if self._api_keys else "none"  # never one from the environment
+        return BillingSystemClient(**{"base_url": self.url, "api_key": api_key} | settings)
+
+    def misbehave(
+        self, fault: Fault, *, times: int | None = 1, every: int = 1, on: str = "*", seconds: float = 0.0
+    ) -> None:
+        """From now on a fault meets every `every`-th call, `times` times in all (None: until `behave`).
+
+        `on` names the calls: a path such as "/usage/batch", a method and a path such as "POST /usage", both with the
+        wild cards of `fnmatch`. `seconds` is how long a delay takes, and what a Retry-After asks for. Of several
+        faults that would meet a call, the first commanded does.
+        """
+        rule = Rule(fault, times, every, on, seconds)
+        with self._lock:
+            self._rules.append(rule)
+
+    def behave(self) -> None:
+        """Take back all faults commanded so far."""
+        with self._lock:
+            self._rules.clear()
+
+    def add_customer(self, customer_id: str, name: str = "A customer") -> Customer:
+        """Add a customer, as a call of the service would. Raises ValueError where the id is taken."""
+        with self._lock:
+            try:
+                return self._ledger.add_customer(NewCustomer(name=name, id=customer_id), None)[0]
+            except ProblemError as error:
+                raise ValueError(error.details.detail) from error
+
+    def customer(self, customer_id: str) -> Customer:
+        """A customer as it is stored. Raises KeyError where there is none."""
+        with self._lock:
+            try:
+                return self._ledger.customer(customer_id)
+            except ProblemError as error:
+                raise KeyError(customer_id) from error
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """What is recorded, in the order in which it was."""
+        with self._lock:
+            return [msgspec.convert(record, UsageRecord, from_attributes=True) for record in self._ledger.all_records()]
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that came in, each attempt by itself, in order."""
+        with self._lock:
+            return list(self._calls)
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve_until_stopped())
+
+    async def _serve_until_stopped(self) -> None:
+        server = web.Server(self._meet, auto_decompress=False, access_log=None, max_line_size=65_536)
+        runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        await runner.setup()
+        await web.SockSite(runner, self._listener).start()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _meet(self, received: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = received.raw_path.partition("?")
+        try:
+            body = await received.content.read()
+        except ConnectionError:  # the caller went away
+            return _HungUp(is_reset=False)
+        key = received.headers.get("Idempotency-Key")
+        call = Call(received.method, path, query, key, body)
+        kept = body if len(body) <= MAX_BODY_BYTES else None
+        request = Request(call.method, path, query.encode(), received.headers, kept)
+        with self._lock:
+            self._calls.append(call)
+            rule = next((rule for rule in self._rules if rule.meets(call.method, path)), None)
+            call.fault = rule.fault if rule else None
+            answer = self._refusal(rule, call) if rule else None
+            if answer is None and call.fault not in _BEFORE:
+                answer = self._endpoints.answer(request)
+        if rule and rule.fault is Fault.DELAY:
+            await asyncio.sleep(rule.seconds)
+        if answer is None or call.fault in _AFTER_COMMIT:
+            return _HungUp(is_reset=call.fault in (Fault.RESET_BEFORE, Fault.RESET_AFTER_COMMIT))
+        if call.fault is Fault.TRUNCATE:
+            return _Truncated(answer)
+        call.status = answer.status
+        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+
+    def _refusal(self, rule: Rule, call: Call) -> Answer | None:
+        """What this fault answers in the place of the service; None where it leaves the work to it."""
+        after = str(math.ceil(rule.seconds))
+        match rule.fault:
+            case Fault.RATE_LIMITED:
+                headers = {
+                    "Retry-After": after,
+                    "RateLimit-Policy": '"fake";q=1',
+                    "RateLimit": f'"fake";r=0;t={after}',
+                }
+                return problem_answer(problem("rate_limited", "Told to refuse."), headers)
+            case Fault.UNAVAILABLE:
+                return problem_answer(problem("unavailable", "Told to refuse."), {"Retry-After": after})
+            case Fault.REDIRECT:
+                return Answer(302, b"", {"Location": f"{self.url}/elsewhere{call.path}"})
+        return None
+
+
+class _HungUp(web.StreamResponse):
+    """The end of the connection in the place of an answer."""
+
+    def __init__(self, is_reset: bool) -> None:
+        super().__init__()
+        self._is_reset = is_reset
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        transport = request.transport
+        if transport is not None and self._is_reset:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            transport.abort()
+        elif transport is not None:
+            transport.close()
+        raise ConnectionResetError("told to hang up")  # which makes aiohttp leave the connection alone
+
+
+class _Truncated(web.StreamResponse):
+    """The head of an answer and half of its body, then the end of the connection."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(status=answer.status, headers=answer.headers)
+        self.content_length = len(answer.body) + 1
+        self._part = answer.body[: len(answer.body) // 2]
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        await super().prepare(request)
+        await self.write(self._part)
+        if request.transport is not None:
+            request.transport.close()
+        raise ConnectionResetError("told to hang up")

@@ -69,18 +69,25 @@ def running_service(
 
 
 class ServiceProcess:
-    """A `billing-service` process with its output in a file; `environment` is added to the test's own.
+    """A `billing-service` process, or one of another module, with its output in a file; `environment` is added to the
+    test's own.
 
     As a context manager it leaves no process behind: what still runs at the end is stopped.
     """
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        module: str = "billing_service",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output_file = folder / f"output-{time.monotonic_ns()}.txt"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BILLING_", "DATABASE"))}
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "billing_service", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 cwd=folder,  # where no .env lies, unless the test put it there
                 env=inherited | dict(environment or {}),
                 stdin=subprocess.DEVNULL,

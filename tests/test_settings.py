@@ -55,6 +55,7 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_QUEUE_RECORDS": "50",
             "BILLING_LOG_FORMAT": "console",
             "BILLING_LOG_LEVEL": "error",
+            "BILLING_TRACES": "otlp",
         }
     )
     assert settings == Settings(
@@ -73,6 +74,7 @@ def test_every_setting_comes_from_its_variable() -> None:
         queue_records=50,
         log_format="console",
         log_level="error",
+        traces="otlp",
     )
     assert settings.database_url is not None
 

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
-from billing_service.app import OPERATIONS, create_app
+from billing_service.app import OPERATIONS, create_app, find_traces
 from billing_service.database import DatabaseUnavailableError, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
 from billing_service.key_commands import keys
@@ -135,8 +135,11 @@ async def _check(settings: Settings) -> None:
 
 def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -> None:
     """Serve until told to stop by SIGINT or SIGTERM."""
+    make_traces = find_traces(settings)
     config = uvicorn.Config(
-        "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings, request_log),
+        "billing_service.app:app_from_environment"
+        if settings.workers > 1
+        else create_app(settings, request_log, make_traces()),
         factory=settings.workers > 1,
         workers=settings.workers,
         http=BoundedHttpProtocol,

@@ -20,6 +20,7 @@ from billing_service.app import create_app
 from billing_service.logs import RequestLog
 from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
+from billing_service.tracing import OFF, Traces
 
 STARTUP_SECONDS = 60
 P = ParamSpec("P")
@@ -38,11 +39,12 @@ class Service(NamedTuple):
 def running_service(
     settings: Settings,
     request_log: RequestLog | None = None,
+    traces: Traces = OFF,
     protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol,
 ) -> Iterator[Service]:
     """Serve on a free port for the block, from a thread with a loop of its own; at the end it stops as on SIGTERM."""
     config = uvicorn.Config(
-        create_app(settings, request_log),
+        create_app(settings, request_log, traces),
         loop="uvloop",
         http=protocol,
         ws="none",

@@ -62,7 +62,7 @@ class _ForgetfulTransport(Transport):
     """Gives each attempt of a call a name of its own."""
 
     async def _request(self, session: Any, call: Call) -> Any:
-        call.idempotency_key = str(uuid4())
+        call.headers["Idempotency-Key"] = call.idempotency_key = str(uuid4())
         return await super()._request(session, call)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from billing_service.database import Connection, Database, DatabaseUnavailableError
-from billing_service.ledger import KnownCustomers, Report, Verdict, judge_reports, record_reports
+from billing_service.ledger import Ledger, Report, Verdict, judge_reports
 from billing_service.metrics import Metrics, Way
 from billing_service.tracing import OFF, Traces
 
@@ -40,7 +40,7 @@ class Recorder:
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
         self._traces = traces
-        self._customers = KnownCustomers()
+        self._ledger = Ledger()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -85,7 +85,7 @@ class Recorder:
         started = time.perf_counter()
         with self._traces.commit(way, places):
             async with connected as connection:
-                verdicts = await record_reports(connection, self._customers, reports)
+                verdicts = await self._ledger.record(connection, reports)
         self._metrics.committed(way, verdicts, time.perf_counter() - started)
         return verdicts
 

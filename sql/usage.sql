@@ -1,5 +1,16 @@
--- record_usage: records what is not there yet, sums included, and answers the request ids of what it recorded
-SELECT record_usage($1, $2, $3, $4, $5, $6, $7, $8, $9);
+-- record_usage: records what is not there yet, sums included, and answers the request ids of what it recorded, or null
+-- where it was told ($1) that all of it is new, and it was. Text comes joined by line feeds, of which none of it has any; one
+-- time of record stands for all, and no times of occurrence for the times of record.
+SELECT record_usage(
+    $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
+    string_to_array($6, E'\n'), string_to_array($7, E'\n'), coalesce($8, recorded), recorded,
+    string_to_array($10, E'\n', '')
+)
+FROM (
+    SELECT CASE cardinality($9::timestamptz[])
+        WHEN 1 THEN array_fill($9[1], ARRAY[cardinality($3::bytea[])]) ELSE $9
+    END AS recorded
+) AS times;
 
 -- find_usage: the records of these (customer id, request id) pairs, in no order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,

@@ -145,6 +145,12 @@ async def test_sums_of_days_become_sums_of_six_hours(empty_database_url: str) ->
     assert await execute(empty_database_url, minutes) == [15, 360]
 
 
+async def test_programs_of_an_earlier_version_go_on_recording(database_url: str) -> None:
+    assert await execute(database_url, *FILL_1[:2], FILL_1[-1]) == 400
+    assert await execute(database_url, FILL_1[1], FILL_1[-1]) == 400
+    assert (await verify_ledger(Settings(database_url=database_url))).differences == []
+
+
 def write(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         (folder / f"{name}.sql").write_text(text)

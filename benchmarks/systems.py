@@ -31,14 +31,14 @@ class System(NamedTuple):
     stores: bool = True
 
 
-def _uvicorn(app: str, *needed: str, factory: bool = False) -> Callable[[], list[str]]:
+def _uvicorn(app: str, *needed: str) -> Callable[[], list[str]]:
     """A Python server with the options that the service gives its own."""
 
     def prepare() -> list[str]:
         if absent := [package for package in needed if find_spec(package) is None]:
             raise Missing(f"{' and '.join(absent)} not installed (the extra `bench`)")
         options = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--no-access-log", "--no-server-header"]
-        options += ["--log-level", "warning", "--port", "PORT", *(["--factory"] if factory else [])]
+        options += ["--log-level", "warning", "--port", "PORT"]
         return [sys.executable, "-m", "uvicorn", f"benchmarks.peers.{app}", *options]
 
     return prepare
@@ -66,9 +66,10 @@ def _express() -> list[str]:
     return [node, str(server)]
 
 
+CEILING = [sys.executable, "-m", "benchmarks.peers.ceiling"]
 SYSTEMS = (
     System("service", "billing-service", lambda: SERVE),
-    System("ceiling", "the service without its database", _uvicorn("ceiling:create_ceiling", factory=True), False),
+    System("ceiling", "the service without its database", lambda: CEILING, False),
     System("plain", "one insert a request (Starlette + asyncpg)", _uvicorn("plain_insert:app")),
     System("express", "Express + pg + zod", _express),
     System("fastapi", "FastAPI + SQLAlchemy", _uvicorn("fastapi_sqlalchemy:app", "fastapi", "sqlalchemy", "greenlet")),
@@ -84,6 +85,7 @@ def running(name: str, command: Sequence[str], database_url: str, folder: Path) 
         "BILLING_POOL_SIZE": str(POOL_SIZE),
         "POOL_SIZE": str(POOL_SIZE),
         "PORT": "PORT",
+        "BILLING_PORT": "PORT",
         "NODE_ENV": "production",
     }
     with server_process(name, command, environment, folder) as process:

@@ -1,13 +1,13 @@
 """One call: its attempts, its waits, its one deadline."""
 
 import asyncio
-import io
 import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,7 @@ from yarl import URL
 
 from billing_client._answers import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer, error_of
 from billing_client._config import Config
+from billing_client._deadlines import Deadlines
 from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
 
 CONNECT_SECONDS = 5.0
@@ -57,16 +58,20 @@ class Call:
         }
 
 
-class _Body(aiohttp.BytesIOPayload):
+class _Body(aiohttp.Payload):
     """A body that notes the moment it is handed to a connection: from then on the call may have done its work."""
 
     def __init__(self, call: Call, body: bytes) -> None:
-        super().__init__(io.BytesIO(body), content_type="application/json")
+        super().__init__(body, content_type="application/json")
+        self._size = len(body)
         self._call = call
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return str(self._value, encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
         self._call.outcome = "unknown"
-        await super().write_with_length(writer, content_length)
+        await writer.write(self._value)
 
 
 class _TryAgainError(Exception):
@@ -102,17 +107,18 @@ class Transport:
         self._headers = {"Accept": _ACCEPTED, "User-Agent": user_agent}
         if config.api_key is not None:
             self._headers["Authorization"] = f"Bearer {config.api_key}"
+        self._deadlines = Deadlines(config.timeout)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._try = backoff.on_exception(
+        self._go_on = backoff.on_exception(
             _waits,
             _TryAgainError,
             max_tries=config.max_attempts,
             giveup=lambda again: isinstance(again, _TryAgainError) and not again.in_time,
             jitter=None,
             logger=None,
-        )(self._attempt)
+        )(self._attempt_again)
 
     async def send(self, call: Call) -> Answer:
         """Send a call until it is answered; gives the whole answer of a call that succeeded. Raises BillingError."""
@@ -135,8 +141,11 @@ class Transport:
         session = self._open_session()
         call.deadline = time.monotonic() + self._config.timeout
         try:
-            async with asyncio.timeout(self._config.timeout):
-                return await self._try(session, call, read)
+            with self._deadlines.limit():
+                try:
+                    return await self._attempt(session, call, read)
+                except _TryAgainError as again:
+                    return await self._go_on(session, call, read, [again])
         except _TryAgainError as again:
             raise again.error from again.error.__cause__
         except TimeoutError as error:
@@ -148,6 +157,7 @@ class Transport:
     async def close(self) -> None:
         """Close the session; calls after it raise RuntimeError."""
         self._closed = True
+        self._deadlines.close()
         if self._session is not None:
             await self._session.close()
 
@@ -196,6 +206,14 @@ class Transport:
             raise _TryAgainError(call, problem)
         raise problem
 
+    async def _attempt_again(
+        self, session: aiohttp.ClientSession, call: Call, read: Reader, failed: list[_TryAgainError]
+    ) -> Answer:
+        """As `_attempt`, but first the failure of the attempt that was made before, which most calls get by without."""
+        if failed:
+            raise failed.pop()
+        return await self._attempt(session, call, read)
+
     def _failure(self, call: Call, error: Exception) -> Exception:
         """What to raise for a fault of the network."""
         failed = TransportError(_describe(error), **call.facts())
@@ -206,10 +224,15 @@ class Transport:
     async def _request(self, session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
         headers = {} if call.idempotency_key is None else {"Idempotency-Key": call.idempotency_key}
         body = None if call.body is None else _Body(call, call.body)
-        url = URL(self._config.base_url + call.path, encoded=True)
+        url = _url(self._config.base_url + call.path)
         if call.query:
             url = url.with_query(call.query)
         return await session.request(call.method, url, data=body, headers=headers, allow_redirects=False)
+
+
+@lru_cache(100)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
 
 
 async def _read_whole(response: aiohttp.ClientResponse) -> Answer:

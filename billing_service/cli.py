@@ -14,6 +14,7 @@ import asyncpg
 import click
 import msgspec
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
@@ -133,11 +134,11 @@ async def _check(settings: Settings) -> None:
         await connection.close()
 
 
-def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -> None:
-    """Serve until told to stop by SIGINT or SIGTERM."""
-    config = uvicorn.Config(
-        "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings, request_log),
-        factory=settings.workers > 1,
+def server_config(app: Starlette | str, settings: Settings) -> uvicorn.Config:
+    """How the application is served; a name of one stands for what makes it, in each process."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
         workers=settings.workers,
         http=BoundedHttpProtocol,
         ws="none",
@@ -152,6 +153,12 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
     )
+
+
+def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -> None:
+    """Serve until told to stop by SIGINT or SIGTERM."""
+    app = "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings, request_log)
+    config = server_config(app, settings)
     _allow_connections()
     server = uvicorn.Server(config)
     if settings.workers > 1:

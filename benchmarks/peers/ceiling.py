@@ -1,15 +1,21 @@
-"""The service with its database left out: what HTTP, decoding, hashing and encoding cost by themselves."""
+"""The service with its database left out: what HTTP, decoding, hashing and encoding cost by themselves.
+
+`python -m benchmarks.peers.ceiling` serves it just as `billing-service serve` does.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import uvicorn
 from starlette.applications import Starlette
 
 from billing_service.app import create_app
+from billing_service.cli import server_config
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
+from billing_service.logs import RequestLog, start_logs
 from billing_service.recorder import Recorder
-from billing_service.settings import load_settings
+from billing_service.settings import Settings, load_settings
 
 
 class Forgetful(Recorder):
@@ -22,10 +28,9 @@ class Forgetful(Recorder):
         return [Verdict("recorded", report.record) for report in reports]
 
 
-def create_ceiling() -> Starlette:
+def create_ceiling(settings: Settings, request_log: RequestLog) -> Starlette:
     """The service's own application with another recorder."""
-    settings = load_settings()
-    app = create_app(settings)
+    app = create_app(settings, request_log)
     whole = app.router.lifespan_context
 
     @asynccontextmanager
@@ -36,3 +41,10 @@ def create_ceiling() -> Starlette:
 
     app.router.lifespan_context = lifespan
     return app
+
+
+if __name__ == "__main__":
+    settings = load_settings()
+    config = server_config(create_ceiling(settings, start_logs(settings)), settings)
+    config.host, config.port = settings.host, settings.port
+    uvicorn.Server(config).run()

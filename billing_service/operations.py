@@ -82,9 +82,10 @@ def _guarded(endpoint: Endpoint, scope: Scope, *, of_customer: bool) -> Endpoint
     """The endpoint for those who are permitted, as long as there is room. What costs least is asked first."""
 
     async def guarded(request: Request) -> Response:
-        callers: Callers = request.app.state.callers
-        limits: Limits | None = request.app.state.limits
-        with request.app.state.slots:
+        state = request.app.state
+        callers: Callers = state.callers
+        limits: Limits | None = state.limits
+        with state.slots:
             if limits is not None:
                 await limits.count_call(request)
             caller = await callers.find(request)
@@ -107,15 +108,15 @@ class FixedAddresses:
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
         self._app = app
-        self._endpoints: dict[tuple[str, str], Endpoint] = {
-            (method, route.path): route.endpoint
+        self._endpoints: dict[tuple[str, bytes], Endpoint] = {
+            (method, route.path.encode()): route.endpoint
             for route in routes
             if not route.param_convertors
             for method in route.methods or ()
         }
 
     async def __call__(self, call: Call, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get((call["method"], call["path"])) if call["type"] == "http" else None
+        endpoint = self._endpoints.get((call["method"], call["raw_path"])) if call["type"] == "http" else None
         if endpoint is None:
             await self._app(call, receive, send)
             return

@@ -18,7 +18,7 @@ from billing_service.monitoring import Monitor
 from billing_service.observation import Observe
 from billing_service.openapi import openapi_document
 from billing_service.operations import FixedAddresses, routes
-from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_error
+from billing_service.problems import EXPECTED_ERRORS, EveryAnswer, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
@@ -75,7 +75,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
         middleware=[
             *traces.middleware(),
             Middleware(Observe, all_routes, metrics, request_log),
-            Middleware(AnswerCutOffs),
+            Middleware(EveryAnswer),
             *([Middleware(TellLimits)] if limited else []),
             Middleware(FixedAddresses, all_routes),
             Middleware(RawPath),

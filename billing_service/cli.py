@@ -21,6 +21,7 @@ from billing_client import __version__
 from billing_service.app import OPERATIONS, create_app, find_traces
 from billing_service.database import DatabaseUnavailableError, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
+from billing_service.grants import grant
 from billing_service.key_commands import keys
 from billing_service.logs import RequestLog, start_logs
 from billing_service.migrations import Migration, MigrationError, check_schema, migrate
@@ -66,10 +67,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 
 @cli.command(name="migrate")
-def migrate_command() -> None:
+@click.option("--grant-to", "role", metavar="ROLE", help="Let this role do what the service does, and no more.")
+def migrate_command(role: str | None) -> None:
     """Bring the database's schema up to date."""
     with named_or_embedded(load_settings()) as (settings, where):
         applied = _migrate(settings)
+        if role is not None:
+            with unavailable_if_away():
+                asyncio.run(grant(settings, role))
         count = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied"
         click.echo(f"{where}: {count if applied else 'nothing to do'}")
         for migration in applied:

@@ -17,7 +17,7 @@ from billing_client.wire import ProblemDetails
 from billing_service.database import DatabaseUnavailableError
 
 __all__ = [
-    "AnswerCutOffs",
+    "EveryAnswer",
     "ProblemError",
     "answer_error",
     "invalid",
@@ -30,6 +30,8 @@ _encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
 PROBLEM_TYPE = "application/problem+json"
 EXPECTED_ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect)
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_NO_SNIFFING, _NO_STORE = ((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items())
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -50,9 +52,9 @@ async def answer_error(request: Request, error: Exception) -> Response:
             return problem_response(scope, problem("validation_error", "The body ended before its announced length."))
         case _:
             details = problem("internal_error", "The fault is the service's own and was logged.")
-            # this answer passes by what names the others; uvicorn hangs up after a fault
+            # this answer passes by what adds to the others; uvicorn hangs up after a fault
             headers = {"Connection": "close", "X-Request-Id": scope["billing.http_request_id"].decode()}
-            return problem_response(scope, details, headers)
+            return problem_response(scope, details, SAFE_HEADERS | headers)
 
 
 def _unavailable(scope: Scope, why: str) -> Response:
@@ -67,11 +69,12 @@ def problem_response(scope: Scope, details: ProblemDetails[str], headers: Mappin
     return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)
 
 
-class AnswerCutOffs:
-    """Answers the calls that the end of the service cuts off, once it has waited for them as long as it may.
+class EveryAnswer:
+    """What holds for every answer: no browser takes it for what it is not, and none is kept unless it says so itself.
 
-    From the moment it was told to stop each answer closes its connection (RFC 9112, section 9.6), so that its caller
-    goes elsewhere and loses nothing when the service hangs up.
+    From the moment the service was told to stop each answer closes its connection (RFC 9112, section 9.6), so that its
+    caller goes elsewhere and loses nothing when the service hangs up. The calls that its end cuts off, once it has
+    waited for them as long as it may, are answered too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -83,8 +86,12 @@ class AnswerCutOffs:
         def note(message: Message) -> Awaitable[None]:
             nonlocal answered
             answered = True
-            if message["type"] == "http.response.start" and scope["app"].state.stop.announced:
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            if message["type"] == "http.response.start":
+                headers = message["headers"] = [*message["headers"], _NO_SNIFFING]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(_NO_STORE)
+                if scope["app"].state.stop.announced:
+                    headers.append((b"connection", b"close"))
             return send(message)
 
         try:
@@ -92,7 +99,7 @@ class AnswerCutOffs:
         except asyncio.CancelledError:
             if answered or scope["type"] != "http":
                 raise
-            await _unavailable(scope, "The service is stopping.")(scope, receive, send)
+            await _unavailable(scope, "The service is stopping.")(scope, receive, note)
 
 
 def _allowed_methods(request: Request) -> str:

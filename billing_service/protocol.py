@@ -7,7 +7,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billing_client.wire import ProblemDetails
-from billing_service.problems import problem
+from billing_service.problems import PROBLEM_TYPE, SAFE_HEADERS, problem
 
 MAX_HEAD_BYTES = 64 * 1024
 RECEIVE_SECONDS = 20.0
@@ -123,9 +123,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, details: ProblemDetails[str]) -> None:
         body = msgspec.json.encode(details)
-        head = (
-            f"HTTP/1.1 {details.status} {details.title}\r\nContent-Type: application/problem+json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": len(body), "Connection": "close", **SAFE_HEADERS}
+        lines = [f"HTTP/1.1 {details.status} {details.title}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()

@@ -42,7 +42,7 @@ _FORMATS = {"json": _encode, "csv": render_csv, "html": render_html}
 
 
 def _headers(format_: str, month: str) -> dict[str, str]:
-    headers = {"Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+    headers = {"Vary": "Accept"}
     if format_ == "csv":
         headers["Content-Disposition"] = f'attachment; filename="statement-{month}.csv"'
     if format_ == "html":

@@ -11,7 +11,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from tests.services import Service
+from tests.services import ServeProcess, Service
 
 CODES = {
     "validation_error": 400,
@@ -119,7 +119,7 @@ def json_request(path: str, body: bytes, *headers: str, method: str = "POST") ->
     return head + body
 
 
-def exchange(service: Service, *parts: bytes | Iterable[bytes]) -> Answer:
+def exchange(service: Service | ServeProcess, *parts: bytes | Iterable[bytes]) -> Answer:
     """Send bytes over a socket of their own, and read the one answer."""
     with socket.create_connection((service.host, service.port), timeout=30) as connection:
         for part in parts:
@@ -133,5 +133,5 @@ def read_answer(connection: socket.socket) -> Answer:
     response = HTTPResponse(connection)
     response.begin()
     body = response.read()
-    is_json = "json" in response.headers.get("Content-Type", "")
+    is_json = response.headers.get("Content-Type", "") in ("application/json", "application/problem+json")
     return Answer(response.status, CIMultiDict(response.headers.items()), json.loads(body) if is_json else body)

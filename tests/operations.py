@@ -10,7 +10,8 @@ import msgspec
 from billing_client.contract.queries import StatementQuery
 from billing_client.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
 from billing_service.operations import Operation
-from tests.calls import usage
+from tests.calls import Answer, exchange, json_request, request_head, usage
+from tests.services import ServeProcess, Service
 
 
 class Example(NamedTuple):
@@ -19,6 +20,13 @@ class Example(NamedTuple):
     method: str
     path: str
     body: bytes | None
+
+
+def send_example(service: Service | ServeProcess, request: Example, *headers: str) -> Answer:
+    """Send it over a socket of its own."""
+    if request.body is None:
+        return exchange(service, request_head(request.method, request.path, *headers))
+    return exchange(service, json_request(request.path, request.body, *headers, method=request.method))
 
 
 class Target(NamedTuple):

@@ -34,7 +34,14 @@ async def test_a_restored_backup_holds_what_was_acknowledged_and_verifies(
     await asyncio.to_thread(program, "pg_dump", "--format=custom", f"--file={dump}", database_url)
     await writing
     await asyncio.to_thread(
-        program, "pg_restore", "--exit-on-error", "--no-owner", "--dbname", empty_database_url, str(dump)
+        program,
+        "pg_restore",
+        "--exit-on-error",
+        "--no-owner",
+        "--no-privileges",
+        "--dbname",
+        empty_database_url,
+        str(dump),
     )
 
     report = await verify_ledger(Settings(database_url=empty_database_url))

@@ -147,9 +147,7 @@ async def test_a_revocation_is_in_effect_within_seconds_on_every_process(setting
             refused(await call(http, key))
 
 
-async def test_a_flood_of_unknown_keys_keeps_one_connection_busy(
-    http: aiohttp.ClientSession, database_url: str
-) -> None:
+async def test_unknown_keys_in_number_keep_one_connection_busy(http: aiohttp.ClientSession, database_url: str) -> None:
     keys = [f"bk_{number:016x}_{'0f' * 32}" for number in range(300)]
     answers = await asyncio.gather(*(call(http, key) for key in keys))
     assert {answer.status for answer in answers} == {401}

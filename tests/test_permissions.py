@@ -12,9 +12,9 @@ from billing_service.app import OPERATIONS
 from billing_service.keys import SCOPES
 from billing_service.operations import Operation
 from billing_service.settings import Settings
-from tests.calls import Answer, exchange, get, given_customer, json_request, post, request_head, send, usage
+from tests.calls import Answer, get, given_customer, post, send, usage
 from tests.keys import bearer, given_key, id_of
-from tests.operations import Target, example, name_of
+from tests.operations import Target, example, name_of, send_example
 from tests.services import Service
 
 GUARDED = [operation for operation in OPERATIONS if operation.scope is not None]
@@ -36,11 +36,7 @@ async def admin(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
 
 def call(service: Service, operation: Operation, key: str) -> Answer:
     """Call an operation about a customer that is not there."""
-    request = example(operation, Target("nobody"))
-    shown = f"Authorization: Bearer {key}"
-    if request.body is not None:
-        return exchange(service, json_request(request.path, request.body, shown, method=request.method))
-    return exchange(service, request_head(request.method, request.path, shown))
+    return send_example(service, example(operation, Target("nobody")), f"Authorization: Bearer {key}")
 
 
 @pytest.mark.parametrize("operation", GUARDED, ids=name_of)

@@ -1,0 +1,89 @@
+"""What every answer says to browsers and caches, and what no error says."""
+
+import json
+import re
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+from multidict import CIMultiDict
+
+from billing_service.app import OPERATIONS
+from billing_service.operations import Operation
+from billing_service.settings import Settings
+from tests.calls import Answer, exchange, json_request, request_head
+from tests.operations import Target, example, examples, name_of, send_example
+from tests.security.conftest import MONTH, Victim
+from tests.services import Service, free_port, running_service
+
+INSIDES = re.compile(
+    r"relation|column|usage_records|\bselect\b|insert into|asyncpg|traceback|\.py\b|postgres|127\.0\.0\.1",
+    re.IGNORECASE,
+)
+
+
+def assert_safe(answer: Answer) -> None:
+    headers = CIMultiDict(answer.headers)
+    assert headers.getall("X-Content-Type-Options") == ["nosniff"]
+    (kept,) = headers.getall("Cache-Control")
+    assert kept in ("no-store", "public, max-age=86400")
+    assert "Server" not in headers
+    if headers["Content-Type"].startswith("text/html"):
+        policy = headers["Content-Security-Policy"]
+        for directive in ("default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"):
+            assert directive in policy
+        script = re.search(r"script-src ([^;]*)", policy)
+        assert script is None or script[1] == "'self'"
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=name_of)
+def test_every_answer_is_safe_in_a_browser(
+    service: Service, victim: Victim, admin: str, operation: Operation, key_of: Callable[..., str]
+) -> None:
+    shown = [[], [admin], [f"Authorization: Bearer {key_of('customers:read', customer_id='x')}"]]
+    for request in examples(operation, Target(victim.customer_id, victim.request_id)):
+        for headers in shown:
+            answer = send_example(service, request, *headers)
+            assert_safe(answer)
+            if operation.scope is not None:
+                assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/docs/docs.js", f"/customers/theirs/statement?month={MONTH}&format=html", "/nowhere", "/docs/x"]
+)
+def test_so_is_every_page(service: Service, victim: Victim, admin: str, path: str) -> None:
+    assert victim.customer_id == "theirs"
+    assert_safe(exchange(service, request_head("GET", path, admin)))
+
+
+@pytest.mark.parametrize("sent", [b"\x00\r\n\r\n", request_head("GET", "/", "A: " + "b" * 70_000)])
+def test_so_is_the_answer_to_what_is_no_request(service: Service, sent: bytes) -> None:
+    assert_safe(exchange(service, sent))
+
+
+ASKING = [operation for operation in OPERATIONS if operation.scope and operation.path != "/metrics"]
+
+
+@pytest.mark.parametrize("operation", ASKING, ids=name_of)
+async def test_a_fault_of_the_service_says_nothing_of_its_insides(
+    service: Service, admin: str, connection: "asyncpg.Connection[asyncpg.Record]", operation: Operation
+) -> None:
+    exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}', admin)).require(201)
+    for table in ("customers", "usage_records", "usage_rollups"):
+        await connection.execute(f"ALTER TABLE {table} RENAME TO {table}_elsewhere")
+    answer = send_example(service, example(operation, Target("acme", "0" * 64)), admin)
+    assert_safe(answer)
+    assert answer.problem("internal_error")["detail"] == "The fault is the service's own and was logged."
+    assert not INSIDES.search(json.dumps(answer.body))
+
+
+def test_a_database_that_is_away_is_not_named() -> None:
+    url = f"postgresql://billing:s3cr3t@127.0.0.1:{free_port()}/billing"
+    with running_service(Settings(database_url=url)) as service:
+        for path in ("/customers", "/readyz", "/usage/export", "/summary"):
+            answer = exchange(service, request_head("GET", path))
+            answer.problem("unavailable")
+            assert not INSIDES.search(json.dumps(answer.body))
+            assert_safe(answer)

@@ -1,0 +1,148 @@
+"""The service runs as a role of the database that may do no more than it does."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from billing_service.app import OPERATIONS
+from billing_service.operations import Operation
+from billing_service.settings import Settings
+from tests.calls import exchange, request_head
+from tests.databases import Server, execute, run
+from tests.keys import given_key
+from tests.operations import Target, examples, name_of, send_example
+from tests.security.conftest import Victim
+from tests.services import Service, serve_process
+from tests.test_key_commands import ENVIRONMENT
+
+CHANGED = {
+    ("customers", "name"),
+    ("customers", "updated_at"),
+    ("usage_rollups", "records"),
+    ("usage_rollups", "units"),
+    ("usage_rollups", "amount"),
+    ("service_activity", "last_recorded_at"),
+    ("api_keys", "last_used_at"),
+}
+WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"}
+COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.columns
+    WHERE table_schema = 'public' ORDER BY 1, 2"""
+
+
+@pytest.fixture
+def role_url(database_server: Server, database_url: str) -> Iterator[str]:
+    """The URL of this test's database for a role that `migrate --grant-to` gave its rights."""
+    role = f"billing_test_{uuid4().hex[:12]}"
+    run(execute(database_server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'a test'", "SELECT 1"))
+    try:
+        migrate(database_url, role)
+        parts = urlsplit(database_url)
+        host = parts.netloc.rpartition("@")[2]
+        yield urlunsplit(parts._replace(netloc=f"{role}:a%20test@{host}"))
+    finally:
+        run(execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}", "SELECT 1"))
+
+
+def migrate(url: str, role: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "billing_service", "migrate", "--grant-to", role]
+    return subprocess.run(command, env=ENVIRONMENT | {"DATABASE_URL": url}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def settings(role_url: str) -> Settings:
+    """The settings of a service that runs as the role."""
+    return Settings(database_url=role_url, env="production")
+
+
+@pytest.fixture
+def key_of(database_url: str) -> Callable[..., str]:
+    """Makes keys, as the owner of the tables does."""
+    return lambda *scopes, **bound: run(given_key(database_url, *scopes, **bound))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=name_of)
+def test_every_operation_works(service: Service, victim: Victim, admin: str, operation: Operation) -> None:
+    for request in examples(operation, Target(victim.customer_id, victim.request_id)):
+        answer = send_example(service, request, admin)
+        assert answer.status in (200, 201, 409), answer
+
+
+def test_the_process_starts_and_notes_what_it_notes(tmp_path: Path, role_url: str, database_url: str) -> None:
+    key = run(given_key(database_url, "admin"))
+    with serve_process(tmp_path, role_url, environment={"BILLING_ENV": "production"}) as served:
+        exchange(served, request_head("GET", "/customers", f"Authorization: Bearer {key}")).require(200)
+        assert served.service.terminate() == 0
+    assert "permission denied" not in served.service.output
+    assert run(execute(database_url, "SELECT last_used_at FROM api_keys")) is not None
+
+
+async def refused(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> bool:
+    """Whether the role lacks the right for a statement, which changes nothing in any case."""
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+            raise AssertionError(f"it may: {statement}")
+    except asyncpg.InsufficientPrivilegeError:
+        return True
+
+
+async def test_it_may_do_nothing_else(role_url: str, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    columns = [tuple(row) for row in await connection.fetch(COLUMNS)]
+    tables = {table for table, _ in columns}
+    assert {table for table, _ in CHANGED} | WRITTEN <= tables
+    role = await asyncpg.connect(role_url)
+    try:
+        for table in sorted(tables):
+            await role.fetch(f"SELECT * FROM {table}")
+            for statement in ("DELETE FROM", "TRUNCATE", "DROP TABLE", "LOCK TABLE"):
+                assert await refused(role, f"{statement} {table}")
+            assert await refused(role, f"ALTER TABLE {table} ADD COLUMN more text")
+            assert await refused(role, f"CREATE TRIGGER t BEFORE INSERT ON {table} EXECUTE FUNCTION x()")
+            if table not in WRITTEN:
+                assert await refused(role, f"INSERT INTO {table} DEFAULT VALUES")
+        for table, column in columns:
+            if (table, column) not in CHANGED:
+                assert await refused(role, f"UPDATE {table} SET {column} = {column}")
+        for statement in (
+            "CREATE TABLE more (id integer)",
+            "CREATE OR REPLACE FUNCTION record_usage() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+            "CREATE SCHEMA more",
+            "CREATE ROLE another",
+            "COPY customers TO PROGRAM 'cat'",
+            "SELECT pg_read_file('/etc/passwd')",
+        ):
+            assert await refused(role, statement)
+    finally:
+        await role.close()
+
+
+async def test_what_it_had_besides_is_taken_from_it(role_url: str, database_url: str) -> None:
+    name = str(urlsplit(role_url).username)
+    await execute(database_url, f"GRANT ALL ON usage_records, api_keys TO {name}", "SELECT 1")
+    done = migrate(database_url, name)
+    assert done.returncode == 0, done.stderr
+    for table in ("usage_records", "api_keys"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await execute(role_url, f"DELETE FROM {table}", "SELECT 1")
+
+
+def test_it_makes_no_key(tmp_path: Path, role_url: str) -> None:
+    command = [sys.executable, "-m", "billing_service", "keys", "create", "--name", "mine", "--scope", "admin"]
+    environment = ENVIRONMENT | {"DATABASE_URL": role_url}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "billing-service: the database refused: permission denied for table api_keys\n"
+
+
+@pytest.mark.parametrize("role", ["no_such_role", 'x"; DROP TABLE customers; --', "x' OR ''='"])
+def test_a_role_that_is_not_there_is_told_in_one_line(database_url: str, role: str) -> None:
+    done = migrate(database_url, role)
+    assert done.returncode == 1
+    assert done.stderr.startswith("billing-service: the database refused: role ")
+    assert done.stderr.count("\n") == 1

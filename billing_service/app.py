@@ -66,7 +66,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
     app = Starlette(
         routes=all_routes,
         middleware=[
-            *traces.middleware(),
+            *traces.middleware(all_routes),
             Middleware(Observe, all_routes, metrics, request_log),
             Middleware(AnswerCutOffs),
             Middleware(RawPath),

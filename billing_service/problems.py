@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -80,12 +80,12 @@ class AnswerCutOffs:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
-        async def note(message: Message) -> None:
+        def note(message: Message) -> Awaitable[None]:
             nonlocal answered
             answered = True
             if message["type"] == "http.response.start" and scope["app"].state.stop.announced:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, note)

@@ -73,7 +73,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
     app = Starlette(
         routes=all_routes,
         middleware=[
-            *traces.middleware(),
+            *traces.middleware(all_routes),
             Middleware(Observe, all_routes, metrics, request_log),
             Middleware(EveryAnswer),
             *([Middleware(TellLimits)] if limited else []),

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ class Metrics:
         if folder is not None:
             MultiProcessCollector(self._exposed, str(folder))  # type: ignore[no-untyped-call]  # it has no types
         self._exposed.register(_Facts(self.activity))
-        self._requests = Histogram(
+        self._requests = Times(
             "billing_http_request_duration_seconds",
             "From a request's head to the end of its answer",
             ("method", "route", "status"),
@@ -52,9 +53,9 @@ class Metrics:
         self._pool = _Pool(own)
         self._commits = _Commits(own)
 
-    def request(self, method: str, route: str, status: int) -> Callable[[float], None]:
-        """Takes the seconds of one such request."""
-        return self._requests.labels(method, route, status).observe
+    def request(self, method: str, route: str, status: int) -> Callable[[list[float]], None]:
+        """Takes the seconds of such requests."""
+        return self._requests.labels(method, route, status).observe_all
 
     def committed(self, way: Way, verdicts: Sequence[Verdict], seconds: float) -> None:
         """A commit was over after so many seconds, with these verdicts."""
@@ -87,6 +88,21 @@ class Metrics:
         if self._folder is not None:
             _forget_the_dead(self._folder)
         return prometheus_client.generate_latest(self._exposed)
+
+
+class Times(Histogram):
+    """A histogram that takes many values for little more than the price of one."""
+
+    def observe_all(self, values: list[float]) -> None:
+        """As `observe` of each value."""
+        values.sort()
+        self._sum.inc(sum(values))
+        start = 0
+        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+            end = bisect_right(values, bound, start)
+            if end > start:
+                bucket.inc(end - start)
+            start = end
 
 
 class _Queue:

@@ -5,7 +5,7 @@ Exporter, sampler and name are set by OpenTelemetry's own variables (`OTEL_EXPOR
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import propagate, trace
@@ -16,11 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from billing_client import __version__
 from billing_service.logs import FAILED
-from billing_service.observation import PROBES
+from billing_service.observation import OTHER, PROBES, bounded_method, templates_of
 from billing_service.tracing import Traces
 
 
@@ -33,6 +34,7 @@ class OpenTelemetryTraces(Traces):
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
+        self._fields = frozenset(field.lower().encode() for field in propagate.get_global_textmap().fields)
         self._asyncpg = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]  # it has no types
         self._tracer = provider.get_tracer("billing_service", __version__)
 
@@ -43,19 +45,18 @@ class OpenTelemetryTraces(Traces):
         self._asyncpg.uninstrument()
         await asyncio.to_thread(self._provider.shutdown)
 
-    def middleware(self) -> list[Middleware]:
-        return [Middleware(_Requests, self)]
+    def middleware(self, routes: Iterable[Route]) -> list[Middleware]:
+        return [Middleware(_Requests, self, templates_of(routes))]
 
     @contextmanager
-    def request(self, scope: Scope) -> Iterator[None]:
+    def request(self, scope: Scope) -> Iterator[Span]:
         """The span of a request, in the trace that its caller is in, else in one of its own."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        with self._tracer.start_as_current_span(scope["method"], propagate.extract(headers), SpanKind.SERVER) as span:
+        carrier = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in self._fields
+        }
+        with self._tracer.start_as_current_span(scope["method"], propagate.extract(carrier), SpanKind.SERVER) as span:
             scope["billing.trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
-            try:
-                yield
-            finally:
-                _describe(span, scope)
+            yield span
 
     def place(self) -> SpanContext:
         return trace.get_current_span().get_span_context()
@@ -71,35 +72,47 @@ class OpenTelemetryTraces(Traces):
             yield
 
 
-def _describe(span: Span, scope: Scope) -> None:
-    answered = scope["billing.answered"]
-    span.update_name(f"{answered.method} {answered.route}")
-    span.set_attributes(
-        {
-            "http.request.method": answered.method,
-            "http.route": answered.route,
-            "http.response.status_code": answered.status,
-            "billing.http_request_id": scope["billing.http_request_id"].decode(),
-        }
-        | {name: scope[name] for name in ("billing.outcome", "billing.code") if name in scope}
-    )
-    if answered.status >= FAILED:
-        span.set_status(StatusCode.ERROR)
-
-
 class _Requests:
     """Puts each request but those of probes into a span."""
 
-    def __init__(self, app: ASGIApp, traces: OpenTelemetryTraces) -> None:
+    def __init__(self, app: ASGIApp, traces: OpenTelemetryTraces, templates: Mapping[object, str]) -> None:
         self._app = app
         self._traces = traces
+        self._templates = templates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        with self._traces.request(scope):
-            await self._app(scope, receive, send)
+        status = FAILED
+
+        def note(message: Message) -> Awaitable[None]:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            return send(message)
+
+        with self._traces.request(scope) as span:
+            try:
+                await self._app(scope, receive, note)
+            finally:
+                _describe(span, scope, self._templates.get(scope.get("endpoint"), OTHER), status)
+
+
+def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
+    method = bounded_method(scope["method"])
+    span.update_name(f"{method} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "billing.http_request_id": scope["billing.http_request_id"].decode(),
+        }
+        | {name: scope[name] for name in ("billing.outcome", "billing.code") if name in scope}
+    )
+    if status >= FAILED:
+        span.set_status(StatusCode.ERROR)
 
 
 def export_traces() -> OpenTelemetryTraces:

@@ -1,11 +1,12 @@
 """Traces: the `traceparent` of a caller, and what `billing_service.otel` does where it is turned on."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 # https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags; later versions may add
 _TRACEPARENT = re.compile(
@@ -30,7 +31,7 @@ class Traces:
     async def stop(self) -> None:
         """Let go of all that was not exported yet."""
 
-    def middleware(self) -> list[Middleware]:
+    def middleware(self, routes: Iterable[Route]) -> list[Middleware]:
         """What puts requests into spans."""
         return []
 

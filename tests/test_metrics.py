@@ -8,8 +8,10 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import psutil
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 import billing_client
+from billing_service.metrics import SECONDS, Times
 from tests.calls import get, given_customer, key, post, send, usage
 from tests.scrapes import Scrape, scrape
 from tests.services import serve_process
@@ -143,6 +145,19 @@ async def test_how_the_pool_is_used_is_seen(
     for answer in await asyncio.gather(*batches):
         answer.require(200)
     assert (await scrape(http)).value("billing_pool_connections", state="busy") <= 1  # a look at who was active
+
+
+def test_many_times_at_once_count_as_one_by_one() -> None:
+    values = [0.0, 0.0005, 0.001, 0.0010000001, 0.3, 0.3, 5, 29.9, 30, 31, 1e6, 0.01]
+    one_by_one, at_once = CollectorRegistry(), CollectorRegistry()
+    first = Histogram("seconds", "a test", buckets=SECONDS, registry=one_by_one)
+    for value in values:
+        first.observe(value)
+    second = Times("seconds", "a test", buckets=SECONDS, registry=at_once)
+    second.observe_all(values[3:])
+    second.observe_all(values[:3])
+    second.observe_all([])
+    assert generate_latest(at_once) == generate_latest(one_by_one)
 
 
 async def test_the_build_is_named(http: aiohttp.ClientSession) -> None:

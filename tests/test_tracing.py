@@ -117,7 +117,7 @@ async def test_a_record_is_one_trace_from_its_caller_to_the_statement(
     (commit,) = await traced.spans("commit single")
     assert is_child(commit, request)
     statements = [span for span in traced.all_spans() if is_child(span, commit)]
-    assert any("record_usage" in str((span.attributes or {})["db.statement"]) for span in statements)
+    assert any("record_one_usage" in str((span.attributes or {})["db.statement"]) for span in statements)
 
 
 async def test_without_a_caller_s_trace_a_request_begins_one_that_log_and_problem_name(

@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -67,7 +67,8 @@ class BillingSystemClient:
 
     `base_url` and `api_key` come from `BILLING_BASE_URL` and `BILLING_API_KEY` where not given. `timeout` (seconds)
     is the one deadline over all attempts of a call. Every method raises BillingError or what it says; cancelling
-    a call is safe: call again with the same `idempotency_key` or event id.
+    a call is safe: call again with the same `idempotency_key` or event id. All attempts of a call are in one trace,
+    OpenTelemetry's where the application uses it; `trace_headers`, asked once for each call, is for other tracers.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class BillingSystemClient:
         max_attempts: int = 20,
         max_connections: int = 100,
         ssl_context: ssl.SSLContext | None = None,
+        trace_headers: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         config = load_config(
             base_url=base_url,
@@ -88,7 +90,7 @@ class BillingSystemClient:
             max_connections=max_connections,
         )
         self._base_url = config.base_url
-        self._transport = Transport(config, ssl_context, f"billing-client/{__version__}")
+        self._transport = Transport(config, ssl_context, f"billing-client/{__version__}", trace_headers)
 
     def __repr__(self) -> str:
         return f"BillingSystemClient(base_url={self._base_url!r})"

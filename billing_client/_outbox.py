@@ -113,7 +113,8 @@ class Outbox(Spool):
     def put_last(self, record: Pending) -> None:
         """Let the others go first."""
         with self._file.transaction() as connection:
-            connection.execute(SQL["put_last"], {"seq": record.seq})
+            connection.execute(SQL["append_again"], {"seq": record.seq})
+            connection.execute(SQL["remove"], {"seq": record.seq})
 
 
 def _now() -> str:

@@ -19,6 +19,7 @@ from billing_client._answers import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer
 from billing_client._config import Config
 from billing_client._deadlines import Deadlines
 from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
+from billing_client._tracing import TraceHeaders, call_span
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
@@ -43,6 +44,7 @@ class Call:
     idempotency_key: str | None = None
     request_id: str | None = None
     query: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
     deadline: float = 0.0
     attempts: int = 0
     outcome: CallOutcome = "not_sent"
@@ -101,8 +103,15 @@ Reader = Callable[[aiohttp.ClientResponse], Awaitable[Answer]]
 class Transport:
     """Sends calls over one session, which is made when first needed and belongs to its event loop."""
 
-    def __init__(self, config: Config, ssl_context: ssl.SSLContext | None, user_agent: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ssl_context: ssl.SSLContext | None,
+        user_agent: str,
+        trace_headers: TraceHeaders | None = None,
+    ) -> None:
         self._config = config
+        self._trace_headers = trace_headers
         self._ssl = ssl_context if ssl_context is not None else True
         self._headers = {"Accept": _ACCEPTED, "User-Agent": user_agent}
         if config.api_key is not None:
@@ -138,6 +147,14 @@ class Transport:
                 raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
 
     async def _until_answered(self, call: Call, read: Reader) -> Answer:
+        if call.idempotency_key is not None:  # which names the call in the service's log too
+            call.headers |= {"Idempotency-Key": call.idempotency_key, "X-Request-Id": call.idempotency_key}
+        with call_span(call.method, call.path, call.headers, lambda: call.attempts):
+            if self._trace_headers is not None:
+                call.headers.update(self._trace_headers())
+            return await self._within_deadline(call, read)
+
+    async def _within_deadline(self, call: Call, read: Reader) -> Answer:
         session = self._open_session()
         call.deadline = time.monotonic() + self._config.timeout
         try:
@@ -222,12 +239,11 @@ class Transport:
         return failed if hopeless else _TryAgainError(call, failed)
 
     async def _request(self, session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
-        headers = {} if call.idempotency_key is None else {"Idempotency-Key": call.idempotency_key}
         body = None if call.body is None else _Body(call, call.body)
         url = _url(self._config.base_url + call.path)
         if call.query:
             url = url.with_query(call.query)
-        return await session.request(call.method, url, data=body, headers=headers, allow_redirects=False)
+        return await session.request(call.method, url, data=body, headers=call.headers, allow_redirects=False)
 
 
 @lru_cache(100)

@@ -93,8 +93,9 @@ SELECT seq, idempotency_key, request_id, recorded_at, attempts, body, :dead_at, 
 -- remove: takes a record out of the line
 DELETE FROM pending WHERE seq = :seq;
 
--- put_last: moves a record to the end of the line
-UPDATE pending SET seq = (SELECT max(seq) + 1 FROM pending) WHERE seq = :seq;
+-- append_again: adds a record that is in line once more at its end; so it gets a seq that no other ever had or will have
+INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
+SELECT idempotency_key, request_id, recorded_at, attempts, body FROM pending WHERE seq = :seq;
 
 -- count_pending: how many wait, how many of them were attempted, their bytes, and when the oldest was recorded
 SELECT count(*), coalesce(sum(attempts > 0), 0), coalesce(sum(length(body)), 0), min(recorded_at) FROM pending;

@@ -1,7 +1,7 @@
 """The one place where the parts are put together."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -21,8 +21,9 @@ from billing_service.operations import FixedAddresses, routes
 from billing_service.problems import EXPECTED_ERRORS, AnswerCutOffs, answer_error
 from billing_service.recorder import Recorder
 from billing_service.requests import RawPath
-from billing_service.settings import Settings, load_settings, metrics_folder
+from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
 from billing_service.slots import Slots
+from billing_service.tracing import OFF, Traces
 
 OPERATIONS = [
     *customers.OPERATIONS,
@@ -36,18 +37,19 @@ OPERATIONS = [
 ]
 
 
-def create_app(settings: Settings, request_log: RequestLog | None = None) -> Starlette:
+def create_app(settings: Settings, request_log: RequestLog | None = None, traces: Traces = OFF) -> Starlette:
     """The service as an ASGI application on the database that the settings name."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         _leave_the_collector_little_to_do()
+        traces.start()
         database = Database(settings)
         await database.open()
         app.state.settings = settings
         app.state.openapi = openapi_document(OPERATIONS)
         app.state.database = database
-        app.state.recorder = Recorder(database, settings.queue_records, metrics)
+        app.state.recorder = Recorder(database, settings.queue_records, metrics, traces)
         app.state.callers = Callers(database, key_required=settings.key_required)
         app.state.slots = Slots(settings.max_requests)
         app.state.limits = limits = Limits(settings) if limited else None
@@ -63,6 +65,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None) -> Sta
             if limits is not None:
                 await limits.close()
             await database.close()
+            await traces.stop()
 
     metrics = Metrics(metrics_folder())
     limited = any(settings.rates.values())
@@ -70,6 +73,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None) -> Sta
     app = Starlette(
         routes=all_routes,
         middleware=[
+            *traces.middleware(),
             Middleware(Observe, all_routes, metrics, request_log),
             Middleware(AnswerCutOffs),
             *([Middleware(TellLimits)] if limited else []),
@@ -95,7 +99,21 @@ def _leave_the_collector_little_to_do() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def find_traces(settings: Settings) -> Callable[[], Traces]:
+    """What makes the traces that the settings ask for. Raises SettingsError where OpenTelemetry is not installed."""
+    if settings.traces == "off":
+        return lambda: OFF
+    try:
+        from billing_service.otel import export_traces
+    except ImportError as error:
+        raise SettingsError(
+            f"BILLING_TRACES: OpenTelemetry is not installed ({error.name} is missing); "
+            "run: pip install 'billing-system[service,otel]', or set it to off"
+        ) from error
+    return export_traces
+
+
 def app_from_environment() -> Starlette:
     """What each worker process runs."""
     settings = load_settings()
-    return create_app(settings, start_logs(settings))
+    return create_app(settings, start_logs(settings), find_traces(settings)())

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
-from billing_service.app import OPERATIONS, create_app
+from billing_service.app import OPERATIONS, create_app, find_traces
 from billing_service.database import DatabaseUnavailableError, connect, unavailable_if_away
 from billing_service.embedded import named_or_embedded
 from billing_service.key_commands import keys
@@ -157,7 +157,9 @@ def server_config(app: Starlette | str, settings: Settings) -> uvicorn.Config:
 
 def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -> None:
     """Serve until told to stop by SIGINT or SIGTERM."""
-    app = "billing_service.app:app_from_environment" if settings.workers > 1 else create_app(settings, request_log)
+    make_traces = find_traces(settings)
+    several = "billing_service.app:app_from_environment"
+    app = several if settings.workers > 1 else create_app(settings, request_log, make_traces())
     config = server_config(app, settings)
     _allow_connections()
     server = uvicorn.Server(config)

@@ -107,8 +107,10 @@ class Database:
 
         Raises DatabaseUnavailableError.
         """
-        async with self._turns, self.connection() as connection, connection.transaction(readonly=True):
-            yield connection, asyncio.get_running_loop().time() + self._settings.database_timeout / 2
+        async with self._turns:
+            end = asyncio.get_running_loop().time() + self._settings.database_timeout / 2  # the wait for one counts too
+            async with self.connection() as connection, connection.transaction(readonly=True):
+                yield connection, end
 
     @asynccontextmanager
     async def kept_connection(self) -> AsyncIterator["Connection"]:

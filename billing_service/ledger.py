@@ -89,9 +89,29 @@ class Ledger:
         """Record what is not there yet, and return the request ids of that."""
         if not first:
             return ()
+        if len(first) == 1:
+            return await _record_one(connection, *first.values())
         fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *_columns(first.values()))
         self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(first) else WARY_CALLS
         return first.keys() if fresh is None else {request_id.hex() for request_id in fresh}
+
+
+async def _record_one(connection: Connection, report: Report) -> Collection[str]:
+    """As `Ledger._record`, for a call that comes alone."""
+    record = report.record
+    is_new = await connection.fetchval(
+        _USAGE["record_one_usage"],
+        record.customer_id,
+        bytes.fromhex(record.request_id),
+        record.event_id,
+        record.service,
+        record.units_consumed,
+        record.price_per_unit,
+        record.occurred_at,
+        record.recorded_at,
+        report.idempotency_key,
+    )
+    return (record.request_id,) if is_new else ()
 
 
 async def judge_reports(connection: Connection, reports: Sequence[Report]) -> list[Verdict]:

@@ -29,6 +29,7 @@ class _Kind(NamedTuple):
     take_time: Callable[[float], None]
     method: str
     route: str
+    status: int
     is_probe: bool
 
 
@@ -57,7 +58,7 @@ class Observe:
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = f"{_OF_THIS_PROCESS}-{next(_numbers):x}".encode()
         scope["billing.http_request_id"] = request_id
-        if b"traceparent" in headers:
+        if b"traceparent" in headers and "billing.trace_id" not in scope:
             scope["billing.trace_id"] = read_trace_id(headers[b"traceparent"])
         status = FAILED  # what is answered to an exception that comes as far as here
 
@@ -81,6 +82,7 @@ class Observe:
         key = (scope.get("endpoint"), scope["method"], status)
         kind = self._kinds.get(key) or self._kind(*key)
         kind.take_time(seconds)
+        scope["billing.answered"] = kind
         log = self._log
         if log is None or status < log.least or (kind.is_probe and status < FAILED and not log.probes):
             return
@@ -105,6 +107,6 @@ class Observe:
     def _kind(self, endpoint: object, method: str, status: int) -> _Kind:
         route = self._templates.get(endpoint, OTHER)
         bounded = method if method in METHODS else OTHER
-        kind = _Kind(self._metrics.request(bounded, route, status), bounded, route, route in PROBES)
+        kind = _Kind(self._metrics.request(bounded, route, status), bounded, route, status, route in PROBES)
         self._kinds[endpoint, method, status] = kind
         return kind

@@ -4,16 +4,19 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import Context
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
 
 import asyncpg
 
 from billing_service.database import Connection, Database, DatabaseUnavailableError
 from billing_service.ledger import Ledger, Report, Verdict, judge_reports
 from billing_service.metrics import Metrics, Way
+from billing_service.tracing import OFF, Traces
 
-_Waiting = tuple[Report, "asyncio.Future[Verdict]"]
+_Waiting = tuple[Report, "asyncio.Future[Verdict]", Any]  # and where in a trace the call is
 
 # a record's fields are bounded, so that it takes 3 KB at the most: rows bound bytes too
 GROUP_RECORDS = 1_000
@@ -26,10 +29,17 @@ class Recorder:
     `queue_records` bounds how many single reports may wait; one more is refused at once.
     """
 
-    def __init__(self, database: Database, queue_records: int, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        queue_records: int,
+        metrics: Metrics | None = None,
+        traces: Traces = OFF,
+    ) -> None:
         self._database = database
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
+        self._traces = traces
         self._ledger = Ledger()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
@@ -39,14 +49,14 @@ class Recorder:
         if len(self._waiting) >= self.capacity:
             raise DatabaseUnavailableError("the queue of records is full")
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting.append((report, future))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        self._waiting.append((report, future, self._traces.place()))
+        if self._writer is None:  # which goes on for other callers, so it takes over nothing of this one's
+            self._writer = asyncio.create_task(self._write(), context=Context())
         return await future
 
     async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
         """Record a batch in one transaction. Raises DatabaseUnavailableError."""
-        return await self._record("batch", self._database.connection(), reports)
+        return await self._record("batch", self._database.connection(), reports, [self._traces.place()])
 
     async def judge_batch(self, reports: Sequence[Report]) -> list[Verdict]:
         """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
@@ -54,7 +64,7 @@ class Recorder:
             return await judge_reports(connection, reports)
 
     async def drain(self, timeout: float) -> None:
-        """Wait until everything that was taken is answered, for so many seconds at most."""
+        """Wait until everything that was taken is recorded, for so many seconds at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._writer is not None:
@@ -66,11 +76,16 @@ class Recorder:
         return len(self._waiting)
 
     async def _record(
-        self, way: Way, connected: AbstractAsyncContextManager[Connection], reports: Sequence[Report]
+        self,
+        way: Way,
+        connected: AbstractAsyncContextManager[Connection],
+        reports: Sequence[Report],
+        places: Sequence[Any],
     ) -> list[Verdict]:
         started = time.perf_counter()
-        async with connected as connection:
-            verdicts = await self._ledger.record(connection, reports)
+        with self._traces.commit(way, places):
+            async with connected as connection:
+                verdicts = await self._ledger.record(connection, reports)
         self._metrics.committed(way, verdicts, time.perf_counter() - started)
         return verdicts
 
@@ -89,7 +104,8 @@ class Recorder:
 
     async def _write_group(self, group: list[_Waiting]) -> None:
         try:
-            verdicts = await self._record("single", self._database.kept_connection(), [report for report, _ in group])
+            reports, places = [report for report, _, _ in group], [place for _, _, place in group]
+            verdicts = await self._record("single", self._database.kept_connection(), reports, places)
         except DatabaseUnavailableError:
             raise
         except asyncpg.PostgresError as error:
@@ -100,7 +116,7 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
             _fail(group, error)
         else:
-            _answer(zip([future for _, future in group], verdicts, strict=True))
+            _answer(zip([future for _, future, _ in group], verdicts, strict=True))
 
 
 def _answer(answers: "Iterator[tuple[asyncio.Future[Verdict], Verdict]]") -> None:
@@ -118,6 +134,6 @@ def _answer(answers: "Iterator[tuple[asyncio.Future[Verdict], Verdict]]") -> Non
 
 
 def _fail(group: list[_Waiting], error: Exception) -> None:
-    for _, future in group:
+    for _, future, _ in group:
         if not future.done():
             future.set_exception(error)

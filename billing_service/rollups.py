@@ -116,7 +116,10 @@ async def _read(connection: Connection, customer_id: str, plan: Plan, by_service
     parts: dict[tuple[int, str | None], list[asyncpg.Record]] = {}
     for query, columns in (("summarize_rollups", plan.rollups), ("summarize_records", plan.records)):
         if columns:
-            for row in await connection.fetch(_QUERIES[query], customer_id, by_service, 2 * limit + 1, *columns):
+            rows = await connection.fetch(_QUERIES[query], customer_id, by_service, 2 * limit + 1, *columns)
+            if len(rows) > 2 * limit:  # some may have been left out; a group makes two of them at the most
+                raise TooManyGroupsError
+            for row in rows:
                 parts.setdefault((row["period"], row["service"]), []).append(row)
     groups = [_group(plan.periods, key, rows) for key, rows in sorted(parts.items(), key=itemgetter(0))]
     groups = [group for group in groups if group.records]

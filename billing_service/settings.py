@@ -91,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
     ] = "info"
+    traces: Annotated[Literal["off", "otlp"], Meta(description="one of off, otlp")] = "off"
 
     @property
     def log_is_json(self) -> bool:

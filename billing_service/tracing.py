@@ -1,6 +1,11 @@
-"""Traces: the `traceparent` of a caller."""
+"""Traces: the `traceparent` of a caller, and what `billing_service.otel` does where it is turned on."""
 
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from starlette.middleware import Middleware
 
 # https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags; later versions may add
 _TRACEPARENT = re.compile(
@@ -14,3 +19,28 @@ def read_trace_id(traceparent: bytes) -> str | None:
     if match is None or (match[1] == b"00" and match[5]):
         return None
     return match[2].decode()
+
+
+class Traces:
+    """Spans for requests, commits and statements: here none at all."""
+
+    def start(self) -> None:
+        """Put the statements of this process into spans."""
+
+    async def stop(self) -> None:
+        """Let go of all that was not exported yet."""
+
+    def middleware(self) -> list[Middleware]:
+        """What puts requests into spans."""
+        return []
+
+    def place(self) -> Any:
+        """Where in a trace the caller of this is."""
+        return None
+
+    def commit(self, way: str, places: Sequence[Any]) -> AbstractContextManager[None]:
+        """The span of a commit for records that were reported at these places."""
+        return nullcontext()
+
+
+OFF = Traces()

@@ -21,7 +21,7 @@ WITH parts AS (
     CROSS JOIN LATERAL (
         SELECT service, records, units, amount
         FROM usage_rollups
-        WHERE customer_id = $1 AND bucket_minutes = minutes AND bucket >= first AND bucket < last
+        WHERE customer_id = $1 AND bucket_minutes = minutes AND bucket >= first AND bucket < last AND records > 0
         ORDER BY bucket_minutes
     ) AS rollup
     GROUP BY gains, loses, CASE WHEN $2 THEN service END

@@ -12,6 +12,9 @@ FROM (
     END AS recorded
 ) AS times;
 
+-- record_one_usage: records one use that is not there yet, sums included, and answers whether it did
+SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9);
+
 -- find_usage: the records of these (customer id, request id) pairs, in no order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,

@@ -137,6 +137,13 @@ class EmbeddedServer:
         """The process that all of its processes come from."""
         return int((self.folder / "postmaster.pid").read_text().split("\n")[0])
 
+    @property
+    def runs(self) -> bool:
+        try:
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except (OSError, psutil.NoSuchProcess):
+            return False
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """It takes no step within the block: its connections stay open, and nothing is answered."""

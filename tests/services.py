@@ -20,6 +20,7 @@ from billing_service.app import create_app
 from billing_service.logs import RequestLog
 from billing_service.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
+from billing_service.tracing import OFF, Traces
 
 STARTUP_SECONDS = 60
 P = ParamSpec("P")
@@ -38,11 +39,12 @@ class Service(NamedTuple):
 def running_service(
     settings: Settings,
     request_log: RequestLog | None = None,
+    traces: Traces = OFF,
     protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol,
 ) -> Iterator[Service]:
     """Serve on a free port for the block, from a thread with a loop of its own; at the end it stops as on SIGTERM."""
     config = uvicorn.Config(
-        create_app(settings, request_log),
+        create_app(settings, request_log, traces),
         loop="uvloop",
         http=protocol,
         ws="none",
@@ -69,18 +71,25 @@ def running_service(
 
 
 class ServiceProcess:
-    """A `billing-service` process with its output in a file; `environment` is added to the test's own.
+    """A `billing-service` process, or one of another module, with its output in a file; `environment` is added to the
+    test's own.
 
     As a context manager it leaves no process behind: what still runs at the end is stopped.
     """
 
-    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        module: str = "billing_service",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output_file = folder / f"output-{time.monotonic_ns()}.txt"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BILLING_", "DATABASE"))}
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "billing_service", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 cwd=folder,  # where no .env lies, unless the test put it there
                 env=inherited | dict(environment or {}),
                 stdin=subprocess.DEVNULL,

@@ -68,11 +68,12 @@ async def test_after_a_duplicate_more_are_expected_for_a_while(database: Databas
         JOIN usage_rollups USING (customer_id, service) WHERE bucket_minutes = 15 AND service = 'service {}'"""
 
     async def is_taken_for_new(number: int) -> bool:
-        assert await record(database, ledger, report(f"{number}", service=f"service {number}")) == ["recorded"]
+        two = [report(f"{name}{number}", service=f"service {number}") for name in "ab"]
+        assert await record(database, ledger, *two) == ["recorded", "recorded"]
         return bool(await execute(database_url, taken_for_new.format(number)))
 
     assert await is_taken_for_new(0)
-    assert await record(database, ledger, report("new"), report("0", service="service 0")) == ["recorded", "duplicate"]
+    assert await record(database, ledger, report("new"), report("a0", service="service 0")) == ["recorded", "duplicate"]
     expected = [False] * WARY_CALLS + [True]
     assert [await is_taken_for_new(number) for number in range(1, WARY_CALLS + 2)] == expected
 
@@ -103,6 +104,19 @@ async def test_every_text_and_time_is_stored_as_it_came(database: Database) -> N
         }
     keyed = [report_ for report_ in reports if report_.idempotency_key is not None]
     assert set(await record(database, Ledger(), *keyed)) == {"replayed"}
+
+
+async def test_what_comes_alone_gets_every_outcome(database: Database, settings: Settings) -> None:
+    ledger = Ledger()
+    at = NOW - timedelta(minutes=10)  # in the quarter of an hour before, of the same six hours
+    assert await record(database, ledger, report("1", "key")) == ["recorded"]
+    assert await record(database, ledger, report("2", occurred_at=at, units_consumed="0.25")) == ["recorded"]
+    assert await record(database, ledger, report("1", "key")) == ["replayed"]
+    assert await record(database, ledger, report("1")) == ["duplicate"]
+    assert await record(database, ledger, report("1", service="compute")) == ["conflict"]
+    assert await record(database, ledger, report("3", customer_id="nobody")) == ["rejected"]
+    found = await verify_ledger(settings)
+    assert (found.records, found.rollups, found.differences) == (2, 3, [])
 
 
 async def test_any_order_of_new_and_old_is_told_apart(database: Database, settings: Settings) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from billing_client import BillingSystemClient
 from tests.calls import get, given_customer, json_request, post, read_answer, request_head, usage
 from tests.databases import embedded_server
+from tests.faults.balancer import balanced
 from tests.faults.proxy import Proxy
 from tests.services import ServeProcess, ServiceProcess, free_port, get_status, serve_process, until
 
@@ -118,30 +119,6 @@ async def test_workers_do_not_outlive_the_process_that_started_them(tmp_path: Pa
         _, left = await asyncio.to_thread(psutil.wait_procs, processes, PATIENCE_SECONDS)
         assert not left
         assert get_status(served.host, served.port, "/healthz") is None
-
-
-@asynccontextmanager
-async def balanced(ports: list[int]) -> AsyncIterator[Proxy]:
-    """A balancer that gives new connections to the ports that say that they are ready."""
-    addresses = [("127.0.0.1", port) for port in ports]
-    async with Proxy() as proxy:
-
-        async def look() -> None:
-            while True:
-                states = await asyncio.gather(*(asyncio.to_thread(get_status, *each, "/readyz") for each in addresses))
-                proxy.targets[:] = [each for each, state in zip(addresses, states, strict=True) if state == 200]
-                seen.set()
-                await asyncio.sleep(0.05)
-
-        seen = asyncio.Event()
-        looking = asyncio.create_task(look())
-        try:
-            await seen.wait()
-            yield proxy
-        finally:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
 
 
 def is_left(balancer: Proxy, port: int) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from billing_client.contract.parameters import BEGINNING, END
 from billing_client.contract.periods import Grouping, Period
 from billing_service.database import Database
-from billing_service.rollups import TooManyGroupsError, summarize
+from billing_service.rollups import Group, TooManyGroupsError, summarize
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, usage
 from tests.ledgers import made_up_usage, record_all
@@ -18,15 +18,21 @@ from tests.ledgers import made_up_usage, record_all
 YEAR = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 
 
-async def labels(settings: Settings, start: datetime, end: datetime, period: Period, limit: int) -> list[str]:
+async def groups_of(settings: Settings, start: datetime, end: datetime, grouping: Grouping, limit: int) -> list[Group]:
     database = Database(settings)
     await database.open()
     try:
         async with database.connection() as connection:
-            groups = await summarize(connection, "acme", start, end, Grouping(False, period, "Asia/Kolkata"), limit)
-        return [group.period.isoformat()[:10] for group in groups if group.period]
+            return await summarize(connection, "acme", start, end, grouping, limit)
     finally:
         await database.close()
+
+
+async def labels(
+    settings: Settings, start: datetime, end: datetime, period: Period, limit: int, zone: str = "Asia/Kolkata"
+) -> list[str]:
+    groups = await groups_of(settings, start, end, Grouping(False, period, zone), limit)
+    return [group.period.isoformat()[:10] for group in groups if group.period]
 
 
 @pytest.mark.parametrize("period", ["hour", "day"])
@@ -52,6 +58,32 @@ async def test_groups_are_counted_without_those_that_are_empty(
     assert await labels(settings, *time, "day", 2) == ["2026-01-01", "2026-01-02"]
     with pytest.raises(TooManyGroupsError):
         await labels(settings, *time, "day", 1)
+
+
+async def test_sums_of_which_all_was_voided_take_the_place_of_no_group(
+    http: aiohttp.ClientSession, settings: Settings
+) -> None:
+    await given_customer(http)
+    for number in range(9):
+        report = usage(service=f"service {number}", occurredAt="2026-01-01T12:00:00Z")
+        record = (await post(http, "/usage", report)).require(201)
+        if number < 7:
+            await post(http, f"/customers/acme/usage/{record['requestId']}/void", {"reason": "wrong"})
+    groups = await groups_of(settings, *YEAR, Grouping(True, None, "UTC"), 2)
+    assert [group.service for group in groups] == ["service 7", "service 8"]
+
+
+async def test_sums_that_count_for_nothing_in_a_period_hide_no_group(
+    http: aiohttp.ClientSession, settings: Settings
+) -> None:
+    """Usage after a midnight within a grain of the day before: that day has a row too, which comes to nothing."""
+    await given_customer(http)
+    for day in (1, 3, 5):
+        report = usage(eventId=str(day), occurredAt=f"2026-01-0{day}T22:30:00Z")
+        (await post(http, "/usage", report)).require(201)
+    assert await labels(settings, *YEAR, "day", 3, "Europe/Athens") == ["2026-01-02", "2026-01-04", "2026-01-06"]
+    with pytest.raises(TooManyGroupsError):
+        await labels(settings, *YEAR, "day", 2, "Europe/Athens")
 
 
 async def test_more_cells_than_groups_may_be_are_refused_before_they_are_read(

@@ -63,6 +63,7 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/64",
             "BILLING_LOG_FORMAT": "console",
             "BILLING_LOG_LEVEL": "error",
+            "BILLING_TRACES": "otlp",
         }
     )
     assert settings == Settings(
@@ -88,6 +89,7 @@ def test_every_setting_comes_from_its_variable() -> None:
         trusted_proxies="192.0.2.1, 2001:db8::/64",
         log_format="console",
         log_level="error",
+        traces="otlp",
     )
     assert settings.database_url is not None
     assert settings.rates == {

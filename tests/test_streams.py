@@ -181,6 +181,18 @@ async def test_reading_ends_with_the_block(
     assert database.use().busy == 0
 
 
+async def test_a_turn_that_had_to_wait_for_a_connection_is_the_shorter(settings: Settings) -> None:
+    few = Database(Settings(database_url=settings.database_url, pool_size=2, database_timeout=60))
+    await few.open()
+    try:
+        async with few.connection(), few.connection():
+            left = asyncio.create_task(time_left_to_a_turn(few))
+            await asyncio.sleep(2)
+        assert await left < 29
+    finally:
+        await few.close()
+
+
 async def test_whoever_takes_it_gets_the_error_too(
     database: Database, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
@@ -190,6 +202,11 @@ async def test_whoever_takes_it_gets_the_error_too(
     async with stream.running():
         with pytest.raises(ZeroDivisionError):
             [chunk async for chunk in stream.chunks()]
+
+
+async def time_left_to_a_turn(database: Database) -> float:
+    async with database.turn() as (_, end):
+        return end - asyncio.get_running_loop().time()
 
 
 async def open_reader(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

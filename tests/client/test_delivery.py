@@ -277,6 +277,20 @@ async def test_a_record_of_a_batch_that_is_not_settled_stays(result: dict[str, A
     assert [event.error is None for event in hook.of(AttemptEvent)] == [True, False, True]
 
 
+async def test_records_that_went_last_are_buried_apart(tmp_path: Path) -> None:
+    odd, refused = each(lambda _: KEPT["only foretold"]), problem(400, "validation_error")
+    async with (
+        misbehaving(odd, refused, odd, refused, refused) as server,
+        client_of(server) as client,
+        client.recorder(spool=tmp_path / "usage.db") as recorder,
+    ):
+        for number in range(3):
+            await recorder.record(usage(number))
+            await settle(recorder)
+        letters = await recorder.dead_letters()
+    assert [letter.usage.event_id for letter in letters] == ["event-0", "event-1", "event-2"]
+
+
 async def test_a_refusal_of_one_record_is_that_records_alone(tmp_path: Path) -> None:
     spool, hook = tmp_path / "usage.db", Hook()
     refused = {"outcome": "rejected", "problem": problem_body(403, "forbidden")}

@@ -1,6 +1,7 @@
 """`python -m benchmarks.inserts`: ways to insert a batch into the service's table, straight on asyncpg.
 
-All but COPY leave out what is there already and answer what is new, which the service cannot do without.
+All but COPY and the plain insert leave out what is there already and answer what is new, which the service cannot do
+without. The CPU time is that of PostgreSQL's process and of the caller together.
 """
 
 import argparse
@@ -8,10 +9,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
+import psutil
 
 from benchmarks.batches import COLUMNS, rows
 from benchmarks.load import choose_generator
@@ -32,8 +34,16 @@ _NEW = "ON CONFLICT (customer_id, request_id) DO NOTHING RETURNING request_id"
 _TYPED = ", ".join(f"{name} {type_}" for name, type_ in zip(COLUMNS, _TYPES, strict=True))
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
+
+class Cost(NamedTuple):
+    """What some work took: seconds of time, and of the caller's CPU time."""
+
+    seconds: float
+    cpu: float
+
+
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Insert = Callable[[Connection, Sequence[bytes]], Awaitable[float]]
+Insert = Callable[[Connection, Sequence[bytes]], Awaitable[Cost]]
 
 
 def _unnest(types: Sequence[str]) -> str:
@@ -42,8 +52,13 @@ def _unnest(types: Sequence[str]) -> str:
     return f"INSERT INTO usage_records ({_NAMES}) SELECT {cast} FROM unnest({arrays}) AS new ({_NAMES}) {_NEW}"
 
 
-_BINARY = _unnest(_TYPES)
-_TEXT = _unnest(["text" if type_ == "numeric" else type_ for type_ in _TYPES])
+_WITH_TEXT = ["text" if type_ == "numeric" else type_ for type_ in _TYPES]
+_BINARY, _TEXT = _unnest(_TYPES), _unnest(_WITH_TEXT)
+_COLUMNS_OF_ARRAYS = ", ".join(
+    f"unnest(${n}::{given}[]::{type_}[])" for n, (given, type_) in enumerate(zip(_WITH_TEXT, _TYPES, strict=True), 1)
+)
+_SELECTED = f"INSERT INTO usage_records ({_NAMES}) SELECT {_COLUMNS_OF_ARRAYS} {_NEW}"
+_PLAIN = f"INSERT INTO usage_records ({_NAMES}) SELECT {_COLUMNS_OF_ARRAYS}"
 _JSON = f"""INSERT INTO usage_records ({_NAMES})
 SELECT customer_id, decode(request_id, 'hex'), {", ".join(COLUMNS[2:])}
 FROM jsonb_to_recordset($1) AS new ({_TYPED.replace("request_id bytea", "request_id text")}) {_NEW}"""
@@ -51,18 +66,18 @@ _STAGED = f"INSERT INTO usage_records ({_NAMES}) SELECT {_NAMES} FROM staged ORD
 _VALUES = f"INSERT INTO usage_records ({_NAMES}) VALUES ({', '.join(f'${n}' for n in range(1, 9))}) {_NEW}"
 
 
-async def _timed(work: Awaitable[object]) -> float:
-    started = time.perf_counter()
+async def _timed(work: Awaitable[object]) -> Cost:
+    started, cpu = time.perf_counter(), time.process_time()
     await work
-    return time.perf_counter() - started
+    return Cost(time.perf_counter() - started, time.process_time() - cpu)
 
 
-async def _by_copy(connection: Connection, bodies: Sequence[bytes]) -> float:
+async def _by_copy(connection: Connection, bodies: Sequence[bytes]) -> Cost:
     given = rows(bodies)
     return await _timed(connection.copy_records_to_table("usage_records", records=given, columns=COLUMNS))
 
 
-async def _by_unnest(sql: str, as_text: bool, connection: Connection, bodies: Sequence[bytes]) -> float:
+async def _by_unnest(sql: str, as_text: bool, connection: Connection, bodies: Sequence[bytes]) -> Cost:
     given = sorted(rows(bodies))
 
     async def insert() -> None:
@@ -74,7 +89,7 @@ async def _by_unnest(sql: str, as_text: bool, connection: Connection, bodies: Se
     return await _timed(insert())
 
 
-async def _by_staging(connection: Connection, bodies: Sequence[bytes]) -> float:
+async def _by_staging(connection: Connection, bodies: Sequence[bytes]) -> Cost:
     given = rows(bodies)
 
     async def insert() -> None:
@@ -86,7 +101,7 @@ async def _by_staging(connection: Connection, bodies: Sequence[bytes]) -> float:
     return await _timed(insert())
 
 
-async def _by_json(connection: Connection, bodies: Sequence[bytes]) -> float:
+async def _by_json(connection: Connection, bodies: Sequence[bytes]) -> Cost:
     given = sorted(rows(bodies))
 
     async def insert() -> None:
@@ -96,7 +111,7 @@ async def _by_json(connection: Connection, bodies: Sequence[bytes]) -> float:
     return await _timed(insert())
 
 
-async def _by_many(connection: Connection, bodies: Sequence[bytes]) -> float:
+async def _by_many(connection: Connection, bodies: Sequence[bytes]) -> Cost:
     """One statement a row, all sent at once (executemany)."""
     given = sorted(rows(bodies))
     return await _timed(connection.executemany(_VALUES.removesuffix(" RETURNING request_id"), given))
@@ -104,8 +119,10 @@ async def _by_many(connection: Connection, bodies: Sequence[bytes]) -> float:
 
 INSERTS: dict[str, Insert] = {
     "COPY into the table": _by_copy,
-    "unnest, numbers binary": partial(_by_unnest, _BINARY, False),
-    "unnest, numbers as text": partial(_by_unnest, _TEXT, True),
+    "FROM unnest(...), numbers binary": partial(_by_unnest, _BINARY, False),
+    "FROM unnest(...), numbers as text": partial(_by_unnest, _TEXT, True),
+    "SELECT unnest(...), numbers as text": partial(_by_unnest, _SELECTED, True),
+    "SELECT unnest(...), a plain insert": partial(_by_unnest, _PLAIN, True),
     "COPY into a temporary table, then INSERT ... SELECT": _by_staging,
     "jsonb_to_recordset": _by_json,
     "a statement a row, pipelined": _by_many,
@@ -148,28 +165,44 @@ def _record(stage: Stage, url: str, size: int, name: str, seconds: int) -> Sampl
     groups = [records(bodies) for bodies in _groups(stage, size, name, seconds)]
     database = Database(Settings(database_url=url))
 
-    async def run() -> float:
+    async def run() -> Sample:
         await database.open()
         recorder = Recorder(database, size)
         try:
-            return sum([await _timed(recorder.record_batch([Report(r, None) for r in group])) for group in groups])
+            async with database.connection() as connection:
+                before = _cpu_seconds(pid := connection.get_server_pid())
+            costs = [await _timed(recorder.record_batch([Report(r, None) for r in group])) for group in groups]
+            return _sample(costs, _cpu_seconds(pid) - before, size)
         finally:
             await database.close()
 
-    return Sample(size * len(groups) / asyncio.run(run()))
+    return asyncio.run(run())
 
 
 def _run(stage: Stage, url: str, insert: Insert, size: int, name: str, seconds: int) -> Sample:
     groups = _groups(stage, size, name, seconds)
 
-    async def run() -> float:
+    async def run() -> Sample:
         connection = await asyncpg.connect(url)
         try:
-            return sum([await insert(connection, group) for group in groups])
+            before = _cpu_seconds(pid := connection.get_server_pid())
+            costs = [await insert(connection, group) for group in groups]
+            return _sample(costs, _cpu_seconds(pid) - before, size)
         finally:
             await connection.close()
 
-    return Sample(size * len(groups) / asyncio.run(run()))
+    return asyncio.run(run())
+
+
+def _cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def _sample(costs: Sequence[Cost], backend_cpu: float, size: int) -> Sample:
+    number = size * len(costs)
+    cpu = sum(cost.cpu for cost in costs) + backend_cpu
+    return Sample(number / sum(cost.seconds for cost in costs), cpu_us=cpu / number * 1e6)
 
 
 if __name__ == "__main__":

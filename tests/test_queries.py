@@ -1,5 +1,6 @@
 """The loader of named SQL."""
 
+import re
 from collections.abc import MutableMapping
 from typing import cast
 
@@ -19,7 +20,7 @@ def test_every_query_has_a_name_a_purpose_and_one_statement(noun: str) -> None:
     ]
     for sql in queries.values():
         assert sql.endswith(";")
-        assert sql.count(";") == 1
+        assert re.sub(r"\$\$.*\$\$", "", sql, flags=re.DOTALL).count(";") == 1  # a block's own lie within it
         assert not sql.startswith("--")
 
 

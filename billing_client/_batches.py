@@ -22,10 +22,22 @@ from billing_client._errors import (
 )
 from billing_client._records import Usage, UsageRecord
 from billing_client._transport import Call, Transport
-from billing_client.wire import MAX_BATCH_RECORDS, BatchResult, BatchResults, Outcome
+from billing_client.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
 
 BATCH_BYTES = 4 * 1024 * 1024
-_RESULTS = msgspec.json.Decoder(BatchResults[Decimal])
+
+
+class Result(BatchResult[Decimal], frozen=True):
+    """A result with its record as callers get it."""
+
+    record: UsageRecord | None = None
+
+
+class _Results(Struct):
+    results: list[Result]
+
+
+_RESULTS = msgspec.json.Decoder(_Results)
 
 
 class UsageOutcome(Struct, frozen=True, kw_only=True):
@@ -131,12 +143,12 @@ def batch_call(bodies: Iterable[bytes], idempotency_key: str) -> Call:
     return Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", idempotency_key)
 
 
-async def send_batch(transport: Transport, call: Call, records: int) -> list[BatchResult[Decimal]]:
+async def send_batch(transport: Transport, call: Call, records: int) -> list[Result]:
     """Send a batch of so many records; gives a result for each, in order. Raises BillingError."""
     return _results(call, await transport.send(call), records)
 
 
-def _results(call: Call, answer: Answer, expected: int) -> list[BatchResult[Decimal]]:
+def _results(call: Call, answer: Answer, expected: int) -> list[Result]:
     results = decode_answer(_RESULTS, answer, call.facts("unknown")).results
     if len(results) != expected or not all(map(_is_whole, results)):
         detail = f"the service answered {len(results)} results for {expected} records, or some without their members"
@@ -144,18 +156,17 @@ def _results(call: Call, answer: Answer, expected: int) -> list[BatchResult[Deci
     return results
 
 
-def _is_whole(result: BatchResult[Decimal]) -> bool:
+def _is_whole(result: Result) -> bool:
     done = result.outcome in ("recorded", "replayed", "recordable")
     return (result.record is not None, result.problem is not None) == (done, not done)
 
 
-def outcome_of(usage: Usage, request_id: str, result: BatchResult[Decimal], call: Call) -> UsageOutcome:
+def outcome_of(usage: Usage, request_id: str, result: Result, call: Call) -> UsageOutcome:
     """What a result of a batch says of its use."""
     error = None if result.problem is None else error_of_problem(result.problem, call.facts("rejected"))
-    record: UsageRecord | None = None
-    if isinstance(error, DuplicateRecordError | EventIdConflictError):
+    record = result.record
+    if isinstance(error, (DuplicateRecordError, EventIdConflictError)):
         record = error.existing
-    elif result.record is not None:
-        kept = result.outcome if result.outcome in ("recorded", "replayed") else None
-        record = UsageRecord(**msgspec.structs.asdict(result.record), outcome=kept)
+    elif record is not None and result.outcome in ("recorded", "replayed"):
+        record = msgspec.structs.replace(record, outcome=result.outcome)
     return UsageOutcome(usage=usage, outcome=result.outcome, request_id=request_id, record=record, error=error)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from billing_client._batches import batch_call, send_batch
+from billing_client._batches import Result, batch_call, send_batch
 from billing_client._errors import (
     BillingError,
     PayloadTooLargeError,
@@ -24,7 +24,7 @@ from billing_client._room import Room
 from billing_client._spool import usage_of
 from billing_client._spool_thread import SpoolThread
 from billing_client._transport import Call, Transport
-from billing_client._verdicts import Result, Verdict, error_of_kept, event_of, refusal, verdict_of
+from billing_client._verdicts import Verdict, error_of_kept, event_of, refusal, verdict_of
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 LONGEST_WAIT_OF_A_FLUSH_SECONDS = 5.0

@@ -19,7 +19,7 @@ from billing_client.wire import MAX_ID_LENGTH, MAX_NAME_LENGTH, FieldError, Id, 
 encode = msgspec.json.Encoder().encode
 
 
-class EncodedUsage(Struct, frozen=True):
+class EncodedUsage(Struct, frozen=True, gc=False):
     """One line of usage as it is sent, and the request id the service will give it."""
 
     body: bytes
@@ -73,7 +73,9 @@ def _text(pointer: str, value: Any, type_: Any, longest: int, errors: list[Field
 
 def _decimal(pointer: str, value: Any, errors: list[FieldError]) -> Any:
     try:
-        if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        if type(value) is str:
+            return plain_decimal(value)
+        if isinstance(value, bool) or not isinstance(value, (Decimal, int, str)):
             raise ValueError("must be a Decimal, an int or a str; a float does not hold a decimal's digits")
         return plain_decimal(_digits(value))
     except ValueError as error:

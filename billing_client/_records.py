@@ -12,7 +12,8 @@ DecimalLike: TypeAlias = Decimal | int | str
 """A number that holds its digits exactly. A float does not, and is refused."""
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+# what holds no more than text, numbers and times is in no cycle: the collector need not look at it (gc=False)
+class Usage(Struct, frozen=True, kw_only=True, gc=False):
     """One line of usage to record. `occurred_at` needs a time zone; without it, it is when the service gets it.
 
     Without an `event_id`, usage with equal customer, service, units and price is the same usage.
@@ -26,7 +27,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     occurred_at: datetime | None = None
 
 
-class UsageRecord(wire.UsageRecord[Decimal], frozen=True):
+class UsageRecord(wire.UsageRecord[Decimal], frozen=True, gc=False):
     """One line of usage, as stored.
 
     `outcome` says what the call that returned it did: it `recorded` it, it was a retry of the call that did

@@ -2,20 +2,19 @@
 
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 
 from billing_client._answers import RETRIED_STATUSES, error_of_problem
-from billing_client._batches import outcome_of
+from billing_client._batches import Result, outcome_of
 from billing_client._errors import BillingError, UnexpectedResponseError
 from billing_client._events import DeadEvent, DeliveredEvent, DuplicateEvent
 from billing_client._outbox import Pending
 from billing_client._spool import usage_of
 from billing_client._transport import Call
-from billing_client.wire import BatchResult, ProblemDetails, UsageRecord
+from billing_client.wire import ProblemDetails, UsageRecord
 
-Result: TypeAlias = BatchResult[Decimal]
 Verdict = Literal["delivered", "duplicate", "dead", "kept"]
 
 
@@ -69,7 +68,7 @@ def error_of_kept(result: Result, call: Call) -> BillingError:
 def refusal(error: BillingError) -> Result:
     """The result of a record that was refused as a batch of its own."""
     status = error.status or 400
-    return BatchResult(
+    return Result(
         outcome="rejected",
         problem=ProblemDetails(
             type="about:blank",

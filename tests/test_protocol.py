@@ -63,7 +63,7 @@ def test_an_interim_answer_does_not_wait() -> None:
 
 
 def test_a_caller_is_told_to_go_on_before_it_sends_its_body(shared_service: Service) -> None:
-    body = json.dumps(usage()).encode()
+    body = json.dumps(usage(customerId="nobody")).encode()
     whole = json_request("/usage", body, "Expect: 100-continue")
     with socket.create_connection((shared_service.host, shared_service.port), timeout=30) as connection:
         connection.sendall(whole[: -len(body)])

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
 from billing_service.callers import Callers
 from billing_service.database import Database
+from billing_service.journal import Journal
 from billing_service.lifecycle import Stop
 from billing_service.limits import Limits, TellLimits
 from billing_service.logs import RequestLog, start_logs
@@ -53,7 +54,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
         app.state.callers = Callers(database, key_required=settings.key_required)
         app.state.slots = Slots(settings.max_requests)
         app.state.limits = limits = Limits(settings) if limited else None
-        app.state.monitor = Monitor(metrics, app.state.recorder, database)
+        app.state.monitor = Monitor(metrics, journal, app.state.recorder, database)
         app.state.monitor.start()
         app.state.stop.watch()
         try:
@@ -70,11 +71,12 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
     metrics = Metrics(metrics_folder())
     limited = any(settings.rates.values())
     all_routes = [*routes(OPERATIONS), *api_docs.ROUTES]
+    journal = Journal(all_routes, metrics, request_log)
     app = Starlette(
         routes=all_routes,
         middleware=[
             *traces.middleware(all_routes),
-            Middleware(Observe, all_routes, metrics, request_log),
+            Middleware(Observe, journal),
             Middleware(EveryAnswer),
             *([Middleware(TellLimits)] if limited else []),
             Middleware(FixedAddresses, all_routes),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from billing_client.contract.queries import NoQuery
 from billing_service.callers import caller_of
 from billing_service.database import PARTING_SECONDS, Database, DatabaseUnavailableError
+from billing_service.journal import Journal
 from billing_service.metrics import Metrics
 from billing_service.operations import Operation
 from billing_service.recorder import Recorder
@@ -25,8 +26,9 @@ SYNCHRONISE_SECONDS = 5.0
 class Monitor:
     """Keeps what the metrics cannot see by themselves: how full queue and pool are, what other processes recorded."""
 
-    def __init__(self, metrics: Metrics, recorder: Recorder, database: Database) -> None:
+    def __init__(self, metrics: Metrics, journal: Journal, recorder: Recorder, database: Database) -> None:
         self._metrics = metrics
+        self._journal = journal
         self._recorder = recorder
         self._database = database
         self._tasks: list[asyncio.Task[None]] = []
@@ -38,10 +40,11 @@ class Monitor:
         ]
 
     async def stop(self) -> None:
-        """Save what was not saved yet, where the database takes it at once."""
+        """Take down the last of it, and save what was not saved yet, where the database takes it at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sample()
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._synchronise()
@@ -52,6 +55,7 @@ class Monitor:
         return await asyncio.to_thread(self._metrics.expose)
 
     async def _sample(self) -> None:
+        self._journal.write()
         self._metrics.sample(self._recorder.queued, self._recorder.capacity, self._database.use())
 
     async def _synchronise(self) -> None:

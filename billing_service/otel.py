@@ -20,8 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from billing_client import __version__
+from billing_service.journal import OTHER, PROBES, bounded_method, templates_of
 from billing_service.logs import FAILED
-from billing_service.observation import OTHER, PROBES, bounded_method, templates_of
 from billing_service.tracing import Traces
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -106,7 +107,13 @@ async def given_customer(http: aiohttp.ClientSession, customer_id: str = "acme")
 
 async def stored(http: aiohttp.ClientSession, customer: str) -> Any:
     """All the records of a customer."""
-    return (await get(http, f"/customers/{customer}/usage?limit=1000")).require(200)["data"]
+    path = f"/customers/{customer}/usage?limit=1000"
+    page = (await get(http, path)).require(200)
+    records = page["data"]
+    while page["nextCursor"] is not None:
+        page = (await get(http, f"{path}&cursor={quote(page['nextCursor'], safe='')}")).require(200)
+        records += page["data"]
+    return records
 
 
 def request_head(method: str, path: str, *headers: str) -> bytes:

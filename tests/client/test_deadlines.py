@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from billing_client._deadlines import Deadlines
+from billing_client.deadlines import Deadlines
 
 SECONDS = 0.3
 

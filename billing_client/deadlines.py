@@ -1,4 +1,4 @@
-"""The deadlines of all calls of a client, with one timer for all of them."""
+"""The deadlines of many calls, with one timer for all of them."""
 
 import asyncio
 from types import TracebackType

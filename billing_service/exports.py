@@ -60,8 +60,16 @@ class _Export(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":  # whose answer has no body
+            self.body_iterator = _nothing()
+            await super().__call__(scope, receive, send)
+            return
         async with self._stream.running():
             await super().__call__(scope, receive, send)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
 
 
 async def _headed(chunks: AsyncIterator[bytes], head: bytes) -> AsyncIterator[bytes]:

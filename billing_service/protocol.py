@@ -122,6 +122,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(problem("validation_error", msg))
 
     def _refuse(self, details: ProblemDetails[str]) -> None:
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete and (self._in_head or not self._arriving):
+            cycle.keep_alive = False  # the answer to the request before is still to come, and is the last one
+            self.flow.pause_reading()
+            return
         body = msgspec.json.encode(details)
         headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": len(body), "Connection": "close", **SAFE_HEADERS}
         lines = [f"HTTP/1.1 {details.status} {details.title}", *(f"{name}: {value}" for name, value in headers.items())]

@@ -93,6 +93,18 @@ def test_requests_sent_in_one_go_are_answered_in_order(shared_service: Service) 
     exchange(shared_service, request_head("GET", "/healthz")).require(200)
 
 
+@pytest.mark.parametrize(
+    "next_", [b"\x00nonsense\r\n\r\n", request_head("GET", "/healthz", f"X-Long: {'x' * 70_000}")], ids=["400", "431"]
+)
+def test_what_is_refused_is_not_the_answer_to_the_request_before_it(service: Service, next_: bytes) -> None:
+    exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}')).require(201)
+    records = [usage(eventId=f"{n}") for n in range(1_000)]  # while they are recorded what follows has come
+    with connect(service) as connection:
+        connection.sendall(json_request("/usage/batch", json.dumps({"records": records}).encode()) + next_)
+        assert len(read_answer(connection).require(200)["results"]) == 1_000
+        assert is_closed(connection)
+
+
 class Impatient(BoundedHttpProtocol):
     receive_seconds = 1.0
 

@@ -16,7 +16,7 @@ from billing_service.callers import ANYBODY
 from billing_service.database import Database
 from billing_service.settings import Settings
 from billing_service.streams import CURSOR_RECORDS, PAGE_RECORDS, RecordStream, Selection
-from tests.calls import given_customer, post, usage
+from tests.calls import given_customer, post, request_head, usage
 from tests.services import ServeProcess, serve_process
 
 ALL = Selection(ANYBODY, None, None, BEGINNING, END)
@@ -60,6 +60,20 @@ def check(body: bytes, records: int) -> None:
     keys = [(line["customerId"], line["occurredAt"], line["requestId"]) for line in lines]
     assert keys == sorted(keys)
     assert len({line["requestId"] for line in lines}) == len(lines) == 2 * records
+
+
+async def test_a_request_for_the_head_alone_reads_no_record(
+    tmp_path: Path, database_url: str, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    async with served(tmp_path, database_url, connection, 1) as (process, http), connection.transaction():
+        await connection.execute("LOCK TABLE usage_records IN ACCESS EXCLUSIVE MODE")
+        async with http.head("/usage/export") as head:
+            assert (head.status, head.content_type) == (200, "application/x-ndjson")
+        reader, writer = await asyncio.open_connection(process.host, process.port)
+        writer.write(request_head("HEAD", "/usage/export") + request_head("GET", "/healthz"))
+        async with asyncio.timeout(5):  # for what is answered only once the service is done with the first
+            assert await reader.readuntil(b'"ok"')
+        writer.close()
 
 
 async def test_more_than_one_cursor_reads(

@@ -117,7 +117,7 @@ def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, An
         "responses": _responses(operation),
     }
     if rest:
-        described["description"] = rest
+        described["description"] = " ".join(rest.split())
     if operation.body is not None:
         media = {"schema": _reference(operation.body)}
         media |= _example(BODIES, operation.body)
@@ -187,7 +187,13 @@ def _reference(struct: Any) -> Any:
 
 
 def _schemas(structs: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
-    return msgspec.json.schema_components(structs, schema_hook=_DECIMALS.__getitem__, ref_template=_SCHEMAS + "{name}")
+    references, schemas = msgspec.json.schema_components(
+        structs, schema_hook=_DECIMALS.__getitem__, ref_template=_SCHEMAS + "{name}"
+    )
+    for schema in schemas.values():
+        if "description" in schema:  # a docstring, whose indentation depends on Python's version
+            schema["description"] = " ".join(schema["description"].split())
+    return references, schemas
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

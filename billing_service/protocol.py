@@ -57,6 +57,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     receive_seconds = RECEIVE_SECONDS
     _in_head = False
     _arriving = False
+    _is_refused = False
     _arrived_bytes = 0
     _since = 0.0
     _timer: asyncio.TimerHandle | None = None
@@ -90,6 +91,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:  # but read, since a connection closed on unread data loses the answer (RFC 9112, 9.6)
+            return
         super().data_received(data)
         if self._arriving and not self.transport.is_closing():
             self._arrived_bytes += len(data)
@@ -125,7 +128,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete and (self._in_head or not self._arriving):
             cycle.keep_alive = False  # the answer to the request before is still to come, and is the last one
-            self.flow.pause_reading()
+            self._is_refused = True
             return
         body = msgspec.json.encode(details)
         headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": len(body), "Connection": "close", **SAFE_HEADERS}

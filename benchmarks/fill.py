@@ -19,7 +19,7 @@ _ROLLUPS = """
 INSERT INTO usage_rollups (customer_id, bucket_minutes, bucket, service, records, units, amount)
 SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, timestamptz '2000-01-01T00:00:00Z'),
     service, count(*), sum(units_consumed), sum(units_consumed * price_per_unit)
-FROM usage_records CROSS JOIN unnest(ARRAY[15, 360]::smallint[]) AS grain
+FROM usage_records CROSS JOIN unnest(ARRAY[15, 180]::smallint[]) AS grain
 WHERE customer_id = $1::text
 GROUP BY 1, 2, 3, 4
 """

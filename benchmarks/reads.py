@@ -23,8 +23,8 @@ from billing_client.wire import Summary, UsagePage
 
 PAGE, LARGEST_PAGE = 100, 1_000
 GROUPINGS = ("", "service", "day")
-# no day is one of UTC, and a midnight as far from the end of a sum of six hours as can be
-ZONES = ("UTC", "Asia/Kolkata", "Asia/Tokyo")
+# no day of the others is one of UTC, and midnights in Kabul are as far from the end of a sum of three hours as can be
+ZONES = ("UTC", "Asia/Kolkata", "Asia/Tokyo", "Asia/Kabul")
 _summary = msgspec.json.Decoder(Summary[str]).decode
 _page = msgspec.json.Decoder(UsagePage[str]).decode
 

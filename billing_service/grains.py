@@ -14,8 +14,8 @@ from billing_client.contract.periods import Period
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-# quarters of an hour, which every zone is made of; six hours, which are few in a month and end near every midnight
-GRAINS = (timedelta(hours=6), timedelta(minutes=15))
+# quarters of an hour, which every zone is made of; three hours, which are few in a month and end near every midnight
+GRAINS = (timedelta(hours=3), timedelta(minutes=15))
 RECORDS = timedelta(0)
 
 

@@ -52,7 +52,7 @@ async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncp
 
 
 def _describe(row: asyncpg.Record) -> str:
-    grain = "six hours" if row["bucket_minutes"] == 360 else "quarter of an hour"
+    grain = "three hours" if row["bucket_minutes"] == 180 else "quarter of an hour"
     stored = f"{row['stored_records']} records, {row['stored_units']} units, amount {row['stored_amount']}"
     right = f"{row['records']} records, {row['units']} units, amount {row['amount']}"
     return (

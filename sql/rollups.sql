@@ -75,7 +75,7 @@ FROM (
     LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
     WHERE void.request_id IS NULL
     UNION ALL
-    SELECT record.customer_id, 360, date_bin('6 hours', record.occurred_at, timestamptz '2000-01-01T00:00:00Z'),
+    SELECT record.customer_id, 180, date_bin('3 hours', record.occurred_at, timestamptz '2000-01-01T00:00:00Z'),
         record.service, 0, 0, 0, 1, record.units_consumed, record.units_consumed * record.price_per_unit
     FROM usage_records AS record
     LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id

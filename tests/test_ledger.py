@@ -16,7 +16,7 @@ from billing_service.settings import Settings
 from billing_service.verification import verify_ledger
 from tests.databases import execute
 
-NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
+NOW = datetime(2026, 5, 4, 4, 2, 1, 987654, tzinfo=UTC)
 CUSTOMERS = ("acme", "b", "ü/\\'\"{},NULL")
 
 
@@ -108,7 +108,7 @@ async def test_every_text_and_time_is_stored_as_it_came(database: Database) -> N
 
 async def test_what_comes_alone_gets_every_outcome(database: Database, settings: Settings) -> None:
     ledger = Ledger()
-    at = NOW - timedelta(minutes=10)  # in the quarter of an hour before, of the same six hours
+    at = NOW - timedelta(minutes=10)  # in the quarter of an hour before, of the same three hours
     assert await record(database, ledger, report("1", "key")) == ["recorded"]
     assert await record(database, ledger, report("2", occurred_at=at, units_consumed="0.25")) == ["recorded"]
     assert await record(database, ledger, report("1", "key")) == ["replayed"]

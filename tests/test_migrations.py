@@ -134,7 +134,7 @@ FILL_1 = (
 )
 
 
-async def test_sums_of_days_become_sums_of_six_hours(empty_database_url: str) -> None:
+async def test_sums_of_days_become_sums_of_three_hours(empty_database_url: str) -> None:
     settings = Settings(database_url=empty_database_url)
     await migrate(settings, SHIPPED[:3])
     assert await execute(empty_database_url, *FILL_1) == 400
@@ -142,7 +142,7 @@ async def test_sums_of_days_become_sums_of_six_hours(empty_database_url: str) ->
     report = await verify_ledger(settings)
     assert (report.records, report.differences) == (400, [])
     minutes = "SELECT array_agg(DISTINCT bucket_minutes::integer ORDER BY bucket_minutes::integer) FROM usage_rollups"
-    assert await execute(empty_database_url, minutes) == [15, 360]
+    assert await execute(empty_database_url, minutes) == [15, 180]
 
 
 async def test_programs_of_an_earlier_version_go_on_recording(database_url: str) -> None:

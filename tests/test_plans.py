@@ -24,7 +24,7 @@ SELECT customer_id, request_id, 'reason', 'who', now() FROM usage_records WHERE 
 INSERT INTO usage_rollups
 SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, '2000-01-01Z'), service, count(*),
     sum(units_consumed), sum(units_consumed * price_per_unit)
-FROM usage_records, unnest(ARRAY[15, 360]) grain GROUP BY 1, 2, 3, 4;
+FROM usage_records, unnest(ARRAY[15, 180]) grain GROUP BY 1, 2, 3, 4;
 INSERT INTO statements
 SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
 ANALYZE;
@@ -44,7 +44,7 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("rollups", "summarize_rollups", ("c1", True, 100, *usual_plan(*CUT, "day", "Asia/Kathmandu").rollups)),
     ("rollups", "summarize_rollups", ("c1", False, 100, *usual_plan(*CUT, "hour", "Asia/Kolkata").rollups)),
     ("rollups", "summarize_records", ("c1", False, 100, *usual_plan(*CUT, "month", "Europe/Berlin").records)),
-    ("rollups", "used_cells", ("c1", 360, timedelta(days=1), *MARCH, 100)),
+    ("rollups", "used_cells", ("c1", 180, timedelta(days=1), *MARCH, 100)),
     ("statements", "statement_lines", ("c1", *MARCH)),
     ("statements", "statement_digest", ("c1", *MARCH)),
     ("statements", "recorded_after", ("c1", *MARCH, MARCH[1], IDS, 101)),

@@ -60,7 +60,7 @@ BEGIN
             unnest(prices::numeric[]) AS price_per_unit, unnest(occurred) AS occurred_at
     ) AS fresh
         CROSS JOIN (
-            VALUES (15::smallint, interval '15 minutes'), (360::smallint, interval '6 hours')
+            VALUES (15::smallint, interval '15 minutes'), (180::smallint, interval '3 hours')
         ) AS grain (bucket_minutes, length)
     GROUP BY customer_id, bucket_minutes, bucket, service
     ORDER BY customer_id, bucket_minutes, bucket, service

@@ -32,7 +32,7 @@ BEGIN
             1, units_consumed, units_consumed * price_per_unit
         ),
         (
-            customer_id, 360, date_bin('6 hours', occurred_at, timestamptz '2000-01-01T00:00:00Z'), service,
+            customer_id, 180, date_bin('3 hours', occurred_at, timestamptz '2000-01-01T00:00:00Z'), service,
             1, units_consumed, units_consumed * price_per_unit
         )
     ON CONFLICT (customer_id, bucket_minutes, bucket, service) DO UPDATE SET

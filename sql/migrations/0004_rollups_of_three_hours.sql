@@ -1,4 +1,4 @@
--- Sums of six hours in the place of sums of a day: no zone's midnight is far from the end of one.
+-- Sums of three hours in the place of sums of a day: no zone's midnight is far from the end of one.
 -- breaking: a program of the version before reads sums of days. The column's other name sees to it that one which still
 -- runs fails where it would answer without them. Nothing is recorded or summed up while this runs.
 
@@ -9,7 +9,7 @@ ALTER TABLE usage_rollups DROP CONSTRAINT usage_rollups_grain_minutes_check;
 DELETE FROM usage_rollups WHERE bucket_minutes = 1440;
 
 INSERT INTO usage_rollups (customer_id, bucket_minutes, bucket, service, records, units, amount)
-SELECT record.customer_id, 360, date_bin('6 hours', record.occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket,
+SELECT record.customer_id, 180, date_bin('3 hours', record.occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket,
     record.service, count(*), sum(record.units_consumed), sum(record.units_consumed * record.price_per_unit)
 FROM usage_records AS record
 LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
@@ -17,7 +17,7 @@ WHERE void.request_id IS NULL
 GROUP BY record.customer_id, bucket, record.service;
 
 ALTER TABLE usage_rollups ADD
-    CONSTRAINT usage_rollups_bucket_minutes_check CHECK (bucket_minutes IN (15, 360));
+    CONSTRAINT usage_rollups_bucket_minutes_check CHECK (bucket_minutes IN (15, 180));
 
 CREATE OR REPLACE FUNCTION record_usage(
     customer_ids text[],
@@ -64,7 +64,7 @@ BEGIN
         service, count(*), sum(units_consumed), sum(units_consumed * price_per_unit)
     FROM unnest(fresh_customer_ids, fresh_services, fresh_units, fresh_prices, fresh_occurred)
             AS fresh (customer_id, service, units_consumed, price_per_unit, occurred_at)
-        CROSS JOIN unnest(ARRAY[15, 360]::smallint[]) AS grain (bucket_minutes)
+        CROSS JOIN unnest(ARRAY[15, 180]::smallint[]) AS grain (bucket_minutes)
     GROUP BY customer_id, bucket_minutes, bucket, service
     ORDER BY customer_id, bucket_minutes, bucket, service
     ON CONFLICT (customer_id, bucket_minutes, bucket, service) DO UPDATE SET

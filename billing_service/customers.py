@@ -1,10 +1,10 @@
 """The endpoints of customers."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote
 
 import asyncpg
-import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from billing_client.contract.problems import customer_exists, customer_not_found
 from billing_client.contract.queries import CustomersQuery, NoQuery
 from billing_client.identity import new_customer_id
 from billing_client.wire import Customer, CustomerChange, CustomerPage, Id, NewCustomer
+from billing_service.answers import JsonResponse
 from billing_service.callers import Caller, caller_of
 from billing_service.database import Connection, Database
 from billing_service.operations import Operation
@@ -23,7 +24,6 @@ from billing_service.queries import load_queries
 from billing_service.requests import idempotency_key, read_json
 
 _QUERIES = load_queries("customers")
-_encode = msgspec.json.Encoder().encode
 _SCOPE = "customers"
 
 
@@ -44,10 +44,16 @@ async def create_customer(request: Request, _: NoQuery) -> Response:
         row = row or await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None or (replayed and not _is_retry(row, new, key)):
         raise ProblemError(customer_exists(customer_id))
-    headers = {"Location": f"/customers/{quote(customer_id, safe='')}"}
+    headers = {"Location": path_of(customer_id)}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    return Response(_encode(_customer(row)), 201, headers, media_type="application/json")
+    return JsonResponse(_customer(row), 201, headers)
+
+
+@lru_cache(10_000)
+def path_of(customer_id: str) -> str:
+    """Where a customer is found."""
+    return f"/customers/{quote(customer_id, safe='')}"
 
 
 def _is_retry(row: asyncpg.Record, new: NewCustomer, key: str | None) -> bool:
@@ -64,7 +70,7 @@ async def list_customers(request: Request, query: CustomersQuery) -> Response:
         rows = await list_customer_rows(connection, caller_of(request), after, query.limit + 1)
     customers = [_customer(row) for row in rows[: query.limit]]
     cursor = write_cursor(_SCOPE, _Position(customers[-1].id)) if len(rows) > query.limit else None
-    return Response(_encode(CustomerPage(data=customers, next_cursor=cursor)), media_type="application/json")
+    return JsonResponse(CustomerPage(data=customers, next_cursor=cursor))
 
 
 async def get_customer(request: Request, _: NoQuery) -> Response:
@@ -72,7 +78,7 @@ async def get_customer(request: Request, _: NoQuery) -> Response:
     database: Database = request.app.state.database
     async with database.connection() as connection:
         customer = await require_customer(connection, request.path_params["customer_id"])
-    return Response(_encode(customer), media_type="application/json")
+    return JsonResponse(customer)
 
 
 async def update_customer(request: Request, _: NoQuery) -> Response:
@@ -84,7 +90,7 @@ async def update_customer(request: Request, _: NoQuery) -> Response:
         row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, change.name, datetime.now(UTC))
     if row is None:
         raise ProblemError(customer_not_found(customer_id))
-    return Response(_encode(_customer(row)), media_type="application/json")
+    return JsonResponse(_customer(row))
 
 
 async def list_customer_rows(connection: Connection, caller: Caller, after: str, limit: int) -> list[asyncpg.Record]:

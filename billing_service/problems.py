@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from billing_client.contract.problems import ProblemError, invalid, invalid_input, problem
 from billing_client.wire import ProblemDetails
+from billing_service.answers import JsonResponse
 from billing_service.database import DatabaseUnavailableError
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "problem_response",
 ]
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.Encoder().encode
 RETRY_AFTER_SECONDS = "1"
 PROBLEM_TYPE = "application/problem+json"
 EXPECTED_ERRORS = (ProblemError, HTTPException, DatabaseUnavailableError, ClientDisconnect)
@@ -66,7 +66,7 @@ def problem_response(scope: Scope, details: ProblemDetails[str], headers: Mappin
     scope["billing.code"] = details.code
     if trace_id := scope.get("billing.trace_id"):
         details = msgspec.structs.replace(details, trace_id=trace_id)
-    return Response(_encode(details), details.status, headers, media_type=PROBLEM_TYPE)
+    return JsonResponse(details, details.status, headers, PROBLEM_TYPE.encode())
 
 
 class EveryAnswer:
@@ -88,7 +88,7 @@ class EveryAnswer:
             answered = True
             if message["type"] == "http.response.start":
                 headers = message["headers"] = [*message["headers"], _NO_SNIFFING]
-                if not any(name == b"cache-control" for name, _ in headers):
+                if b"cache-control" not in dict(headers):
                     headers.append(_NO_STORE)
                 if scope["app"].state.stop.announced:
                     headers.append((b"connection", b"close"))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from billing_client.contract import parameters
@@ -56,12 +56,15 @@ async def read_json(request: Request) -> bytes:
 
 
 async def _receive(request: Request, limit: int) -> bytes:
-    chunks, size = [], 0
-    stream = request.stream()
-    async for chunk in stream:
+    chunks, size, more = [], 0, True
+    while more:  # as in `request.stream()`, which takes 2 µs longer for a body that came whole
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message["body"], message["more_body"]
         size += len(chunk)
         if size > limit:
-            await _discard(stream, limit)
+            await _discard(request.stream(), limit)
             raise _too_large(limit)
         chunks.append(chunk)
     if size == 0:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +12,7 @@ from billing_client.contract.periods import Asked, period_labels, read_summary_q
 from billing_client.contract.queries import SummariesQuery, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
+from billing_service.answers import JsonResponse
 from billing_service.callers import caller_of
 from billing_service.customers import list_customer_rows, require_customer
 from billing_service.database import Database
@@ -21,7 +21,6 @@ from billing_service.pages import read_cursor, write_cursor
 from billing_service.problems import invalid_input
 from billing_service.rollups import Group, TooManyGroupsError, summarize
 
-_encode = msgspec.json.Encoder().encode
 MAX_GROUPS = 50_000
 
 
@@ -39,7 +38,7 @@ async def summarize_customer(request: Request, query: SummaryQuery) -> Response:
         async with database.connection() as connection:
             await require_customer(connection, customer_id)
     summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=summary_total(groups))
-    return Response(_encode(summary), media_type="application/json")
+    return JsonResponse(summary)
 
 
 async def summarize_customers(request: Request, query: SummariesQuery) -> Response:
@@ -58,7 +57,7 @@ async def summarize_customers(request: Request, query: SummariesQuery) -> Respon
     ]
     cursor = write_cursor(scope, _Position(page[-1])) if len(customers) > query.limit else None
     body = SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor)
-    return Response(_encode(body), media_type="application/json")
+    return JsonResponse(body)
 
 
 async def _groups(request: Request, customer_ids: Sequence[str], asked: Asked) -> dict[str, list[SummaryGroup[str]]]:

@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -29,8 +28,9 @@ from billing_client.wire import (
     VoidedUsage,
 )
 from billing_service import ledger
+from billing_service.answers import JsonResponse
 from billing_service.callers import Caller, caller_of
-from billing_service.customers import require_customer
+from billing_service.customers import path_of, require_customer
 from billing_service.database import Database
 from billing_service.ledger import Report, Verdict
 from billing_service.limits import count_records
@@ -41,7 +41,6 @@ from billing_service.problems import ProblemError, invalid_input
 from billing_service.recorder import Recorder
 from billing_service.requests import idempotency_key, read_json
 
-_encode = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,10 +65,10 @@ async def record_usage(request: Request, _: NoQuery) -> Response:
     request.scope["billing.outcome"] = verdict.outcome
     if refusal := _refusal(verdict, record):
         raise ProblemError(refusal)
-    headers = {"Location": f"/customers/{quote(record.customer_id, safe='')}/usage/{record.request_id}"}
+    headers = {"Location": f"{path_of(record.customer_id)}/usage/{record.request_id}"}
     if verdict.outcome == "replayed":
         headers["Idempotent-Replayed"] = "true"
-    return Response(_encode(verdict.record), 201, headers, media_type="application/json")
+    return JsonResponse(verdict.record, 201, headers)
 
 
 async def record_batch(request: Request, query: BatchQuery) -> Response:
@@ -92,7 +91,7 @@ async def record_batch(request: Request, query: BatchQuery) -> Response:
         for entry in entries
     ]
     request.scope["billing.outcomes"] = Counter(result.outcome for result in results)
-    return Response(_encode(BatchResults(results=results)), media_type="application/json")
+    return JsonResponse(BatchResults(results=results))
 
 
 def _metrics(request: Request) -> Metrics:
@@ -159,7 +158,7 @@ async def list_usage(request: Request, query: UsageQuery) -> Response:
         last = records[query.limit - 1]
         cursor = write_cursor(scope, _Position(last.occurred_at, bytes.fromhex(last.request_id)))
     page = UsagePage(data=records[: query.limit], next_cursor=cursor)
-    return Response(_encode(page), media_type="application/json")
+    return JsonResponse(page)
 
 
 async def get_usage(request: Request, _: NoQuery) -> Response:
@@ -174,7 +173,7 @@ async def get_usage(request: Request, _: NoQuery) -> Response:
         if record is None:
             await require_customer(connection, customer_id)
             raise ProblemError(usage_not_found(request_id))
-    return Response(_encode(record), media_type="application/json")
+    return JsonResponse(record)
 
 
 async def void_usage(request: Request, _: NoQuery) -> Response:
@@ -193,7 +192,7 @@ async def void_usage(request: Request, _: NoQuery) -> Response:
         if voided is None:
             await require_customer(connection, customer_id)
             raise ProblemError(usage_not_found(request_id))
-    return Response(_encode(voided), media_type="application/json")
+    return JsonResponse(voided)
 
 
 OPERATIONS = [

@@ -35,6 +35,7 @@ def read_id(segment: str) -> str:
         raise invalid_input("path/id", readable(error)) from error
 
 
+@functools.lru_cache(100)
 def check_body_type(content_type: str | None, content_encoding: str | None) -> None:
     """Raise ProblemError (415) unless a body is JSON in UTF-8, sent as it is."""
     if content_type is not None:

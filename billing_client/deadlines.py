@@ -24,6 +24,7 @@ class Deadlines:
         """Leave no timer behind."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def begin(self, limit: "_Limit") -> None:
         loop = asyncio.get_running_loop()

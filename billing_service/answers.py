@@ -11,7 +11,7 @@ _encode = msgspec.json.Encoder().encode
 class JsonResponse(Response):
     """A struct (or what else msgspec writes) as JSON, with these headers besides.
 
-    The headers are written as they go out: Starlette's way, from text and through a mapping, takes 2 µs more.
+    Its members are what Starlette's `Response.__call__` reads, which makes them in a way that takes 2 µs more.
     """
 
     def __init__(
@@ -19,11 +19,11 @@ class JsonResponse(Response):
         content: object,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
-        media_type: bytes = b"application/json",
+        media_type: str = "application/json",
     ) -> None:
         self.status_code = status
         self.background = None
         self.body = _encode(content)
-        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", media_type)]
+        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", media_type.encode())]
         if headers is not None:
             self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]

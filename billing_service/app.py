@@ -66,6 +66,7 @@ def create_app(settings: Settings, request_log: RequestLog | None = None, traces
             if limits is not None:
                 await limits.close()
             await database.close()
+            journal.write()  # of what was cut off, which has let go of its connection by now
             await traces.stop()
 
     metrics = Metrics(metrics_folder())

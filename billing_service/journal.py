@@ -49,7 +49,11 @@ class Journal:
         self._ended: list[_Ended] = []
 
     def add(self, scope: Scope, status: int, seconds: float) -> None:
-        """A request ended just now. What handlers know of it they leave in its scope."""
+        """A request ended just now.
+
+        What handlers know of it they leave in its scope: `billing.outcome`, `billing.outcomes` and `billing.code`.
+        Neither what a caller sends nor an id makes a time series.
+        """
         if not self._ended:
             asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self.write)
         self._ended.append(_Ended(scope, status, seconds, datetime.now(UTC)))

@@ -24,7 +24,7 @@ Way = Literal["single", "batch"]
 WAYS: tuple[Way, ...] = ("single", "batch")
 OUTCOMES = ("recorded", "replayed", "duplicate", "conflict", "rejected")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-COUNTED_RECORDS = 1_000
+UNCOUNTED_RECORDS = 1_000
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
@@ -41,7 +41,7 @@ class Metrics:
         if folder is not None:
             MultiProcessCollector(self._exposed, str(folder))  # type: ignore[no-untyped-call]  # it has no types
         self._exposed.register(_Facts(self.activity))
-        self._requests = ManyAtOnce(
+        self._requests = BulkHistogram(
             "billing_http_request_duration_seconds",
             "From a request's head to the end of its answer",
             ("method", "route", "status"),
@@ -68,7 +68,7 @@ class Metrics:
         """
         self._committed[way].append(_Commit(verdicts, seconds, time.time()))
         self._uncounted += len(verdicts)
-        if self._uncounted >= COUNTED_RECORDS:
+        if self._uncounted >= UNCOUNTED_RECORDS:
             self.count_commits()
 
     def rejected(self, way: Way, count: int = 1) -> None:
@@ -89,7 +89,7 @@ class Metrics:
         self._pool.capacity.set(pool.capacity)
 
     def count_commits(self) -> None:
-        """Count the commits that were not counted yet."""
+        """Count the commits that were not counted yet, and the waits for them."""
         for way, commits in self._committed.items():
             outcomes = Tally(verdict.outcome for commit in commits for verdict in commit.verdicts)
             for outcome, count in outcomes.items():
@@ -117,11 +117,11 @@ class _Commit(NamedTuple):
     ended_at: float
 
 
-class ManyAtOnce(Histogram):
+class BulkHistogram(Histogram):
     """A histogram that takes many values for little more than the price of one."""
 
     def observe_all(self, values: list[float] | list[int]) -> None:
-        """As `observe` of each value."""
+        """As `observe` of each value; the list is sorted."""
         values.sort()
         self._sum.inc(sum(values))
         start = 0
@@ -136,7 +136,7 @@ class _Queue:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.records = _gauge("billing_queue_records", "Single records that wait for their commit to begin", registry)
         self.capacity = _gauge("billing_queue_capacity_records", "Single records that may wait", registry)
-        self.wait = ManyAtOnce(
+        self.wait = BulkHistogram(
             "billing_queue_wait_seconds",
             "How long the first record of a group waited until its commit began",
             buckets=SECONDS,
@@ -146,14 +146,14 @@ class _Queue:
 
 class _Commits:
     def __init__(self, registry: CollectorRegistry) -> None:
-        seconds = ManyAtOnce(
+        seconds = BulkHistogram(
             "billing_commit_duration_seconds",
             "From asking for a connection until all of a commit is decided",
             ("way",),
             buckets=SECONDS,
             registry=registry,
         )
-        records = ManyAtOnce(
+        records = BulkHistogram(
             "billing_commit_records", "Records in one commit", ("way",), buckets=RECORDS, registry=registry
         )
         self.seconds = {way: seconds.labels(way) for way in WAYS}

@@ -18,11 +18,9 @@ _numbers = count(1)
 
 
 class Observe:
-    """Times each request, whatever becomes of it, and names it.
+    """Times each request, whatever becomes of it, and names it: by the caller's `X-Request-Id` where that is sane.
 
-    Neither what a caller sends nor an id makes a time series or comes into the log. The name is the caller's
-    `X-Request-Id` where that is sane, and goes with the answer. What handlers know of a request they leave in its
-    scope: `billing.outcome`, `billing.outcomes` and `billing.code`.
+    The name goes with the answer.
     """
 
     def __init__(self, app: ASGIApp, journal: Journal) -> None:

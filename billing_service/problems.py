@@ -66,7 +66,7 @@ def problem_response(scope: Scope, details: ProblemDetails[str], headers: Mappin
     scope["billing.code"] = details.code
     if trace_id := scope.get("billing.trace_id"):
         details = msgspec.structs.replace(details, trace_id=trace_id)
-    return JsonResponse(details, details.status, headers, PROBLEM_TYPE.encode())
+    return JsonResponse(details, details.status, headers, PROBLEM_TYPE)
 
 
 class EveryAnswer:

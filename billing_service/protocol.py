@@ -57,7 +57,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     receive_seconds = RECEIVE_SECONDS
     _in_head = False
     _arriving = False
-    _is_refused = False
+    _refused = False  # what came last: it is not answered, since what came before it still is
     _arrived_bytes = 0
     _since = 0.0
     _timer: asyncio.TimerHandle | None = None
@@ -75,6 +75,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._joined.flush()
+        if self._refused and not self.pipeline:
+            self.transport.close()
         super().on_response_complete()
 
     def on_message_begin(self) -> None:
@@ -91,7 +93,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:  # but read, since a connection closed on unread data loses the answer (RFC 9112, 9.6)
+        if self._refused:  # but read, since a connection closed on unread data loses the answer (RFC 9112, 9.6)
             return
         super().data_received(data)
         if self._arriving and not self.transport.is_closing():
@@ -125,10 +127,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(problem("validation_error", msg))
 
     def _refuse(self, details: ProblemDetails[str]) -> None:
-        cycle: Any = self.cycle
-        if cycle is not None and not cycle.response_complete and (self._in_head or not self._arriving):
-            cycle.keep_alive = False  # the answer to the request before is still to come, and is the last one
-            self._is_refused = True
+        cycle: Any = self.cycle  # of the latest request whose head has come
+        is_its_own = self._arriving and not self._in_head
+        if cycle is not None and not cycle.response_complete and (self.pipeline or not is_its_own):
+            if is_its_own:
+                self.pipeline.popleft()
+            self._refused = True
+            return
+        if is_its_own and cycle.response_started:
+            self.transport.close()
             return
         body = msgspec.json.encode(details)
         headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": len(body), "Connection": "close", **SAFE_HEADERS}

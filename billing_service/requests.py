@@ -64,7 +64,8 @@ async def _receive(request: Request, limit: int) -> bytes:
         chunk, more = message["body"], message["more_body"]
         size += len(chunk)
         if size > limit:
-            await _discard(request.stream(), limit)
+            if more:
+                await _discard(request.stream(), limit)
             raise _too_large(limit)
         chunks.append(chunk)
     if size == 0:

@@ -11,7 +11,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 import billing_client
-from billing_service.metrics import SECONDS, ManyAtOnce
+from billing_service.metrics import SECONDS, BulkHistogram
 from tests.calls import get, given_customer, key, post, send, usage
 from tests.scrapes import Scrape, scrape
 from tests.services import serve_process
@@ -153,7 +153,7 @@ def test_many_times_at_once_count_as_one_by_one() -> None:
     first = Histogram("seconds", "a test", buckets=SECONDS, registry=one_by_one)
     for value in values:
         first.observe(value)
-    second = ManyAtOnce("seconds", "a test", buckets=SECONDS, registry=at_once)
+    second = BulkHistogram("seconds", "a test", buckets=SECONDS, registry=at_once)
     second.observe_all(values[3:])
     second.observe_all(values[:3])
     second.observe_all([])

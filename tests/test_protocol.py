@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -93,8 +94,17 @@ def test_requests_sent_in_one_go_are_answered_in_order(shared_service: Service) 
     exchange(shared_service, request_head("GET", "/healthz")).require(200)
 
 
+BAD_CHUNK = b"ZZ\r\n"
+
+
 @pytest.mark.parametrize(
-    "next_", [b"\x00nonsense\r\n\r\n", request_head("GET", "/healthz", f"X-Long: {'x' * 70_000}")], ids=["400", "431"]
+    "next_",
+    [
+        b"\x00nonsense\r\n\r\n",
+        request_head("GET", "/healthz", f"X-Long: {'x' * 70_000}"),
+        request_head("POST", "/customers", "Content-Type: application/json", "Transfer-Encoding: chunked") + BAD_CHUNK,
+    ],
+    ids=["no head", "a long head", "a bad body"],
 )
 def test_what_is_refused_is_not_the_answer_to_the_request_before_it(service: Service, next_: bytes) -> None:
     exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}')).require(201)
@@ -103,6 +113,25 @@ def test_what_is_refused_is_not_the_answer_to_the_request_before_it(service: Ser
         connection.sendall(json_request("/usage/batch", json.dumps({"records": records}).encode()) + next_)
         assert len(read_answer(connection).require(200)["results"]) == 1_000
         assert is_closed(connection)
+
+
+def test_nothing_is_said_of_the_rest_of_a_request_that_was_answered(shared_service: Service) -> None:
+    with connect(shared_service) as connection:
+        connection.sendall(request_head("GET", "/healthz", "Transfer-Encoding: chunked") + b"1\r\nx\r\n")
+        read_answer(connection).require(200)
+        connection.sendall(BAD_CHUNK)
+        assert is_closed(connection)
+
+
+def test_what_came_before_a_refused_request_is_all_answered(shared_service: Service) -> None:
+    sound = [request_head("GET", path) for path in ("/healthz", "/readyz", "/nowhere")]
+    chunked = request_head("POST", "/customers", "Content-Type: application/json", "Transfer-Encoding: chunked")
+    with connect(shared_service) as connection:
+        connection.sendall(b"".join([*sound, chunked, BAD_CHUNK]))
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200", b"200", b"404"]
 
 
 class Impatient(BoundedHttpProtocol):

@@ -91,7 +91,11 @@ async def test_a_deadline_needs_a_task() -> None:
 async def test_a_client_that_is_closed_leaves_no_timer() -> None:
     deadlines = Deadlines(60)
     with deadlines.limit():
-        assert deadlines._timer is not None
+        timer = deadlines._timer
+    assert timer is not None
     deadlines.close()
     deadlines.close()
-    assert deadlines._timer.cancelled()
+    assert timer.cancelled()
+    with deadlines.limit():
+        assert deadlines._timer is not timer  # what begins later is limited too
+    deadlines.close()

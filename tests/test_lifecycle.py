@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 import psutil
 import pytest
 
@@ -78,6 +79,21 @@ async def test_a_database_that_is_silent_does_not_hold_up_a_stop(tmp_path: Path)
             (await asyncio.to_thread(read_answer, caller)).problem("unavailable")
             assert served.service.wait(20) == 0
         assert "Traceback" not in served.service.output
+
+
+async def test_a_call_that_a_stop_cuts_off_is_logged(
+    tmp_path: Path, database_url: str, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    with serve_process(tmp_path, database_url, environment={"BILLING_SHUTDOWN_TIMEOUT": "1"}) as served:
+        async with aiohttp.ClientSession(served.url) as http, connection.transaction():
+            await given_customer(http)
+            await connection.execute("LOCK TABLE usage_records IN ACCESS EXCLUSIVE MODE")
+            call = asyncio.create_task(post(http, "/usage/batch", {"records": [usage()]}))
+            await asyncio.sleep(0.2)  # it is under way
+            served.service.process.send_signal(signal.SIGTERM)
+            (await call).problem("unavailable")
+            assert await asyncio.to_thread(served.service.wait, 20) == 0
+    assert "POST /usage/batch 503" in served.service.output
 
 
 @contextmanager

@@ -124,5 +124,5 @@ def _readable_line(line: RequestLine) -> str:
     if line.outcomes:
         said = ", ".join(f"{count} {outcome}" for outcome, count in line.outcomes.items())
     ids = f"request {line.http_request_id}" + (f", trace {line.trace_id}" if line.trace_id else "")
-    start = f"{line.timestamp.isoformat(timespec='microseconds')[:-6]}Z [{line.level:5}]"  # less the +00:00 of UTC
+    start = f"{line.timestamp.isoformat(timespec='microseconds')[:-6]}Z [{line.level:9}]"  # less the +00:00 of UTC
     return f"{start} {line.method} {line.route} {line.status} {said} in {line.duration_ms} ms, {ids}"

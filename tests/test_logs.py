@@ -298,9 +298,9 @@ async def test_in_development_lines_are_for_people(tmp_path: Path, database_url:
         assert served.service.terminate() == 0
     lines = [line for line in served.service.output.splitlines() if "[info " in line]
     assert [re.sub(r"^\S+|\d+\.\d+|\w+-\w+", "…", line) for line in lines] == [
-        "… [info ] POST /customers 201  in … ms, request …",
-        f"… [info ] POST /usage/batch 200 1 recorded, 1 duplicate in … ms, request …, trace {TRACE}",
-        "… [info ] GET other 404 not_found in … ms, request …",
+        "… [info     ] POST /customers 201  in … ms, request …",
+        f"… [info     ] POST /usage/batch 200 1 recorded, 1 duplicate in … ms, request …, trace {TRACE}",
+        "… [info     ] GET other 404 not_found in … ms, request …",
     ]
 
 

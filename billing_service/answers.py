@@ -11,7 +11,7 @@ _encode = msgspec.json.Encoder().encode
 class JsonResponse(Response):
     """A struct (or what else msgspec writes) as JSON, with these headers besides.
 
-    Its members are what Starlette's `Response.__call__` reads, which makes them in a way that takes 2 µs more.
+    Its members are what Starlette's `Response.__call__` reads, whose `__init__` takes 0.6 µs longer to make them.
     """
 
     def __init__(

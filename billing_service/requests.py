@@ -57,7 +57,7 @@ async def read_json(request: Request) -> bytes:
 
 async def _receive(request: Request, limit: int) -> bytes:
     chunks, size, more = [], 0, True
-    while more:  # as in `request.stream()`, which takes 2 µs longer for a body that came whole
+    while more:  # as in `request.stream()`, which takes 0.8 µs longer for a body that came whole
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

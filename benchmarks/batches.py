@@ -17,7 +17,7 @@ from benchmarks.report import Sample, Samples
 from benchmarks.servers import service
 from benchmarks.stage import Stage, Tally, Way
 from benchmarks.usages import Workload, batch_body, records
-from billing_client.wire import BatchResults
+from billing_client.contract.wire import BatchResults
 
 SIZES = (1_000, 10_000)
 RECORDS_PER_SECOND = 20_000

@@ -21,9 +21,9 @@ from benchmarks.report import Sample, Samples, circumstances, table
 from benchmarks.servers import postgresql, query, temporary_folder
 from benchmarks.stage import Stage, Way, measure
 from benchmarks.usages import Workload, records
-from billing_service.database import Database
-from billing_service.ledger import Report
-from billing_service.recorder import Recorder
+from billing_service.database.pool import Database
+from billing_service.ledger.group_commit import Recorder
+from billing_service.ledger.records import Report
 from billing_service.settings import Settings
 
 SIZES = (64, 1_000, 10_000)

@@ -19,7 +19,7 @@ from benchmarks.load import Caller, get
 from benchmarks.report import Sample, Samples
 from benchmarks.servers import Process
 from benchmarks.stage import Way
-from billing_client.wire import Summary, UsagePage
+from billing_client.contract.wire import Summary, UsagePage
 
 PAGE, LARGEST_PAGE = 100, 1_000
 GROUPINGS = ("", "service", "day")

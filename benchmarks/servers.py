@@ -20,8 +20,8 @@ import asyncpg
 import psutil
 
 from benchmarks.usages import customer_id
-from billing_service.embedded import embedded_postgresql
-from billing_service.migrations import migrate
+from billing_service.database.embedded import embedded_postgresql
+from billing_service.database.migrations import migrate
 from billing_service.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from billing_client.contract.decoding import decode_usage
-from billing_client.wire import UsageRecord
+from billing_client.contract.wire import UsageRecord
 
 SERVICES = ("compute", "storage", "database", "network", "messages")
 

@@ -29,12 +29,12 @@ from billing_client._errors import (
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client._events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
-from billing_client._recorder import RecorderCounts, UsageRecorder
 from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
-from billing_client._spool import DeadLetter, Spool, SpoolStatus
 from billing_client._version import __version__
-from billing_client.wire import Customer, FieldConflict, FieldError
+from billing_client.contract.wire import Customer, FieldConflict, FieldError
+from billing_client.spooling.events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
+from billing_client.spooling.recorder import RecorderCounts, UsageRecorder
+from billing_client.spooling.spool import DeadLetter, Spool, SpoolStatus
 
 __all__ = [
     "AttemptEvent",

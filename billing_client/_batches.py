@@ -11,7 +11,6 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
-from billing_client._answers import Answer, decode_answer, error_of_problem
 from billing_client._encoding import EncodedUsage, encode_usage
 from billing_client._errors import (
     BillingError,
@@ -21,8 +20,9 @@ from billing_client._errors import (
     ValidationError,
 )
 from billing_client._records import Usage, UsageRecord
+from billing_client._responses import Answer, decode_answer, error_of_problem
 from billing_client._transport import Call, Transport
-from billing_client.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
+from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
 
 BATCH_BYTES = 4 * 1024 * 1024
 

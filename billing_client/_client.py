@@ -14,18 +14,18 @@ import msgspec
 from msgspec import Struct
 
 from billing_client import _batches
-from billing_client._answers import decode_answer, decode_line
 from billing_client._batches import UsageOutcome
 from billing_client._config import load_config
 from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
 from billing_client._errors import DuplicateRecordError
-from billing_client._events import RecorderEvent
-from billing_client._recorder import UsageRecorder, make_recorder
 from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
+from billing_client._responses import decode_answer, decode_line
 from billing_client._transport import Call, Transport
 from billing_client._version import __version__
-from billing_client.identity import new_customer_id
-from billing_client.wire import Customer, CustomerChange, NewCustomer, NewVoid
+from billing_client.contract.identity import new_customer_id
+from billing_client.contract.wire import Customer, CustomerChange, NewCustomer, NewVoid
+from billing_client.spooling.events import RecorderEvent
+from billing_client.spooling.recorder import UsageRecorder, make_recorder
 
 T = TypeVar("T", bound=Struct)
 

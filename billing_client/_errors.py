@@ -30,7 +30,7 @@ BillingError
 from typing import Any, Literal
 
 from billing_client._records import UsageRecord
-from billing_client.wire import FieldConflict, FieldError
+from billing_client.contract.wire import FieldConflict, FieldError
 
 CallOutcome = Literal["not_sent", "rejected", "unknown"]
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from billing_client import wire
+from billing_client.contract import wire
 
 DecimalLike: TypeAlias = Decimal | int | str
 """A number that holds its digits exactly. A float does not, and is refused."""

@@ -15,11 +15,11 @@ import backoff
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from billing_client._answers import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer, error_of
 from billing_client._config import Config
 from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
+from billing_client._responses import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer, error_of
 from billing_client._tracing import TraceHeaders, call_span
-from billing_client.deadlines import Deadlines
+from billing_client.contract.deadlines import Deadlines
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line, whose packages come with an extra."""
     try:
-        from billing_service.cli import main as run
+        from billing_service.commands.cli import main as run
     except ModuleNotFoundError as error:
         sys.exit(f"billing-service: {error.name} is not installed; run: pip install 'billing-system[service]'")
     run()

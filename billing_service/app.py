@@ -7,24 +7,26 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from billing_service import api_docs, customers, exports, health, monitoring, statements, summaries, usage
-from billing_service.callers import Callers
-from billing_service.database import Database
-from billing_service.journal import Journal
-from billing_service.lifecycle import Stop
-from billing_service.limits import Limits, TellLimits
-from billing_service.logs import RequestLog, start_logs
-from billing_service.metrics import Metrics
-from billing_service.monitoring import Monitor
-from billing_service.observation import Observe
-from billing_service.openapi import openapi_document
-from billing_service.operations import FixedAddresses, routes
-from billing_service.problems import EXPECTED_ERRORS, EveryAnswer, answer_error
-from billing_service.recorder import Recorder
-from billing_service.requests import RawPath
+from billing_service.api import customers, exports, health, statements, summaries, usage
+from billing_service.api import docs as api_docs
+from billing_service.api import metrics as monitoring
+from billing_service.api.metrics import Monitor
+from billing_service.database.pool import Database
+from billing_service.http.admission import Slots
+from billing_service.http.auth import Callers
+from billing_service.http.errors import EXPECTED_ERRORS, EveryAnswer, answer_error
+from billing_service.http.observation import Observe
+from billing_service.http.operations import FixedAddresses, routes
+from billing_service.http.rate_limits import Limits, TellLimits
+from billing_service.http.requests import RawPath
+from billing_service.http.shutdown import Stop
+from billing_service.ledger.group_commit import Recorder
+from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
-from billing_service.slots import Slots
-from billing_service.tracing import OFF, Traces
+from billing_service.telemetry.logs import RequestLog, start_logs
+from billing_service.telemetry.metrics import Metrics
+from billing_service.telemetry.request_log import Journal
+from billing_service.telemetry.tracing import OFF, Traces
 
 OPERATIONS = [
     *customers.OPERATIONS,
@@ -107,7 +109,7 @@ def find_traces(settings: Settings) -> Callable[[], Traces]:
     if settings.traces == "off":
         return lambda: OFF
     try:
-        from billing_service.otel import export_traces
+        from billing_service.telemetry.otel import export_traces
     except ImportError as error:
         raise SettingsError(
             f"BILLING_TRACES: OpenTelemetry is not installed ({error.name} is missing); "

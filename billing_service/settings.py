@@ -13,7 +13,7 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta, Struct
 
-from billing_client.wire import MAX_BATCH_RECORDS
+from billing_client.contract.wire import MAX_BATCH_RECORDS
 from billing_service.currencies import MINOR_UNITS
 
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}

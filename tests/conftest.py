@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from billing_client.identity import new_customer_id
+from billing_client.contract.identity import new_customer_id
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request
 from tests.databases import Server, database, find_server, migrated_database, server_version

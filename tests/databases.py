@@ -26,8 +26,8 @@ import psutil
 from docker.errors import DockerException  # type: ignore[import-untyped]  # it ships no types
 from testcontainers.community.postgres import PostgresContainer
 
-from billing_service.embedded import embedded_postgresql
-from billing_service.migrations import migrate
+from billing_service.database.embedded import embedded_postgresql
+from billing_service.database.migrations import migrate
 from billing_service.settings import Settings, SettingsError
 
 IMAGE = "postgres:17-alpine"

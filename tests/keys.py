@@ -4,7 +4,7 @@ from datetime import datetime
 
 import asyncpg
 
-from billing_service.keys import Key, NewKey, Scope, create_key, revoke_key
+from billing_service.ledger.api_keys import Key, NewKey, Scope, create_key, revoke_key
 
 
 async def given_key(

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from billing_client.contract.queries import StatementQuery
-from billing_client.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
-from billing_service.operations import Operation
+from billing_client.contract.query_parameters import StatementQuery
+from billing_client.contract.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
+from billing_service.http.operations import Operation
 from tests.calls import Answer, exchange, json_request, request_head, usage
 from tests.services import ServeProcess, Service
 

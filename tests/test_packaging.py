@@ -90,7 +90,7 @@ def test_the_wheel_holds_both_packages_the_sql_and_no_tests(wheel: Path) -> None
     source = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("billing_*/**/*") if path.is_file()}
     sql = {f"billing_service/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("sql/**/*.sql")}
     assert names == {name for name in source if "__pycache__" not in name} | sql
-    assert {"billing_client/py.typed", "billing_client/request_id_vectors.json"} < names
+    assert {"billing_client/py.typed", "billing_client/contract/request_id_vectors.json"} < names
     assert len(licences) == 1
 
 

@@ -10,12 +10,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from billing_service.app import create_app
-from billing_service.cli import server_config
-from billing_service.database import Database
-from billing_service.ledger import Report, Verdict
-from billing_service.logs import RequestLog, start_logs
-from billing_service.recorder import Recorder
+from billing_service.commands.cli import server_config
+from billing_service.database.pool import Database
+from billing_service.ledger.group_commit import Recorder
+from billing_service.ledger.records import Report, Verdict
 from billing_service.settings import Settings, load_settings
+from billing_service.telemetry.logs import RequestLog, start_logs
 
 
 class Forgetful(Recorder):

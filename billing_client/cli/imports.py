@@ -34,7 +34,7 @@ from billing_client.cli.options import Connection, connection_options, json_opti
 from billing_client.cli.output import print_json
 from billing_client.cli.progress import EVERY, Show, progress
 from billing_client.cli.tally import REMEMBERED_CUSTOMERS, LeftLines, Tally
-from billing_client.wire import MAX_BATCH_RECORDS
+from billing_client.contract.wire import MAX_BATCH_RECORDS
 
 NO_USAGE = Usage(customer_id="", service="", units_consumed="", price_per_unit="")  # the client rejects it, unsent
 FIRST_TIMEOUT = 10.0

@@ -16,7 +16,7 @@ from billing_client.cli.failures import Command, CommandError, ExitCode, failure
 from billing_client.cli.options import Connection, connection_options, json_option
 from billing_client.cli.output import number_column, print_json, print_table, text_column
 from billing_client.contract.amounts import plain
-from billing_client.wire import NewUsage, ProblemDetails
+from billing_client.contract.wire import NewUsage, ProblemDetails
 
 _file = click.argument("file", type=click.Path(path_type=Path))
 

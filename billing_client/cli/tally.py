@@ -10,7 +10,7 @@ from msgspec import Struct
 from billing_client import CustomerNotFoundError, EventIdConflictError, UsageOutcome
 from billing_client.cli.lines import Format, Line
 from billing_client.contract.amounts import EXACT
-from billing_client.named_queries import read_queries
+from billing_client.contract.named_queries import read_queries
 
 _SQL = read_queries(Path(__file__).parent / "seen.sql")
 REMEMBERED_CUSTOMERS = 100_000

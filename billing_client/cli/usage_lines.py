@@ -11,7 +11,7 @@ from billing_client.cli.lines import TOO_LONG, Line, TextLines, checked
 from billing_client.cli.tables import EXTRA
 from billing_client.contract.decoding import ObjectDecoder, cut_to_microseconds, read_decimal
 from billing_client.contract.problems import ProblemError
-from billing_client.wire import Timestamp
+from billing_client.contract.wire import Timestamp
 
 
 class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):

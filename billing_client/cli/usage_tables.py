@@ -6,7 +6,7 @@ from billing_client import Usage, UsageRecord
 from billing_client.cli.lines import InputError, Line, checked
 from billing_client.cli.tables import EXTRA, Table, TableFormat, read_instant
 from billing_client.contract.csv_cells import rearm
-from billing_client.wire import NewUsage
+from billing_client.contract.wire import NewUsage
 
 _FIELDS = msgspec.structs.fields(NewUsage)
 _EXPORTED = [field.encode_name for field in msgspec.structs.fields(UsageRecord)]  # `record --json` adds the outcome

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from billing_client.contract.amounts import multiply
+from billing_client.contract.identity import event_request_id, plain_decimal, usage_request_id
 from billing_client.contract.problems import ProblemError, invalid, invalid_input
-from billing_client.identity import event_request_id, plain_decimal, usage_request_id
-from billing_client.wire import (
+from billing_client.contract.wire import (
     MAX_ID_LENGTH,
     MAX_NAME_LENGTH,
     Batch,

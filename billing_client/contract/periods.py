@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from billing_client.contract.parameters import BEGINNING, END, check_timezone, instant_parameter
 from billing_client.contract.problems import ProblemError, invalid, invalid_input
-from billing_client.contract.queries import StatementQuery, SummaryQuery
-from billing_client.wire import FieldError
+from billing_client.contract.query_parameters import StatementQuery, SummaryQuery
+from billing_client.contract.request_parsing import BEGINNING, END, check_timezone, instant_parameter
+from billing_client.contract.wire import FieldError
 
 Period = Literal["month", "day", "hour"]
 _PERIODS: tuple[Period, ...] = ("hour", "day", "month")  # the finest first: its groups lie within the others'

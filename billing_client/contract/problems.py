@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from billing_client.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
+from billing_client.contract.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
 
 
 class Kind(NamedTuple):

@@ -3,7 +3,14 @@
 from decimal import Decimal
 
 from billing_client.contract.amounts import difference, round_half_up, total
-from billing_client.wire import LineChange, StatementLine, StatementTotal, SummaryGroup, SummaryTotal, TotalChange
+from billing_client.contract.wire import (
+    LineChange,
+    StatementLine,
+    StatementTotal,
+    SummaryGroup,
+    SummaryTotal,
+    TotalChange,
+)
 
 _NOTHING = SummaryTotal(records=0, units="0", amount="0")
 

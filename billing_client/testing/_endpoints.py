@@ -18,18 +18,9 @@ from billing_client.contract.decoding import (
     decode_new_void,
     decode_usage,
 )
-from billing_client.contract.parameters import (
-    BEGINNING,
-    END,
-    check_body_type,
-    instant_parameter,
-    read_id,
-    read_key,
-    read_query,
-)
 from billing_client.contract.periods import Asked, read_statement_query, read_summary_query
 from billing_client.contract.problems import ProblemError, invalid_input, problem
-from billing_client.contract.queries import (
+from billing_client.contract.query_parameters import (
     BatchQuery,
     CustomersQuery,
     ExportQuery,
@@ -39,10 +30,17 @@ from billing_client.contract.queries import (
     SummaryQuery,
     UsageQuery,
 )
+from billing_client.contract.request_parsing import (
+    BEGINNING,
+    END,
+    check_body_type,
+    instant_parameter,
+    read_id,
+    read_key,
+    read_query,
+)
 from billing_client.contract.totals import summary_total
-from billing_client.testing._ledger import Ledger
-from billing_client.testing._sums import Statements, summary_groups
-from billing_client.wire import (
+from billing_client.contract.wire import (
     MAX_BATCH_RECORDS,
     BatchResult,
     BatchResults,
@@ -56,6 +54,8 @@ from billing_client.wire import (
     UsagePage,
     UsageRecord,
 )
+from billing_client.testing._ledger import Ledger
+from billing_client.testing._sums import Statements, summary_groups
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHALLENGE = 'Bearer realm="billing-service"'

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from msgspec import Struct, structs
 
+from billing_client.contract.identity import new_customer_id
 from billing_client.contract.problems import (
     ProblemError,
     customer_exists,
@@ -17,8 +18,15 @@ from billing_client.contract.problems import (
     invalid_input,
     usage_not_found,
 )
-from billing_client.identity import new_customer_id
-from billing_client.wire import BatchResult, Customer, FieldConflict, NewCustomer, NewVoid, UsageRecord, VoidedUsage
+from billing_client.contract.wire import (
+    BatchResult,
+    Customer,
+    FieldConflict,
+    NewCustomer,
+    NewVoid,
+    UsageRecord,
+    VoidedUsage,
+)
 
 _COMPARED = {"service": "service", "unitsConsumed": "units_consumed", "pricePerUnit": "price_per_unit"}
 

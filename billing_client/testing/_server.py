@@ -16,10 +16,10 @@ from aiohttp import web
 from billing_client._client import BillingSystemClient
 from billing_client._records import UsageRecord
 from billing_client.contract.problems import ProblemError, problem
+from billing_client.contract.wire import Customer, NewCustomer
 from billing_client.testing._endpoints import MAX_BODY_BYTES, Answer, Endpoints, Request, problem_answer
 from billing_client.testing._faults import Fault, Rule
 from billing_client.testing._ledger import Ledger
-from billing_client.wire import Customer, NewCustomer
 
 STOP_SECONDS = 0.1  # for calls under way when it stops
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time at all: close() sends RST

@@ -14,8 +14,7 @@ from billing_client.contract.amounts import multiply, total
 from billing_client.contract.periods import Asked, Month, period_labels
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.totals import line_changes, statement_total, total_change
-from billing_client.testing._ledger import Ledger
-from billing_client.wire import (
+from billing_client.contract.wire import (
     Rounding,
     Statement,
     StatementChanges,
@@ -26,6 +25,7 @@ from billing_client.wire import (
     VoidedTotal,
     VoidedUsage,
 )
+from billing_client.testing._ledger import Ledger
 
 
 def summary_groups(records: Iterable[UsageRecord[str]], asked: Asked) -> list[SummaryGroup[str]]:

@@ -9,15 +9,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from billing_client import (
-    AttemptEvent,
-    BillingSystemClient,
-    RecorderEvent,
-    Spool,
-    SpoolStatus,
-    Usage,
-    UsageRecorder,
-)
+from billing_client import AttemptEvent, BillingSystemClient, RecorderEvent, Spool, SpoolStatus, Usage, UsageRecorder
 from tests.client.answers import STORED, problem_body
 from tests.client.misbehaving import Connection, Request, Step, answer
 from tests.services import free_port

@@ -9,13 +9,7 @@ from typing import Any
 
 import pytest
 
-from billing_client import (
-    AuthenticationError,
-    BillingSystemClient,
-    UnexpectedResponseError,
-    Usage,
-    ValidationError,
-)
+from billing_client import AuthenticationError, BillingSystemClient, UnexpectedResponseError, Usage, ValidationError
 from tests.client.answers import STORED, client_of, json_answer, problem, record_all, usage
 from tests.client.misbehaving import (
     Connection,

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing_client._encoding import _converted, _text
-from billing_client.wire import MAX_ID_LENGTH, FieldError, Id
+from billing_client.contract.wire import MAX_ID_LENGTH, FieldError, Id
 
 CHARACTERS = st.one_of(st.characters(), st.sampled_from("\x00\x1f\x7f\x85\x9f\xa0\xad\u2028\ud800\U0001f600"))
 

@@ -31,7 +31,7 @@ from billing_client import (
     ValidationError,
     _errors,
 )
-from billing_client.identity import event_request_id
+from billing_client.contract.identity import event_request_id
 from tests.client.answers import STORED, USAGE, client_of, problem, recorded
 from tests.client.misbehaving import Step, answer, disconnect, misbehaving, refuse_after, reset, silent
 

@@ -17,7 +17,7 @@ from billing_client import (
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client.identity import event_request_id, usage_request_id
+from billing_client.contract.identity import event_request_id, usage_request_id
 from tests.client.answers import USAGE, as_read
 
 AN_HOUR_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)

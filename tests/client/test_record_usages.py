@@ -14,7 +14,7 @@ from billing_client import (
     UsageOutcome,
     ValidationError,
 )
-from billing_client.identity import event_request_id
+from billing_client.contract.identity import event_request_id
 from tests.client.answers import as_read, usage
 
 MIXED = [

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from billing_client.identity import new_customer_id
+from billing_client.contract.identity import new_customer_id
 from tests.calls import exchange, get, given_customer, json_request, key, post, request_head, send
 from tests.services import Service
 

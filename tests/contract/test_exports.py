@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from billing_client.contract.csv_cells import rearm
+from billing_service.ledger.export import PAGE_RECORDS
 from billing_service.settings import Settings
-from billing_service.streams import PAGE_RECORDS
 from tests.calls import get, given_customer, post, usage
 from tests.databases import Server, database
 from tests.ledgers import made_up_usage, record_all

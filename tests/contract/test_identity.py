@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from tests.calls import Answer, exchange, json_request, usage
+from tests.client.contract.test_identity import VECTORS
 from tests.services import Service
-from tests.test_identity import VECTORS
 
 
 def send(service: Service, path: str, body: Any) -> Answer:

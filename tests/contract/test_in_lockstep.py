@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing_client.identity import new_customer_id
+from billing_client.contract.identity import new_customer_id
 from billing_client.testing import FakeBillingServer
 from tests.calls import Answer, key, send
 from tests.databases import run

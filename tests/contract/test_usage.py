@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.calls import exchange, get, given_customer, json_request, key, post, request_head, stored, usage
+from tests.client.contract.test_identity import plain_decimals
 from tests.services import Service
-from tests.test_identity import plain_decimals
 
 MEMBERS = {
     "requestId",

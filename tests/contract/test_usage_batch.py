@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing_client.identity import new_customer_id
-from billing_client.wire import MAX_BATCH_RECORDS
+from billing_client.contract.identity import new_customer_id
+from billing_client.contract.wire import MAX_BATCH_RECORDS
 from tests.calls import CODES, get, given_customer, key, post, send, stored, usage
 from tests.databases import run
 from tests.services import Service

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 import pytest
 
-from billing_service.pages import write_cursor
+from billing_service.http.cursors import write_cursor
 from tests.calls import get, given_customer, post, stored, usage
 
 MANY = 100

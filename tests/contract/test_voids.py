@@ -8,8 +8,8 @@ import aiohttp
 import asyncpg
 import pytest
 
+from billing_service.ledger.verification import verify_ledger
 from billing_service.settings import Settings
-from billing_service.verification import verify_ledger
 from tests.calls import Answer, get, given_customer, post, usage
 
 REASON = {"reason": "billed to the wrong project"}

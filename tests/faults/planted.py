@@ -13,9 +13,9 @@ from billing_client import BillingSystemClient
 from billing_client._config import load_config
 from billing_client._transport import Call, Transport
 from billing_service.app import create_app
-from billing_service.database import Database
-from billing_service.ledger import Report, Verdict
-from billing_service.recorder import Recorder
+from billing_service.database.pool import Database
+from billing_service.ledger.group_commit import Recorder
+from billing_service.ledger.records import Report, Verdict
 from billing_service.settings import load_settings
 
 COMMIT_SECONDS = 0.5

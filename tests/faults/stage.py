@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from billing_service.migrations import migrate
+from billing_service.database.migrations import migrate
 from billing_service.settings import Settings
 from tests.databases import EmbeddedServer, address_of, embedded_folder, execute, url_at
 from tests.faults.balancer import balanced

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, HookContext
 
-from billing_client.identity import plain_decimal
+from billing_client.contract.identity import plain_decimal
 
 schemathesis.openapi.format("iana-timezone", st.sampled_from(sorted(available_timezones() - {"localtime", "Factory"})))
 schemathesis.openapi.format("cursor", st.just(""))  # no stranger can make one; an empty one is the beginning

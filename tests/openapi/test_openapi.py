@@ -12,7 +12,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from billing_service.app import OPERATIONS
-from billing_service.openapi import openapi_document
+from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings
 from tests.calls import given_customer
 from tests.keys import bearer, given_key

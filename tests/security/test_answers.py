@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from billing_service.app import OPERATIONS
-from billing_service.operations import Operation
+from billing_service.http.operations import Operation
 from billing_service.settings import Settings
 from tests.calls import Answer, exchange, json_request, request_head
 from tests.operations import Target, example, examples, name_of, send_example

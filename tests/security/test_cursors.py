@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from billing_service.pages import write_cursor
+from billing_service.http.cursors import write_cursor
 from tests.calls import Answer, exchange, json_request, request_head, usage
 from tests.security.conftest import SECRETS, Victim
 from tests.services import Service

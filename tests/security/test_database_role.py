@@ -11,15 +11,15 @@ import asyncpg
 import pytest
 
 from billing_service.app import OPERATIONS
-from billing_service.operations import Operation
+from billing_service.http.operations import Operation
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head
+from tests.commands.test_keys import ENVIRONMENT
 from tests.databases import Server, execute, run
 from tests.keys import given_key
 from tests.operations import Target, examples, name_of, send_example
 from tests.security.conftest import Victim
 from tests.services import Service, serve_process
-from tests.test_key_commands import ENVIRONMENT
 
 CHANGED = {
     ("customers", "name"),

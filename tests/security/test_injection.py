@@ -12,7 +12,7 @@ import pytest
 
 import billing_service
 from billing_service.app import OPERATIONS
-from billing_service.operations import Operation
+from billing_service.http.operations import Operation
 from tests.calls import exchange, json_request, request_head, usage
 from tests.databases import execute, run
 from tests.keys import given_key
@@ -95,7 +95,7 @@ def test_a_filter_finds_what_is_named_and_nothing_else(service: Service, victim:
 def test_no_sql_is_put_together() -> None:
     """Whatever runs SQL runs a named query of `sql/`, or a statement of a migration, as it stands."""
     checked = 0
-    for path in Path(billing_service.__file__).parent.glob("*.py"):
+    for path in Path(billing_service.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in RUNS_SQL:
                 if not node.args:

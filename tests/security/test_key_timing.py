@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from billing_service.callers import _caller
-from billing_service.keys import NewKey, create_key, find_keys, read_credentials
+from billing_service.http.auth import _caller
+from billing_service.ledger.api_keys import NewKey, create_key, find_keys, read_credentials
 
 
 def called(row: asyncpg.Record | None, key: str) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from billing_service.app import OPERATIONS
-from billing_service.operations import Operation
+from billing_service.http.operations import Operation
 from tests.calls import Answer, exchange, json_request, usage
 from tests.operations import Target, examples, name_of, send_example
 from tests.security.conftest import SECRETS, Victim, everything_of_theirs

@@ -1,0 +1,91 @@
+"""The query of each address. Of a span `from_` is in, `to` is out."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from billing_client.contract.wire import MAX_PAGE, Id, Name, Timestamp
+
+EXPORT_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+STATEMENT_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
+
+_MEMBER = "(service|hour|day|month)"
+# what a schema says of a parameter, where the code that reads it says more than msgspec could
+Cursor = Annotated[
+    str, Meta(description="The `nextCursor` of the page before.", extra_json_schema={"format": "cursor"})
+]
+Timezone = Annotated[
+    str, Meta(description="A name in the IANA time zone database.", extra_json_schema={"format": "iana-timezone"})
+]
+GroupBy = Annotated[
+    str,
+    Meta(
+        description="What to tell apart: any of service, hour, day and month, with commas between.",
+        extra_json_schema={"pattern": f"^({_MEMBER}(,{_MEMBER})*)?$"},
+    ),
+]
+Month = Annotated[
+    str,
+    Meta(
+        description="A month such as 2026-11.",
+        examples=["2026-11"],
+        extra_json_schema={"pattern": "^(?!0000|0001|9999)[0-9]{4}-(0[1-9]|1[0-2])$"},
+    ),
+]
+StatementDigest = Annotated[
+    str,
+    Meta(
+        description="The digest of an earlier statement of the month.",
+        extra_json_schema={"pattern": "^[0-9a-f]{64}$"},
+    ),
+]
+ExportFormat = Annotated[str, Meta(extra_json_schema={"enum": list(EXPORT_TYPES)})]
+StatementFormat = Annotated[str, Meta(extra_json_schema={"enum": list(STATEMENT_TYPES)})]
+
+
+class NoQuery(Struct):
+    """The query of an address that takes none."""
+
+
+class CustomersQuery(Struct):
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Cursor | None = None
+
+
+class BatchQuery(Struct, rename="camel"):
+    dry_run: bool = False
+
+
+class UsageQuery(Struct, rename={"from_": "from"}):
+    service: Name | None = None
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Cursor | None = None
+
+
+class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):
+    customer_id: Id | None = None
+    service: Name | None = None
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
+    format: ExportFormat | None = None
+
+
+class SummaryQuery(Struct, rename={"from_": "from", "group_by": "groupBy"}):
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
+    group_by: GroupBy = ""
+    timezone: Timezone = "UTC"
+
+
+class SummariesQuery(SummaryQuery, rename={"from_": "from", "group_by": "groupBy"}):
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Cursor | None = None
+
+
+class StatementQuery(Struct):
+    month: Month
+    timezone: Timezone = "UTC"
+    since: StatementDigest | None = None
+    format: StatementFormat | None = None

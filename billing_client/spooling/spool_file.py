@@ -1,0 +1,132 @@
+"""The file of a spool: opened, locked, checked; each transaction whole; the errors of SQLite made the client's own."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from billing_client._errors import (
+    SpoolCorruptError,
+    SpoolDiskFullError,
+    SpoolError,
+    SpoolForkedError,
+    SpoolInUseError,
+)
+from billing_client.contract.named_queries import read_queries
+
+SQL = read_queries(Path(__file__).with_name("spool.sql"))
+VERSION = 1
+APPLICATION_ID = 0x62696C6C
+_SCHEMA = ("create_pending", "create_dead", "set_application_id", "set_version")
+BUSY_SECONDS = 5.0  # for what another process may hold only shortly: a reader that opens or closes the file
+
+_BY_CODE: Mapping[int, type[SpoolError]] = {
+    sqlite3.SQLITE_FULL: SpoolDiskFullError,
+    sqlite3.SQLITE_CORRUPT: SpoolCorruptError,
+    sqlite3.SQLITE_NOTADB: SpoolCorruptError,
+}
+
+
+class SpoolFile:
+    """A database of the schema in `spool.sql`, for use in one thread of one process.
+
+    Without a path it is in memory. `create` makes a file that is not there; who writes to a file holds the lock
+    `PATH.lock` until it is closed, which the operating system takes back from a process that dies. Raises SpoolError.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool, read_only: bool) -> None:
+        self._path = None if path is None else path.resolve()
+        self._pid = os.getpid()
+        with ExitStack() as undo, self._errors():
+            if self._path is not None and not create and not self._path.exists():
+                raise SpoolError(f"{self}: there is no such file")
+            if self._path is not None and not read_only:
+                undo.enter_context(closing(self._locked(self._path)))
+            self._connection = undo.enter_context(closing(_connect(self._path, create)))
+            self._prepare(read_only)
+            self._open = undo.pop_all()
+
+    def __repr__(self) -> str:
+        return "the spool in memory" if self._path is None else str(self._path)
+
+    def check_process(self) -> None:
+        """Raises SpoolForkedError in a process that was forked from the one that opened the file."""
+        if os.getpid() != self._pid:
+            raise SpoolForkedError(f"{self} was opened by process {self._pid}; process {os.getpid()} needs its own")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: on disk when the block ends, or as if it had never been. Raises SpoolError."""
+        self.check_process()
+        with self._errors():
+            self._connection.execute(SQL["begin"])
+            try:
+                yield self._connection
+                self._connection.execute(SQL["commit"])
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has ended it already
+                    self._connection.execute(SQL["rollback"])
+                raise
+
+    def rows(self, query: str) -> list[Any]:
+        """The rows of a query that only reads. Raises SpoolError."""
+        self.check_process()
+        with self._errors():
+            return self._connection.execute(SQL[query]).fetchall()
+
+    def close(self) -> None:
+        """Close the file, and give the lock back. Raises SpoolError."""
+        self.check_process()
+        with self._errors():
+            self._open.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            raise _BY_CODE.get(code, SpoolError)(f"{self}: {error}") from error
+
+    def _locked(self, path: Path) -> sqlite3.Connection:
+        lock = _connect(path.with_name(path.name + ".lock"), create=True, timeout=0.0)
+        try:
+            lock.execute(SQL["begin_exclusive"])
+        except sqlite3.Error as error:
+            lock.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise SpoolInUseError(f"{self} is in use by another recorder; give each its own spool") from error
+            raise
+        return lock
+
+    def _prepare(self, read_only: bool) -> None:
+        fault = self._value("check_pages")
+        if fault != "ok":
+            raise SpoolCorruptError(f"{self} is damaged: {fault}")
+        is_new = not read_only and self._value("count_tables") == 0
+        if not is_new and self._value("read_application_id") != APPLICATION_ID:
+            raise SpoolError(f"{self} is a database of something else")
+        if not is_new and self._value("read_version") != VERSION:
+            raise SpoolError(f"{self} is not at version {VERSION}, which this program needs")
+        if read_only:
+            self._connection.execute(SQL["set_query_only"])
+            return
+        if self._value("set_journal_mode") not in ("wal", "memory"):
+            raise SpoolError(f"{self}: its file system does not allow SQLite's WAL mode")
+        self._connection.execute(SQL["set_synchronous"])
+        self._connection.execute(SQL["set_fullfsync"])
+        if is_new:
+            with self.transaction():
+                for statement in _SCHEMA:
+                    self._connection.execute(SQL[statement])
+
+    def _value(self, query: str) -> Any:
+        (value,) = self._connection.execute(SQL[query]).fetchone()
+        return value
+
+
+def _connect(path: Path | None, create: bool, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
+    name = "file::memory:" if path is None else f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+    return sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)

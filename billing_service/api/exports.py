@@ -1,0 +1,117 @@
+"""The export: every record, as a stream."""
+
+import csv
+import io
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from billing_client.contract.csv_cells import disarm
+from billing_client.contract.query_parameters import EXPORT_TYPES, ExportQuery
+from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
+from billing_client.contract.wire import UsageRecord
+from billing_service.api.customers import require_customer
+from billing_service.database.pool import Database
+from billing_service.http.auth import caller_of
+from billing_service.http.negotiation import accepts_encoding, choose_format
+from billing_service.http.operations import Operation
+from billing_service.ledger.export import RecordStream, Selection
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
+
+
+async def export_usage(request: Request, query: ExportQuery) -> Response:
+    """Stream all records, or one customer's, by (customer, time)."""
+    format_ = choose_format(request, query.format, EXPORT_TYPES)
+    if query.customer_id is not None:
+        caller_of(request).require_reach(query.customer_id)
+    selection = Selection(
+        caller_of(request),
+        query.customer_id,
+        query.service,
+        instant_parameter("from", query.from_, BEGINNING),
+        instant_parameter("to", query.to, END),
+    )
+    database: Database = request.app.state.database
+    async with database.connection() as connection:
+        if query.customer_id is not None:
+            await require_customer(connection, query.customer_id)
+    stream = RecordStream(database, selection, _encode_rows if format_ == "csv" else _encode_lines)
+    body = _headed(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
+    headers = {"Content-Disposition": f'attachment; filename="usage.{format_}"', "Vary": "Accept, Accept-Encoding"}
+    if accepts_encoding(request, "gzip"):
+        headers["Content-Encoding"] = "gzip"
+        body = _gzip(body)
+    return _Export(stream, body, headers=headers, media_type=EXPORT_TYPES[format_])
+
+
+class _Export(StreamingResponse):
+    """A stream is read for as long as its response takes, whether or not that comes to its end."""
+
+    def __init__(self, stream: RecordStream, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":  # whose answer has no body
+            self.body_iterator = _nothing()
+            await super().__call__(scope, receive, send)
+            return
+        async with self._stream.running():
+            await super().__call__(scope, receive, send)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+async def _headed(chunks: AsyncIterator[bytes], head: bytes) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in chunks:
+        yield chunk
+
+
+def _encode_rows(records: list[UsageRecord[str]]) -> bytes:
+    return _rows([_cell(getattr(record, name)) for name in _COLUMNS] for record in records)
+
+
+def _rows(rows: Iterable[Iterable[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)  # RFC 4180
+    return text.getvalue().encode()
+
+
+def _cell(value: str | datetime | None) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return disarm(value or "")
+
+
+async def _gzip(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)  # 16 asks for the gzip format
+    async for chunk in body:
+        yield compressor.compress(chunk)
+    yield compressor.flush()
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/usage/export",
+        handler=export_usage,
+        tag="usage",
+        scope="usage:read",
+        query=ExportQuery,
+        answer=str,
+        headers=("Content-Disposition",),
+        media_types=tuple(EXPORT_TYPES.values()),
+        problems=("customer_not_found", "not_acceptable"),
+    )
+]

@@ -1,0 +1,1 @@
+"""The command `billing-service`: one module a subcommand."""

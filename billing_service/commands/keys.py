@@ -1,0 +1,138 @@
+"""`billing-service keys`: an operator makes, lists and revokes API keys."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from billing_client.contract.wire import Id, readable
+from billing_service.database.embedded import named_or_embedded
+from billing_service.database.migrations import check_schema
+from billing_service.database.pool import Connection, connect, unavailable_if_away
+from billing_service.ledger.api_keys import SCOPES, Key, KeyName, NewKey, Scope, create_key, list_keys, revoke_key
+from billing_service.settings import load_settings
+
+T = TypeVar("T")
+_DAYS = re.compile(r"([0-9]{1,5})d")
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # the database's infinity is not far
+_KEY_ID = re.compile(r"(?:bk_)?([0-9a-f]{16})")
+_HEADINGS = ("key", "state", "name", "scopes", "customer", "created", "expires", "last used")
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+def _text(type_: Any) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Takes what `type_` takes."""
+
+    def check(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+        try:
+            return None if value is None else msgspec.convert(value, type_)
+        except msgspec.ValidationError as error:
+            raise click.BadParameter(readable(error)) from error
+
+    return check
+
+
+def _expiry(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """A time to come: RFC 3339 (in UTC where it has no offset), or so many days from now."""
+    if value is None:
+        return None
+    now = datetime.now(UTC)
+    try:
+        days = _DAYS.fullmatch(value)
+        expires_at = now + timedelta(days=int(days[1])) if days else datetime.fromisoformat(value)
+        expires_at = expires_at.astimezone(UTC) if expires_at.tzinfo else expires_at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter("must be a time such as 2027-01-31T00:00:00Z, or days such as 90d") from error
+    if not now < expires_at < _LATEST:
+        raise click.BadParameter("must lie ahead, before the year 9999")
+    return expires_at
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+
+
+@keys.command()
+@click.option("--name", required=True, callback=_text(KeyName), help="What it is for; shown by `list` and in voids.")
+@click.option(
+    "--scope", "scopes", required=True, multiple=True, type=click.Choice(SCOPES), help="What it permits; repeatable."
+)
+@click.option("--customer", callback=_text(Id), help="The one customer it reaches; all where not given.")
+@click.option("--expires", callback=_expiry, help="When it ends: 2027-01-31T00:00:00Z, or 90d.")
+@_json_option
+def create(name: str, scopes: tuple[Scope, ...], customer: str | None, expires: datetime | None, as_json: bool) -> None:
+    """Make a key. Its text is shown this once, on standard output."""
+    wanted = NewKey(name=name, scopes=tuple(dict.fromkeys(scopes)), customer_id=customer, expires_at=expires)
+    key, text = _run(lambda connection: create_key(connection, wanted))
+    if as_json:
+        _print_json({"key": text} | msgspec.to_builtins(key))
+        return
+    click.echo(text)
+    click.echo(f"Send it as: Authorization: Bearer {text[:9]}…  It cannot be shown again.", err=True)
+
+
+@keys.command(name="list")
+@_json_option
+def list_command(as_json: bool) -> None:
+    """List all keys, without their secrets."""
+    found = _run(list_keys)
+    if as_json:
+        _print_json(msgspec.to_builtins(found))
+        return
+    rows = [_HEADINGS, *(_row(key, datetime.now(UTC)) for key in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@keys.command()
+@click.argument("key")
+@_json_option
+def revoke(key: str, as_json: bool) -> None:
+    """End a key, named by its id as `list` shows it. Running services notice within five seconds."""
+    key_id = _KEY_ID.fullmatch(key)
+    revoked = _run(lambda connection: revoke_key(connection, key_id[1])) if key_id else None
+    if revoked is None:
+        sys.exit("billing-service: there is no key with this id. Run: billing-service keys list")
+    if as_json:
+        _print_json(msgspec.to_builtins(revoked))
+    else:
+        click.echo(f"bk_{revoked.id} is revoked since {_time(revoked.revoked_at)}")
+
+
+def _run(work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do something on a connection to the database, whose schema must be this program's."""
+    with named_or_embedded(load_settings()) as (settings, _), unavailable_if_away():
+
+        async def connected() -> T:
+            connection = await connect(settings)
+            try:
+                await check_schema(connection)
+                return await work(connection)
+            finally:
+                await connection.close()
+
+        return asyncio.run(connected())
+
+
+def _row(key: Key, now: datetime) -> tuple[str, ...]:
+    expired = key.expires_at is not None and key.expires_at <= now
+    state = "revoked" if key.revoked_at else "expired" if expired else "good"
+    times = (_time(time) for time in (key.created_at, key.expires_at, key.last_used_at))
+    return (f"bk_{key.id}", state, key.name, " ".join(key.scopes), key.customer_id or "all", *times)
+
+
+def _time(time: datetime | None) -> str:
+    return "never" if time is None else f"{time:%Y-%m-%d %H:%M}Z"
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value)))

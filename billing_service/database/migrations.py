@@ -1,0 +1,94 @@
+"""Numbered migrations: `sql/migrations/NNNN_name.sql`, applied in order, each statement by itself.
+
+A program runs on a schema that is newer than itself, so that old and new serve side by side while one replaces the
+other, unless a migration it does not know says in a line `-- breaking: why` that this cannot be.
+"""
+
+import re
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+from msgspec import Struct
+
+from billing_service.database.pool import Connection, connect
+from billing_service.database.queries import SQL_FOLDER, load_queries
+from billing_service.settings import Settings
+
+_QUERIES = load_queries("schema_migrations")
+_FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
+_BREAKING = re.compile(r"^-- breaking: ", re.MULTILINE)
+_STATEMENT_END = re.compile(r";[ \t]*(?:\n[ \t]*\n|\s*\Z)")  # an empty line follows; within a function none does
+
+
+AnyConnection: TypeAlias = "Connection | asyncpg.Connection[asyncpg.Record]"
+
+
+class MigrationError(Exception):
+    """The database's schema does not fit this program; the message says what to do."""
+
+
+class Migration(Struct, frozen=True):
+    version: int
+    name: str
+    statements: list[str]
+    breaking: bool = False
+
+
+def load_migrations(folder: Path = SQL_FOLDER / "migrations") -> list[Migration]:
+    """Every migration the program knows, in order."""
+    matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.sql"))]
+    migrations = [_read(path, int(m[1]), m[2]) for path, m in matches if m]
+    if [m.version for m in migrations] != list(range(1, len(matches) + 1)):
+        raise MigrationError(f"The files in {folder} are not numbered 0001, 0002, … without a gap.")
+    return migrations
+
+
+def _read(path: Path, version: int, name: str) -> Migration:
+    text = path.read_text(encoding="utf-8")
+    statements = [part.strip() for part in _STATEMENT_END.split(text) if part.strip()]
+    return Migration(version, name, statements, _BREAKING.search(text) is not None)
+
+
+async def migrate(settings: Settings, migrations: list[Migration] | None = None) -> list[Migration]:
+    """Apply what is missing, all of it or nothing, one program at a time; return what was applied.
+
+    Raises MigrationError where the database is too new for the program, and what asyncpg raises.
+    """
+    migrations = load_migrations() if migrations is None else migrations
+    connection = await connect(settings)
+    try:
+        async with connection.transaction():
+            await connection.execute(_QUERIES["lock"])
+            await connection.execute(_QUERIES["create_table"])
+            await connection.execute(_QUERIES["add_breaking"])
+            current = await connection.fetchval(_QUERIES["current_version"])
+            await _refuse_too_new(connection, current, len(migrations))
+            for migration in migrations[current:]:
+                for statement in migration.statements:
+                    await connection.execute(statement)
+                await connection.execute(_QUERIES["applied"], migration.version, migration.name, migration.breaking)
+        return migrations[current:]
+    finally:
+        await connection.close()
+
+
+async def check_schema(connection: AnyConnection) -> None:
+    """Raise MigrationError unless this program can run on the schema."""
+    migrations = load_migrations()
+    known = await connection.fetchval(_QUERIES["exists"])
+    current = await connection.fetchval(_QUERIES["current_version"]) if known else 0
+    await _refuse_too_new(connection, current, len(migrations))
+    if current < len(migrations):
+        raise MigrationError(
+            f"The database's schema is at version {current}, this program needs {len(migrations)}. "
+            "Run: billing-service migrate"
+        )
+
+
+async def _refuse_too_new(connection: AnyConnection, current: int, known: int) -> None:
+    if current > known and await connection.fetchval(_QUERIES["breaks"], known):
+        raise MigrationError(
+            f"The database's schema is at version {current}, too new for this program, which knows {known}. "
+            "Nothing was changed. Run a newer billing-service against it."
+        )

@@ -1,0 +1,201 @@
+"""The pool of connections, and the one place where PostgreSQL's faults become ours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, NamedTuple, TypeAlias
+
+import asyncpg
+
+from billing_client.contract.deadlines import Deadlines
+from billing_service.database.connections import PooledConnection
+from billing_service.database.pgbouncer import PgBouncerConnection
+from billing_service.settings import Settings
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+# SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
+_UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
+_READ_ONLY = "25006"
+IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
+TURNS_OF = 4  # one connection of so many may be held by a turn
+PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
+# what a worker node that goes away looks like through Citus
+_CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
+
+
+class DatabaseUnavailableError(Exception):
+    """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
+
+
+async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection of one's own, for a command. Raises what asyncpg raises."""
+    return await asyncpg.connect(settings.database_url, **_options(settings))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "timeout": settings.database_timeout,
+        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
+        "server_settings": {"application_name": "billing-service"},
+    }
+    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
+
+
+class PoolUse(NamedTuple):
+    """How many connections are in use, open and idle, waited for, and allowed."""
+
+    busy: int
+    idle: int
+    waiting: int
+    capacity: int
+
+
+class Database:
+    """Connections that are opened when first needed and replaced when lost: a pool, and one beside it that is kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: Pool | None = None
+        self._users = 0
+        self._kept: asyncpg.Connection[asyncpg.Record] | None = None
+        self._kept_until = 0.0
+        self._kept_deadlines = Deadlines(settings.database_timeout)
+        self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
+
+    async def open(self) -> None:
+        """Make the pool. It connects at first use, so the service starts while the database is away."""
+        self._pool = await asyncpg.create_pool(
+            self._settings.database_url,
+            min_size=0,
+            max_size=self._settings.pool_size,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
+            command_timeout=self._settings.database_timeout,
+            reset=_leave_as_is,
+            **_options(self._settings),
+        )
+
+    async def close(self) -> None:
+        """Close the connections, in order where the database takes part, else without it."""
+        await self._part()
+        self._kept_deadlines.close()
+        if self._pool is not None:
+            with suppress(DatabaseUnavailableError), unavailable_if_away():
+                async with asyncio.timeout(PARTING_SECONDS):
+                    await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["Connection"]:
+        """A connection of one's own for the block, which is cut off after `database_timeout` and ends within
+        PARTING_SECONDS more, whether or not the database answers. Raises DatabaseUnavailableError."""
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        cut_off = asyncio.get_running_loop().time() + self._settings.database_timeout
+        self._users += 1
+        try:
+            with unavailable_if_away():
+                async with asyncio.timeout_at(cut_off), _lent(self._pool, cut_off) as connection:
+                    yield connection
+        except DatabaseUnavailableError:
+            self._kept_until = 0.0  # what befell one connection may have befallen all
+            raise
+        finally:
+            self._users -= 1
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
+        """A connection to read much from in a transaction, and by when, on the loop's clock, to give it back: well
+        before it is cut off. A part of all connections is lent for that, so that nothing else has to wait for one.
+
+        Raises DatabaseUnavailableError.
+        """
+        async with self._turns:
+            end = asyncio.get_running_loop().time() + self._settings.database_timeout / 2  # the wait for one counts too
+            async with self.connection() as connection, connection.transaction(readonly=True):
+                yield connection, end
+
+    @asynccontextmanager
+    async def kept_connection(self) -> AsyncIterator["Connection"]:
+        """As `connection`, the one beside the pool, for one user whose blocks do not overlap.
+
+        To take a connection from the pool and give it back costs more CPU time than a small statement does, and a
+        timer of its own 2 µs more than one for all.
+        Raises DatabaseUnavailableError.
+        """
+        try:
+            with unavailable_if_away(), self._kept_deadlines.limit():
+                yield await self._keep()
+        except DatabaseUnavailableError:
+            await self._part()
+            if self._pool is not None:
+                await self._pool.expire_connections()
+            raise
+
+    async def _keep(self) -> "asyncpg.Connection[asyncpg.Record]":
+        now = asyncio.get_running_loop().time()
+        if self._kept is not None and now > self._kept_until:
+            self._kept.terminate()
+        self._kept_until = now + IDLE_SECONDS
+        if self._kept is None or self._kept.is_closed():
+            self._kept = await connect(self._settings)
+        return self._kept
+
+    async def _part(self) -> None:
+        """Give the kept connection up, once the database took note of what it was told last."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with suppress(DatabaseUnavailableError), unavailable_if_away():
+                await kept.close(timeout=PARTING_SECONDS)
+
+    def use(self) -> PoolUse:
+        """How the connections are used at this moment."""
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        idle = self._pool.get_idle_size()
+        busy = self._pool.get_size() - idle
+        return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
+
+
+@asynccontextmanager
+async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
+    """A connection of the pool, given back even where the database never says that it gave up a statement."""
+    connection = await pool.acquire()
+    end = asyncio.get_running_loop().call_at(cut_off + PARTING_SECONDS, connection.terminate)
+    try:
+        yield connection
+    except asyncio.CancelledError:
+        if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
+            await pool.expire_connections()
+        raise
+    finally:
+        try:
+            await pool.release(connection, timeout=PARTING_SECONDS)
+        finally:
+            end.cancel()
+
+
+async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Spare the round trip that would reset a session: nothing here ever changes one."""
+
+
+@contextmanager
+def unavailable_if_away() -> Iterator[None]:
+    """Turn every fault that a later try may not meet into DatabaseUnavailableError; let bugs through."""
+    try:
+        yield
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+    except asyncpg.PostgresError as error:
+        if not _says_not_now(error):
+            raise
+        raise DatabaseUnavailableError(str(error)) from error
+
+
+def _says_not_now(error: asyncpg.PostgresError) -> bool:
+    state = error.sqlstate or "08000"
+    return (
+        state.startswith(_UNAVAILABLE)
+        or state == _READ_ONLY
+        or (state == "XX000" and any(sign in str(error) for sign in _CITUS_UNAVAILABLE))
+    )

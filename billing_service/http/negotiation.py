@@ -1,0 +1,52 @@
+"""Which of its forms an answer takes: what `?format=` names, else what `Accept` prefers (RFC 9110, section 12.5.1)."""
+
+from collections.abc import Mapping
+
+from starlette.requests import Request
+
+from billing_service.http.errors import ProblemError, invalid_input, problem
+
+
+def choose_format(request: Request, named: str | None, media_types: Mapping[str, str]) -> str:
+    """One of the formats that `media_types` maps to their types; the first where the caller does not mind.
+
+    Raises ProblemError: 400 for a format that is none of them, 406 where `Accept` takes none of them.
+    """
+    if named is not None:
+        if named not in media_types:
+            raise invalid_input("query/format", f"must be one of {', '.join(media_types)}")
+        return named
+    weights = _weights(request, "accept") or {"*/*": 1.0}
+    weighed = {format_: _weight_of(media_type, weights) for format_, media_type in media_types.items()}
+    best = max(weighed, key=lambda format_: weighed[format_])
+    if weighed[best] > 0:
+        return best
+    raise ProblemError(problem("not_acceptable", f"This address answers in {', '.join(media_types.values())}."))
+
+
+def accepts_encoding(request: Request, coding: str) -> bool:
+    """Whether the caller takes this content coding by name."""
+    return _weights(request, "accept-encoding").get(coding, 0.0) > 0
+
+
+def _weight_of(media_type: str, weights: Mapping[str, float]) -> float:
+    """The weight of the most specific pattern that fits."""
+    patterns = (media_type, media_type.partition("/")[0] + "/*", "*/*")
+    return next((weights[pattern] for pattern in patterns if pattern in weights), 0.0)
+
+
+def _weights(request: Request, name: str) -> dict[str, float]:
+    """The members of a header, over all its lines, with the weight of each."""
+    weights = {}
+    for member in ",".join(request.headers.getlist(name)).lower().split(","):
+        value, *parameters = (part.strip() for part in member.split(";"))
+        if value:
+            weights[value] = next((_weight(part[2:]) for part in parameters if part.startswith("q=")), 1.0)
+    return weights
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

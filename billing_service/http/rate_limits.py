@@ -1,0 +1,153 @@
+"""Rate limits: so many requests and records for each key and for each address, as token buckets.
+
+The buckets are those of throttled-py (GCRA: a token bucket that is kept as one time). They are this process's own, or
+lie in a Redis that several share; while that does not answer, each process counts by itself.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from math import ceil
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from throttled.asyncio import MemoryStore, RateLimiterType, RateLimitResult, RedisStore, Throttled, rate_limiter
+from throttled.exceptions import StoreUnavailableError
+
+from billing_service.http.auth import Caller, caller_of
+from billing_service.http.errors import ProblemError, problem
+from billing_service.settings import Rate, Settings
+
+_log = logging.getLogger(__name__)
+MAX_BUCKETS = 100_000  # 300 bytes each; the one that was not used for the longest time goes first
+STORE_SECONDS, RETRY_STORE_SECONDS = 0.5, 5.0
+
+
+class _Policy(NamedTuple):
+    """One limit. `item` is what the `RateLimit-Policy` header says of it."""
+
+    name: str
+    rate: Rate
+    item: str
+    shared: Throttled | None
+    own: Throttled
+
+
+class Limits:
+    """The limits that are set. Counting is done before the work: what is refused costs no more than that."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = _shared_store(settings.rate_limit_store)
+        self._store_away_until = 0.0
+        own_store = MemoryStore(options={"MAX_SIZE": MAX_BUCKETS})
+        self._policies = {
+            name: _policy(name, rate, self._store, own_store) for name, rate in settings.rates.items() if rate
+        }
+
+    async def count_call(self, request: Request) -> None:
+        """Count a request of an address, before anything is looked up. Raises ProblemError (429)."""
+        await self._take(request, "address-requests", _address_of(request), 1)
+
+    async def count_caller(self, request: Request, caller: Caller) -> None:
+        """Count a request of a key. Raises ProblemError (429)."""
+        await self._take(request, "key-requests", caller.key_id, 1)
+
+    async def count_records(self, request: Request, records: int) -> None:
+        """Count the records of a request. Raises ProblemError (429)."""
+        await self._take(request, "address-records", _address_of(request), records)
+        await self._take(request, "key-records", caller_of(request).key_id, records)
+
+    async def close(self) -> None:
+        if self._store is not None:
+            client: Any = self._store._backend.get_client()  # noqa: SLF001 - the library has no way to close it
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def _take(self, request: Request, name: str, subject: str | None, cost: int) -> None:
+        policy = self._policies.get(name)
+        if policy is None or subject is None or cost == 0:
+            return
+        result = await self._limit(policy, f"{name}:{subject}", cost)
+        wait = max(1, ceil(result.state.retry_after if result.limited else policy.rate.seconds / policy.rate.quota))
+        standing = f'"{name}";r={result.state.remaining};t={wait}'
+        request.scope.setdefault("rate_limits", []).append((policy.item, standing))
+        if result.limited:
+            whose = "API key" if name.startswith("key") else "address"
+            detail = f"This {whose} has used up its {policy.rate.quota} {policy.rate.unit} in {policy.rate.seconds} s."
+            raise ProblemError(problem("rate_limited", detail), {"Retry-After": str(wait)})
+
+    async def _limit(self, policy: _Policy, key: str, cost: int) -> RateLimitResult:
+        if policy.shared is not None and time.monotonic() >= self._store_away_until:
+            with self._tolerating_its_absence():
+                return await policy.shared.limit(key, cost)
+        return await policy.own.limit(key, cost)
+
+    @contextmanager
+    def _tolerating_its_absence(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailableError as error:
+            self._store_away_until = time.monotonic() + RETRY_STORE_SECONDS
+            _log.warning("BILLING_RATE_LIMIT_STORE does not answer; this process counts by itself: %s", error.__cause__)
+
+
+async def count_records(request: Request, records: int) -> None:
+    """Count reported records, whatever becomes of them. Raises ProblemError (429): then none is recorded."""
+    limits: Limits | None = request.app.state.limits
+    if limits is not None:
+        await limits.count_records(request, records)
+
+
+def _shared_store(url: str | None) -> RedisStore | None:
+    if url is None:
+        return None
+    return RedisStore(url, {"SOCKET_TIMEOUT": STORE_SECONDS, "SOCKET_CONNECT_TIMEOUT": STORE_SECONDS})
+
+
+def _policy(name: str, rate: Rate, shared: RedisStore | None, own: MemoryStore) -> _Policy:
+    def bucket(store: RedisStore | MemoryStore) -> Throttled:
+        quota = rate_limiter.per_duration(rate.period, rate.quota)
+        return Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=store, key_prefix="billing")
+
+    unit = "" if rate.unit == "requests" else f';qu="{rate.unit}"'
+    item = f'"{name}";q={rate.quota}{unit};w={rate.seconds}'
+    return _Policy(name, rate, item, None if shared is None else bucket(shared), bucket(own))
+
+
+def _address_of(request: Request) -> str:
+    client = request.scope.get("client")
+    return "local" if client is None else _network_of(client[0])
+
+
+@lru_cache(10_000)
+def _network_of(host: str) -> str:
+    """What counts as one address: of IPv6 a /64, since whoever has one address has all of that."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+
+
+class TellLimits:
+    """Tells each caller where it stands, in the headers of draft-ietf-httpapi-ratelimit-headers-11: `r` tokens are
+    left, and in `t` seconds there are more, or enough for what was refused."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            counted = scope.get("rate_limits")
+            if counted and message["type"] == "http.response.start":
+                policies, standings = (", ".join(items).encode() for items in zip(*counted, strict=True))
+                message["headers"] = [*message["headers"], (b"ratelimit-policy", policies), (b"ratelimit", standings)]
+            await send(message)
+
+        await self._app(scope, receive, tell)

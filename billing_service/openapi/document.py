@@ -1,0 +1,207 @@
+"""The OpenAPI 3.1 document: made of the operations and their structs, and of nothing else."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, get_origin
+
+import msgspec
+
+from billing_client import __version__
+from billing_client.contract.identity import MAX_DIGITS, MAX_FRACTION_DIGITS
+from billing_client.contract.problems import KINDS
+from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, ProblemDetails
+from billing_service.http.errors import PROBLEM_TYPE
+from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
+from billing_service.openapi.examples import ANSWERS, BODIES, IDS, problem_example
+
+_SCHEMAS = "#/components/schemas/"
+_MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # of generic structs, in names and titles
+_PARAMETER = re.compile(r"\{(\w+):id\}")
+# patterns that Python reads alone, and what they are in ECMA-262
+_PATTERNS = {NO_CONTROL_CHARACTERS: r"^[^\u0000-\u001f\u007f-\u009f]*$", r"(?![\s\S])": "$"}
+_DESCRIPTION = """
+Records billable usage once. What makes two reports the same usage is the request id, a SHA-256: of customer and event
+id where there is one, else of customer, service, units and price. Every error is an RFC 9457 problem; its `code` says
+which. A call repeated with the same `Idempotency-Key` is a retry, and safe.
+""".strip()
+_TAGS = {
+    "usage": "What customers used, recorded once.",
+    "customers": "Whose usage it is.",
+    "owed": "What usage adds up to.",
+    "service": "The state of the service.",
+}
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Location": {
+        "description": "The address of what was made.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Idempotent-Replayed": {
+        "description": "Stands where the call is a retry, and the answer the first one's.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+    "RateLimit": {
+        "description": "How much is left of a limit, and when there is more (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {"description": "The limits that are set.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "What is missing (RFC 6750).", "schema": {"type": "string"}},
+    "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
+}
+_HEADERS_OF = {
+    "unavailable": ("Retry-After",),
+    "rate_limited": ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    "unauthenticated": ("WWW-Authenticate",),
+}
+_DECIMALS: dict[type, dict[str, Any]] = {
+    SentDecimal: {
+        "type": ["string", "number"],
+        "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$",
+        "minimum": 0,
+        "exclusiveMaximum": 10**MAX_DIGITS,
+        "description": "A JSON number, or a string that holds one, taken digit by digit: "
+        f"at most {MAX_DIGITS} digits, at most {MAX_FRACTION_DIGITS} of them after the point.",
+    },
+    PlainDecimal: {"type": "string", "pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$", "description": "An exact decimal."},
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The name of one call, the same at each of its retries: bare, or as a quoted string.",
+    "schema": {
+        "type": "string",
+        "pattern": r'^(?:[!#-~][!-~]{0,254}|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$',
+    },
+}
+
+
+def openapi_document(operations: Iterable[Operation]) -> bytes:
+    """The document of these operations, as JSON."""
+    operations = list(operations)
+    structs = [struct for each in operations for struct in (each.query, each.body, each.answer) if struct is not None]
+    _, schemas = _schemas([*structs, ProblemDetails[PlainDecimal]])
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        path = paths.setdefault(_PARAMETER.sub(lambda match: f"{{{_camel(match[1])}}}", operation.path), {})
+        path[operation.method.lower()] = _operation(operation, schemas)
+    queries = {each.query.__name__ for each in operations}
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "billing-service",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": {name: schemas[name] for name in sorted(schemas) if name not in queries},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bk_…"}},
+        },
+    }
+    text = _MARKS.sub(b"", msgspec.json.encode(document))
+    for pattern, shown in _PATTERNS.items():
+        text = text.replace(msgspec.json.encode(pattern)[1:-1], msgspec.json.encode(shown)[1:-1])
+    return text
+
+
+def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    summary, _, rest = (operation.handler.__doc__ or "").partition(". ")
+    described: dict[str, Any] = {
+        "operationId": _camel(operation.handler.__name__),
+        "summary": summary.rstrip("."),
+        "tags": [operation.tag],
+        "parameters": _parameters(operation, schemas),
+        "responses": _responses(operation),
+    }
+    if rest:
+        described["description"] = " ".join(rest.split())
+    if operation.body is not None:
+        media = {"schema": _reference(operation.body)}
+        media |= _example(BODIES, operation.body)
+        described["requestBody"] = {"required": True, "content": {"application/json": media}}
+    if operation.scope is not None:
+        described["security"] = [{"key": []}]
+        described["x-scope"] = operation.scope
+    return {name: value for name, value in described.items() if value}
+
+
+def _parameters(operation: Operation, schemas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    id_schema = _reference(Id)
+    parameters: list[dict[str, Any]] = [
+        {"name": _camel(name), "in": "path", "required": True, "schema": id_schema, **IDS[name]._asdict()}
+        for name in _PARAMETER.findall(operation.path)
+    ]
+    query = schemas[operation.query.__name__]
+    for name, schema in query["properties"].items():
+        required = name in query["required"]
+        parameters.append({"name": name, "in": "query", "required": required, "schema": _without_null(schema)})
+    return [*parameters, *([_IDEMPOTENCY_KEY] if operation.idempotency_key else [])]
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    content = {
+        media_type: {"schema": _reference(operation.answer), **_example(ANSWERS, operation.answer)}
+        if media_type == "application/json"
+        else {"schema": {"type": "string"}}
+        for media_type in operation.media_types
+    }
+    responses: dict[str, Any] = {
+        str(operation.status): _with_headers({"description": "As asked.", "content": content}, operation.headers)
+    }
+    by_status: dict[int, list[str]] = {}
+    for code in operation.all_problems:
+        by_status.setdefault(KINDS[code].status, []).append(code)
+    return responses | {str(status): _problem_response(by_status[status]) for status in sorted(by_status)}
+
+
+def _problem_response(codes: list[str]) -> dict[str, Any]:
+    schema = {
+        "allOf": [{"$ref": f"{_SCHEMAS}ProblemDetails"}],
+        "properties": {"code": {"enum": codes}},
+    }
+    examples = {code: {"value": msgspec.to_builtins(problem_example(code))} for code in codes}
+    headers = [name for code in codes for name in _HEADERS_OF.get(code, ())]
+    described = {
+        "description": "; ".join(KINDS[code].title for code in codes) + ".",
+        "content": {PROBLEM_TYPE: {"schema": schema, "examples": examples}},
+    }
+    return _with_headers(described, headers)
+
+
+def _with_headers(response: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    headers = {name: _HEADERS[name] for name in names}
+    return response | ({"headers": headers} if headers else {})
+
+
+def _example(examples: Mapping[Any, Any], struct: Any) -> dict[str, Any]:
+    example = examples.get(get_origin(struct) or struct)
+    return {} if example is None else {"example": msgspec.json.decode(msgspec.json.encode(example))}
+
+
+def _reference(struct: Any) -> Any:
+    (schema,), _ = _schemas([struct])
+    return schema
+
+
+def _schemas(structs: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    references, schemas = msgspec.json.schema_components(
+        structs, schema_hook=_DECIMALS.__getitem__, ref_template=_SCHEMAS + "{name}"
+    )
+    for schema in schemas.values():
+        if "description" in schema:  # a docstring, whose indentation depends on Python's version
+            schema["description"] = " ".join(schema["description"].split())
+    return references, schemas
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which can be left out but not be null."""
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
+    return {name: value for name, value in kinds[0].items() if (name, value) != ("default", None)}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,141 @@
+"""The examples of the OpenAPI document: structs, so that they cannot differ in shape from what is sent."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from billing_client.contract.decoding import decode_usage
+from billing_client.contract.problems import KINDS, invalid_input, problem
+from billing_client.contract.wire import (
+    Batch,
+    BatchResult,
+    BatchResults,
+    Customer,
+    CustomerChange,
+    CustomerPage,
+    CustomerSummary,
+    FieldConflict,
+    NewCustomer,
+    NewUsage,
+    NewVoid,
+    ProblemDetails,
+    Rounding,
+    Statement,
+    StatementLine,
+    StatementTotal,
+    StatementVoids,
+    Summary,
+    SummaryGroup,
+    SummaryPage,
+    SummaryTotal,
+    UsagePage,
+    UsageRecord,
+    VoidedTotal,
+    VoidedUsage,
+)
+
+_BEGIN, _END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+_AT = datetime(2026, 11, 2, 10, 30, tzinfo=UTC)
+_USAGE: NewUsage[str] = NewUsage(
+    customer_id="acme",
+    service="storage",
+    units_consumed="1.5",
+    price_per_unit="0.02",
+    event_id="volume-17/2026-11-02",
+    occurred_at=_AT,
+)
+_SENT = msgspec.json.encode(_USAGE)
+_RECORD = decode_usage(_SENT, datetime(2026, 11, 2, 10, 30, 1, tzinfo=UTC))
+_CUSTOMER = Customer(id="acme", name="Acme", created_at=_BEGIN, updated_at=_BEGIN)
+_VOIDED: VoidedUsage[str] = VoidedUsage(
+    **(msgspec.structs.asdict(_RECORD) | {"voided_at": datetime(2026, 11, 3, 9, 0, tzinfo=UTC)}),
+    void_reason="measured twice",
+    voided_by="bob",
+)
+_GROUP: SummaryGroup[str] = SummaryGroup(service="storage", day="2026-11-02", records=1, units="1.5", amount="0.03")
+_SUM: SummaryTotal[str] = SummaryTotal(records=1, units="1.5", amount="0.03")
+_LINE: StatementLine[str] = StatementLine(
+    service="storage", price_per_unit="0.02", records=1, units="1.5", amount="0.03"
+)
+_DUPLICATE = problem(
+    "duplicate_record", "This usage is recorded already.", request_id=_RECORD.request_id, existing=_RECORD
+)
+
+
+class PathParameter(NamedTuple):
+    description: str
+    example: str
+
+
+IDS: Mapping[str, PathParameter] = {
+    "customer_id": PathParameter("The customer's id.", "acme"),
+    "request_id": PathParameter("The record's request id.", _RECORD.request_id),
+}
+"""The parameters of paths, by the names that routes give them."""
+
+BODIES: Mapping[type, Any] = {
+    NewUsage: _USAGE,
+    Batch: Batch(records=[Raw(_SENT)]),
+    NewCustomer: NewCustomer(name="Acme", id="acme"),
+    CustomerChange: CustomerChange(name="Acme Ltd"),
+    NewVoid: NewVoid(reason="measured twice", voided_by="bob"),
+}
+"""What is sent, by its struct."""
+
+ANSWERS: Mapping[type, Any] = {
+    Customer: _CUSTOMER,
+    CustomerPage: CustomerPage(data=[_CUSTOMER], next_cursor=None),
+    UsageRecord: _RECORD,
+    UsagePage: UsagePage(data=[_RECORD], next_cursor=None),
+    VoidedUsage: _VOIDED,
+    BatchResults: BatchResults(
+        results=[BatchResult(outcome="recorded", record=_RECORD), BatchResult(outcome="duplicate", problem=_DUPLICATE)]
+    ),
+    Summary: Summary(from_=_BEGIN, to=_END, timezone="UTC", currency="USD", groups=[_GROUP], total=_SUM),
+    SummaryPage: SummaryPage(
+        from_=_BEGIN,
+        to=_END,
+        timezone="UTC",
+        currency="USD",
+        data=[CustomerSummary(customer_id="acme", groups=[_GROUP], total=_SUM)],
+        next_cursor=None,
+    ),
+    Statement: Statement(
+        customer_id="acme",
+        customer_name="Acme",
+        month="2026-11",
+        timezone="UTC",
+        from_=_BEGIN,
+        to=_END,
+        currency="USD",
+        rounding=Rounding(mode="half_up", minor_unit=2),
+        issued_at=_END,
+        digest="b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78",
+        lines=[_LINE],
+        total=StatementTotal(records=1, amount="0.03", rounded="0.03"),
+        late=[],
+        voided=StatementVoids(data=[], more=False, total=VoidedTotal(records=0, amount="0")),
+    ),
+}
+"""What is answered, by its struct."""
+
+
+def problem_example(code: str) -> ProblemDetails[str]:
+    """A problem of this code."""
+    match code:
+        case "validation_error":
+            return invalid_input("/unitsConsumed", "must not be negative").details
+        case "duplicate_record":
+            return _DUPLICATE
+        case "event_id_conflict":
+            return problem(
+                code,
+                "An event id names one usage; correct it under a new event id.",
+                request_id=_RECORD.request_id,
+                existing=_RECORD,
+                conflicts=[FieldConflict(field="unitsConsumed", recorded="1.5", submitted="2")],
+            )
+    return problem(code, KINDS[code].title + ".")

@@ -1,0 +1,1 @@
+"""Documents for people and spreadsheets, made of what the ledger answers."""

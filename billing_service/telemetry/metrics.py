@@ -1,0 +1,207 @@
+"""What the service counts and times, for Prometheus. What each metric says is in docs/monitoring/README.md."""
+
+import os
+import platform
+import time
+from bisect import bisect_right
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from billing_client import __version__
+from billing_service.database.pool import PoolUse
+from billing_service.ledger.records import Verdict
+from billing_service.telemetry.silence import Activity
+
+Way = Literal["single", "batch"]
+WAYS: tuple[Way, ...] = ("single", "batch")
+OUTCOMES = ("recorded", "replayed", "duplicate", "conflict", "rejected")
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+UNCOUNTED_RECORDS = 1_000
+RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
+
+
+class Metrics:
+    """The metrics of one application. Where several processes serve, `folder` holds what each of them counted."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.activity = Activity()
+        own = CollectorRegistry()
+        self._folder = folder
+        self._exposed = own if folder is None else CollectorRegistry()
+        if folder is not None:
+            MultiProcessCollector(self._exposed, str(folder))  # type: ignore[no-untyped-call]  # it has no types
+        self._exposed.register(_Facts(self.activity))
+        self._requests = BulkHistogram(
+            "billing_http_request_duration_seconds",
+            "From a request's head to the end of its answer",
+            ("method", "route", "status"),
+            buckets=SECONDS,
+            registry=own,
+        )
+        outcomes = Counter("billing_usage_outcomes", "What became of reported usage", ("way", "outcome"), registry=own)
+        self._outcomes = {(way, outcome): outcomes.labels(way, outcome) for way in WAYS for outcome in OUTCOMES}
+        self._queue = _Queue(own)
+        self._pool = _Pool(own)
+        self._commits = _Commits(own)
+        self._committed: dict[Way, list[_Commit]] = {way: [] for way in WAYS}
+        self._uncounted = 0
+        self._waits: list[float] = []
+
+    def request(self, method: str, route: str, status: int) -> Callable[[list[float]], None]:
+        """Takes the seconds of such requests."""
+        return self._requests.labels(method, route, status).observe_all
+
+    def committed(self, way: Way, verdicts: Sequence[Verdict], seconds: float) -> None:
+        """A commit was over after so many seconds, with these verdicts.
+
+        Commits are counted some at a time: one by one, while their callers wait, took a lone caller 20 µs a call.
+        """
+        self._committed[way].append(_Commit(verdicts, seconds, time.time()))
+        self._uncounted += len(verdicts)
+        if self._uncounted >= UNCOUNTED_RECORDS:
+            self.count_commits()
+
+    def rejected(self, way: Way, count: int = 1) -> None:
+        """So many records never came as far as a commit."""
+        self._outcomes[way, "rejected"].inc(count)
+
+    def waited(self, seconds: float) -> None:
+        """The first record of a group waited so long until its commit began."""
+        self._waits.append(seconds)
+
+    def sample(self, queued: int, capacity: int, pool: PoolUse) -> None:
+        """Take down what stands at this moment. Of several processes each must, now and then: none sees the others'."""
+        self._queue.records.set(queued)
+        self._queue.capacity.set(capacity)
+        self._pool.busy.set(pool.busy)
+        self._pool.idle.set(pool.idle)
+        self._pool.waiting.set(pool.waiting)
+        self._pool.capacity.set(pool.capacity)
+
+    def count_commits(self) -> None:
+        """Count the commits that were not counted yet, and the waits for them."""
+        for way, commits in self._committed.items():
+            outcomes = Tally(verdict.outcome for commit in commits for verdict in commit.verdicts)
+            for outcome, count in outcomes.items():
+                self._outcomes[way, outcome].inc(count)
+            for commit in commits:
+                recorded = [each.record for each in commit.verdicts if each.outcome == "recorded"]
+                self.activity.note({record.service for record in recorded if record}, commit.ended_at)
+            self._commits.seconds[way].observe_all([commit.seconds for commit in commits])
+            self._commits.records[way].observe_all([len(commit.verdicts) for commit in commits])
+            commits.clear()
+        self._queue.wait.observe_all(self._waits)
+        self._waits.clear()
+        self._uncounted = 0
+
+    def expose(self) -> bytes:
+        """All of it in Prometheus' text format, summed up over all processes."""
+        if self._folder is not None:
+            _forget_the_dead(self._folder)
+        return prometheus_client.generate_latest(self._exposed)
+
+
+class _Commit(NamedTuple):
+    verdicts: Sequence[Verdict]
+    seconds: float
+    ended_at: float
+
+
+class BulkHistogram(Histogram):
+    """A histogram that takes many values for little more than the price of one."""
+
+    def observe_all(self, values: list[float] | list[int]) -> None:
+        """As `observe` of each value; the list is sorted."""
+        values.sort()
+        self._sum.inc(sum(values))
+        start = 0
+        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+            end = bisect_right(values, bound, start)
+            if end > start:
+                bucket.inc(end - start)
+            start = end
+
+
+class _Queue:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.records = _gauge("billing_queue_records", "Single records that wait for their commit to begin", registry)
+        self.capacity = _gauge("billing_queue_capacity_records", "Single records that may wait", registry)
+        self.wait = BulkHistogram(
+            "billing_queue_wait_seconds",
+            "How long the first record of a group waited until its commit began",
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+
+class _Commits:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        seconds = BulkHistogram(
+            "billing_commit_duration_seconds",
+            "From asking for a connection until all of a commit is decided",
+            ("way",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        records = BulkHistogram(
+            "billing_commit_records", "Records in one commit", ("way",), buckets=RECORDS, registry=registry
+        )
+        self.seconds = {way: seconds.labels(way) for way in WAYS}
+        self.records = {way: records.labels(way) for way in WAYS}
+
+
+class _Pool:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        connections = _gauge("billing_pool_connections", "Open connections to the database", registry, "state")
+        self.busy, self.idle = connections.labels("busy"), connections.labels("idle")
+        self.waiting = _gauge("billing_pool_waiting", "Calls that wait for a connection to the database", registry)
+        self.capacity = _gauge("billing_pool_capacity_connections", "Connections that may be open", registry)
+
+
+def _gauge(name: str, documentation: str, registry: CollectorRegistry, *labels: str) -> Gauge:
+    return Gauge(name, documentation, labels, registry=registry, multiprocess_mode="livesum")
+
+
+class _Facts(Collector):
+    """What is known when asked for, and the same whichever process answers."""
+
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("billing_build_info", "What runs; always 1", labels=("version", "python"))
+        build.add_metric((__version__, platform.python_version()), 1)
+        yield build
+        silence = GaugeMetricFamily(
+            "billing_usage_silence_seconds", "Since usage of a service was last recorded", labels=("metered_service",)
+        )
+        for service, seconds in self._activity.silences(time.time()).items():
+            silence.add_metric((service,), seconds)
+        yield silence
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Leave out what stood in a process at the moment it ended. What it counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        if not _lives(int(file.stem.rpartition("_")[2])):
+            file.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere a signal 0 is no question
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):  # another user's process is not one of ours
+        return False
+    return True

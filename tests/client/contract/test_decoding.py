@@ -1,0 +1,75 @@
+"""Reading usage: the fast way and the thorough one say the same of everything."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from billing_client.contract.decoding import decode_usage
+from billing_client.contract.problems import ProblemError
+from billing_client.contract.wire import ProblemDetails, UsageRecord
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+TEXTS = st.sampled_from(
+    ["acme", "", "x" * 128, "x" * 129, "x" * 201, "Zürich", "a\x7fb", "a\x85b", 'a"b', "a:b,{}", "a\\b"]
+)
+DECIMALS = st.sampled_from(
+    ['"1.5"', '"0"', '"007"', '"1.50"', '"1e3"', '"-1"', '"-0"', '""', '"x"', "1.5", "-2", "1e400"]
+)
+TIMES = st.sampled_from(
+    [f'"{time}"' for time in ("2026-10-31T12:00:00Z", "2026-10-31T12:00:00.1234567+02:00", "2026-11-02T00:00:00Z")]
+)
+ANY = st.one_of(TEXTS.map(json.dumps), TEXTS.map(lambda text: json.dumps(text, ensure_ascii=False)), DECIMALS, TIMES)
+VALUES = {"customerId": ANY, "service": ANY, "unitsConsumed": DECIMALS, "pricePerUnit": DECIMALS}
+OPTIONAL = {"eventId": ANY, "occurredAt": TIMES | ANY, "amount": ANY}
+Members = list[tuple[str, str]]
+
+
+@st.composite
+def members(draw: st.DrawFn) -> Members:
+    """The members of an object that means to be usage, most of them sound, in any order."""
+    given = [(name, draw(values)) for name, values in VALUES.items() if draw(st.integers(0, 9))]
+    given += [(name, draw(values | st.just("null"))) for name, values in OPTIONAL.items() if draw(st.booleans())]
+    if given and not draw(st.integers(0, 4)):
+        given.append((draw(st.sampled_from(given))[0], draw(ANY)))
+    return draw(st.permutations(given))
+
+
+SOUND = [("customerId", '"acme"'), ("service", '"storage"'), ("unitsConsumed", '"1.5"'), ("pricePerUnit", '"2"')]
+
+
+@given(members=members(), space=st.sampled_from(["", " ", "\n"]))
+@example(members=SOUND, space="")
+@example(members=[*SOUND, ("eventId", '"1"')], space=" ")
+@example(members=[*SOUND, ("eventId", "null")], space="")
+@example(members=[*SOUND, ("eventId", '"a\x7f"')], space="")
+@example(members=[*SOUND, ("eventId", '"a\x85"')], space="")
+@example(members=[*SOUND, ("eventId", '"\\u0000"')], space="")
+@example(members=[*SOUND, ("service", '"compute"')], space="")
+@example(members=[*SOUND, ("occurredAt", "null"), ("occurredAt", '"2026-10-31T12:00:00Z"')], space="")
+@example(members=[*SOUND, ("eventId", '"1"'), ("eventId", "null")], space="")
+def test_the_fast_way_says_what_the_thorough_one_says(members: Members, space: str) -> None:
+    written = [(f'"{name}"', value) for name, value in members]
+    # an escape, which means the same, is never read the fast way
+    escaped = [(name.replace('"s', '"\\u0073').replace('"c', '"\\u0063'), value) for name, value in written]
+    assert outcome(body(written, space)) == outcome(body(escaped, space))
+
+
+def body(members: Members, space: str) -> bytes:
+    return ("{" + f",{space}".join(f"{name}:{space}{value}" for name, value in members) + "}").encode()
+
+
+def outcome(data: bytes) -> UsageRecord[str] | ProblemDetails[str]:
+    try:
+        return decode_usage(data, NOW)
+    except ProblemError as error:
+        return error.details
+
+
+@pytest.mark.parametrize("digits", ["0.1234567", "0.123456999"])
+def test_what_is_finer_than_microseconds_is_cut_off(digits: str) -> None:
+    time = f'"2026-10-31T12:00:0{digits}+02:00"'
+    record = decode_usage(body([(f'"{name}"', value) for name, value in [*SOUND, ("occurredAt", time)]], ""), NOW)
+    assert record.occurred_at == datetime(2026, 10, 31, 10, 0, 0, 123456, tzinfo=UTC)

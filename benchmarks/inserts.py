@@ -21,9 +21,9 @@ from benchmarks.report import Sample, Samples, circumstances, table
 from benchmarks.servers import postgresql, query, temporary_folder
 from benchmarks.stage import Stage, Way, measure
 from benchmarks.usages import Workload, records
+from billing_client.contract.outcomes import Submission
 from billing_service.database.pool import Database
-from billing_service.ledger.group_commit import Recorder
-from billing_service.ledger.records import Report
+from billing_service.ledger.group_commit import GroupCommit
 from billing_service.settings import Settings
 
 SIZES = (64, 1_000, 10_000)
@@ -167,11 +167,11 @@ def _record(stage: Stage, url: str, size: int, name: str, seconds: int) -> Sampl
 
     async def run() -> Sample:
         await database.open()
-        recorder = Recorder(database, size)
+        recorder = GroupCommit(database, size)
         try:
             async with database.connection() as connection:
                 before = _cpu_seconds(pid := connection.get_server_pid())
-            costs = [await _timed(recorder.record_batch([Report(r, None) for r in group])) for group in groups]
+            costs = [await _timed(recorder.record_batch([Submission(r, None) for r in group])) for group in groups]
             return _sample(costs, _cpu_seconds(pid) - before, size)
         finally:
             await database.close()

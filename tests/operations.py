@@ -1,17 +1,20 @@
 """A request of every operation, made from its description, so that a new operation is tested without being named."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_origin
 from urllib.parse import quote
 
 import msgspec
 
-from billing_client.contract.query_parameters import StatementQuery
+from billing_client.contract.query_parameters import NoQuery, StatementQuery
 from billing_client.contract.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
 from billing_service.http.operations import Operation
 from tests.calls import Answer, exchange, json_request, request_head, usage
 from tests.services import ServeProcess, Service
+
+_ID = re.compile(r"\{\w+\}")
 
 
 class Example(NamedTuple):
@@ -51,12 +54,18 @@ def examples(operation: Operation, target: Target) -> list[Example]:
     return list(_examples(operation, target))
 
 
+def path_of(operation: Operation, target: Target) -> str:
+    """The address of an operation: the first id in it is taken for a customer, the second for a record, whatever the
+    service calls them. So a test of who may reach what does not share the names that the service decides by."""
+    ids = iter((quote(target.customer_id, safe=""), target.request_id))
+    return _ID.sub(lambda _: next(ids), operation.path)
+
+
 def _examples(operation: Operation, target: Target) -> Iterator[Example]:
-    path = operation.path.replace("{customer_id:id}", quote(target.customer_id, safe=""))
-    path = path.replace("{request_id:id}", target.request_id)
+    path = path_of(operation, target)
     query = ["month=2026-01"] if operation.query is StatementQuery else []
     body = _body(operation.body, target)
-    if "customerId" in {field.encode_name for field in msgspec.structs.fields(operation.query)}:
+    if "customerId" in {field.encode_name for field in msgspec.structs.fields(operation.query or NoQuery)}:
         named = [*query, f"customerId={quote(target.customer_id, safe='')}"]
         yield Example(operation.method, f"{path}?{'&'.join(named)}", body)
     yield Example(operation.method, f"{path}?{'&'.join(query)}" if query else path, body)

@@ -3,48 +3,30 @@
 `python -m benchmarks.peers.ceiling` serves it just as `billing-service serve` does.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import uvicorn
-from starlette.applications import Starlette
 
+from billing_client.contract.outcomes import Decision, Submission
 from billing_service.app import create_app
 from billing_service.commands.cli import server_config
-from billing_service.database.pool import Database
-from billing_service.ledger.group_commit import Recorder
-from billing_service.ledger.records import Report, Verdict
-from billing_service.settings import Settings, load_settings
-from billing_service.telemetry.logs import RequestLog, start_logs
+from billing_service.ledger.group_commit import GroupCommit
+from billing_service.settings import load_settings
+from billing_service.telemetry.logs import start_logs
 
 
-class Forgetful(Recorder):
+class NoCommit(GroupCommit):
     """Says that everything is recorded, and records nothing."""
 
-    async def record(self, report: Report) -> Verdict:
-        return Verdict("recorded", report.record)
+    async def record(self, submission: Submission) -> Decision:
+        return Decision("recorded", submission.record)
 
-    async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
-        return [Verdict("recorded", report.record) for report in reports]
-
-
-def create_ceiling(settings: Settings, request_log: RequestLog) -> Starlette:
-    """The service's own application with another recorder."""
-    app = create_app(settings, request_log)
-    whole = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with whole(app):
-            app.state.recorder = Forgetful(Database(settings), settings.queue_records)
-            yield
-
-    app.router.lifespan_context = lifespan
-    return app
+    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
+        return [Decision("recorded", submission.record) for submission in submissions]
 
 
 if __name__ == "__main__":
     settings = load_settings()
-    config = server_config(create_ceiling(settings, start_logs(settings)), settings)
+    config = server_config(create_app(settings, start_logs(settings), make_group_commit=NoCommit), settings)
     config.host, config.port = settings.host, settings.port
     uvicorn.Server(config).run()

@@ -4,13 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 
 from billing_client.contract.query_parameters import NoQuery
+from billing_service.http.errors import ProblemError, problem
 from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
 
 _TEMPLATES = Path(__file__).parents[1] / "rendering" / "templates"
 _SWAGGER_UI = Path(str(files("swagger_ui"))) / "static"
@@ -29,21 +28,21 @@ _POLICY = (
 _SAFE = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 
 
-async def get_openapi(request: Request, _: NoQuery) -> Response:
+async def get_openapi(request: ApiRequest, _: NoQuery) -> Response:
     """Read this document."""
-    return Response(request.app.state.openapi, media_type="application/json")
+    return Response(request.services.openapi, media_type="application/json")
 
 
-async def show_page(_: Request) -> Response:
-    """`GET /docs`: the document as a page."""
+async def show_page(_: ApiRequest, __: None) -> Response:
+    """Show this document as a page."""
     return FileResponse(_PAGE, headers=_SAFE)
 
 
-async def get_asset(request: Request) -> Response:
-    """`GET /docs/{name}`: what the page is made of."""
-    path = _ASSETS.get(request.path_params["name"])
+async def get_asset(request: ApiRequest, _: None) -> Response:
+    """Read a file that the page is made of."""
+    path = _ASSETS.get(request.ids["name"])
     if path is None:
-        raise HTTPException(404)
+        raise ProblemError(problem("not_found", "Not Found."))
     return FileResponse(path, headers=_SAFE | {"Cache-Control": "public, max-age=86400"})
 
 
@@ -54,7 +53,27 @@ OPERATIONS = [
         handler=get_openapi,
         tag="service",
         scope=None,
+        reach="open",
         answer=dict[str, Any],
-    )
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        handler=show_page,
+        tag="service",
+        scope=None,
+        reach="open",
+        query=None,
+        documented=False,
+    ),
+    Operation(
+        method="GET",
+        path="/docs/{name}",
+        handler=get_asset,
+        tag="service",
+        scope=None,
+        reach="open",
+        query=None,
+        documented=False,
+    ),
 ]
-ROUTES = [Route("/docs", show_page, methods=["GET"]), Route("/docs/{name}", get_asset, methods=["GET"])]

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -16,34 +15,31 @@ from billing_client.contract.csv_cells import disarm
 from billing_client.contract.query_parameters import EXPORT_TYPES, ExportQuery
 from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
 from billing_client.contract.wire import UsageRecord
-from billing_service.api.customers import require_customer
-from billing_service.database.pool import Database
-from billing_service.http.auth import caller_of
 from billing_service.http.negotiation import accepts_encoding, choose_format
 from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
+from billing_service.ledger.customers import require_customer
 from billing_service.ledger.export import RecordStream, Selection
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
 
 
-async def export_usage(request: Request, query: ExportQuery) -> Response:
+async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
     """Stream all records, or one customer's, by (customer, time)."""
     format_ = choose_format(request, query.format, EXPORT_TYPES)
     if query.customer_id is not None:
-        caller_of(request).require_reach(query.customer_id)
+        request.caller.require_reach(query.customer_id)
     selection = Selection(
-        caller_of(request),
-        query.customer_id,
+        query.customer_id or request.caller.customer_id,
         query.service,
         instant_parameter("from", query.from_, BEGINNING),
         instant_parameter("to", query.to, END),
     )
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
+    async with request.services.database.connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)
-    stream = RecordStream(database, selection, _encode_rows if format_ == "csv" else _encode_lines)
+    stream = RecordStream(request.services.database, selection, _encode_rows if format_ == "csv" else _encode_lines)
     body = _headed(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
     headers = {"Content-Disposition": f'attachment; filename="usage.{format_}"', "Vary": "Accept, Accept-Encoding"}
     if accepts_encoding(request, "gzip"):
@@ -108,6 +104,7 @@ OPERATIONS = [
         handler=export_usage,
         tag="usage",
         scope="usage:read",
+        reach="handler",
         query=ExportQuery,
         answer=str,
         headers=("Content-Disposition",),

@@ -4,15 +4,14 @@ import logging
 from typing import Literal
 
 from msgspec import Struct
-from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.query_parameters import NoQuery
 from billing_service.database.migrations import MigrationError, check_schema
-from billing_service.database.pool import Database, DatabaseUnavailableError
+from billing_service.database.pool import DatabaseUnavailableError
 from billing_service.http.errors import RETRY_AFTER_SECONDS, ProblemError, problem
 from billing_service.http.operations import Operation
-from billing_service.ledger.group_commit import Recorder
+from billing_service.http.requests import ApiRequest
 
 _log = logging.getLogger(__name__)
 
@@ -21,21 +20,20 @@ class Health(Struct):
     status: Literal["ok", "ready"]
 
 
-async def healthz(_: Request, __: NoQuery) -> Response:
+async def healthz(_: ApiRequest, __: NoQuery) -> Response:
     """Say that the process answers."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-async def readyz(request: Request, _: NoQuery) -> Response:
+async def readyz(request: ApiRequest, _: NoQuery) -> Response:
     """Say whether the database answers with a schema that fits, the queue has room, and no stop was asked for."""
-    database: Database = request.app.state.database
-    recorder: Recorder = request.app.state.recorder
-    if request.app.state.stop.announced:
+    services = request.services
+    if services.shutdown.announced:
         raise _not_ready("The service is stopping.")
-    if recorder.queued >= recorder.capacity:
+    if services.group_commit.queued >= services.group_commit.capacity:
         raise _not_ready("The queue of records is full.")
     try:
-        async with database.connection() as connection:
+        async with request.services.database.connection() as connection:
             await check_schema(connection)
     except MigrationError as error:
         raise _not_ready(str(error), "5") from error
@@ -50,13 +48,14 @@ def _not_ready(why: str, retry_after: str = RETRY_AFTER_SECONDS) -> ProblemError
 
 
 OPERATIONS = [
-    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, answer=Health),
+    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, reach="open", answer=Health),
     Operation(
         method="GET",
         path="/readyz",
         handler=readyz,
         tag="service",
         scope=None,
+        reach="open",
         answer=Health,
         problems=("unavailable",),
     ),

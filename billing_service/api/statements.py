@@ -10,15 +10,14 @@ ascending byte order, so either side can prove what it contained. From the clien
 import asyncio
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.periods import read_statement_query
 from billing_client.contract.query_parameters import STATEMENT_TYPES, StatementQuery
 from billing_client.contract.wire import Statement
-from billing_service.database.pool import Database
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
+from billing_service.http.requests import ApiRequest
 from billing_service.ledger.statements import issue_statement
 from billing_service.rendering.statements import STYLE_SOURCE, render_csv, render_html
 
@@ -26,14 +25,13 @@ _encode = msgspec.json.Encoder().encode
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-async def get_statement(request: Request, query: StatementQuery) -> Response:
+async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
-    month = read_statement_query(request.path_params["customer_id"], query)
+    month = read_statement_query(request.customer_id, query)
     format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
-        statement = await issue_statement(connection, month, request.app.state.settings.currency, since)
+    async with request.services.database.connection() as connection:
+        statement = await issue_statement(connection, month, request.services.settings.currency, since)
     body = await asyncio.to_thread(_FORMATS[format_], statement)
     return Response(body, headers=_headers(format_, query.month), media_type=STATEMENT_TYPES[format_])
 
@@ -53,10 +51,11 @@ def _headers(format_: str, month: str) -> dict[str, str]:
 OPERATIONS = [
     Operation(
         method="GET",
-        path="/customers/{customer_id:id}/statement",
+        path="/customers/{customer_id}/statement",
         handler=get_statement,
         tag="owed",
         scope="usage:read",
+        reach="customer",
         query=StatementQuery,
         answer=Statement[PlainDecimal],
         media_types=tuple(STATEMENT_TYPES.values()),

@@ -5,20 +5,18 @@ from datetime import UTC
 from typing import Any
 
 from msgspec import Struct
-from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.periods import Asked, period_labels, read_summary_query
 from billing_client.contract.query_parameters import SummariesQuery, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
-from billing_service.api.customers import list_customer_rows, require_customer
-from billing_service.database.pool import Database
-from billing_service.http.auth import caller_of
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import invalid_input
 from billing_service.http.operations import Operation, PlainDecimal
+from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
+from billing_service.ledger.customers import list_customers, require_customer
 from billing_service.ledger.rollups import Group, TooManyGroupsError, summarize
 
 MAX_GROUPS = 50_000
@@ -28,28 +26,26 @@ class _Position(Struct, array_like=True, frozen=True):
     id: Id
 
 
-async def summarize_customer(request: Request, query: SummaryQuery) -> Response:
+async def summarize_customer(request: ApiRequest, query: SummaryQuery) -> Response:
     """Sum up a customer's usage, by service, hour, day or month."""
-    customer_id: str = request.path_params["customer_id"]
+    customer_id = request.customer_id
     asked = read_summary_query(query)
     groups = (await _groups(request, [customer_id], asked))[customer_id]
     if not groups:
-        database: Database = request.app.state.database
-        async with database.connection() as connection:
+        async with request.services.database.connection() as connection:
             await require_customer(connection, customer_id)
     summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=summary_total(groups))
     return JsonResponse(summary)
 
 
-async def summarize_customers(request: Request, query: SummariesQuery) -> Response:
+async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Response:
     """Sum up the usage of each customer, by customer id."""
     asked = read_summary_query(query)
     scope = f"summary {asked}"
     after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
-        rows = await list_customer_rows(connection, caller_of(request), after, query.limit + 1)
-    customers = [row["customer_id"] for row in rows]
+    async with request.services.database.connection() as connection:
+        found = await list_customers(connection, after, query.limit + 1, request.caller.customer_id)
+    customers = [customer.id for customer in found]
     page = customers[: query.limit]
     data = [
         CustomerSummary(customer_id=id_, groups=_shown(groups, asked), total=summary_total(groups))
@@ -60,13 +56,12 @@ async def summarize_customers(request: Request, query: SummariesQuery) -> Respon
     return JsonResponse(body)
 
 
-async def _groups(request: Request, customer_ids: Sequence[str], asked: Asked) -> dict[str, list[SummaryGroup[str]]]:
+async def _groups(request: ApiRequest, customer_ids: Sequence[str], asked: Asked) -> dict[str, list[SummaryGroup[str]]]:
     """The groups of each of these customers."""
-    database: Database = request.app.state.database
     groups: dict[str, list[SummaryGroup[str]]] = {}
     left = MAX_GROUPS
     try:
-        async with database.connection() as connection:
+        async with request.services.database.connection() as connection:
             for id_ in customer_ids:
                 found = await summarize(connection, id_, asked.start, asked.end, asked.grouping, left)
                 groups[id_] = [_group(group, asked) for group in found]
@@ -89,22 +84,23 @@ def _shown(groups: list[SummaryGroup[str]], asked: Asked) -> list[SummaryGroup[s
     return groups if asked.members else []
 
 
-def _frame(request: Request, asked: Asked) -> dict[str, Any]:
+def _frame(request: ApiRequest, asked: Asked) -> dict[str, Any]:
     return {
         "from_": asked.from_,
         "to": asked.to,
         "timezone": asked.grouping.timezone,
-        "currency": request.app.state.settings.currency,
+        "currency": request.services.settings.currency,
     }
 
 
 OPERATIONS = [
     Operation(
         method="GET",
-        path="/customers/{customer_id:id}/summary",
+        path="/customers/{customer_id}/summary",
         handler=summarize_customer,
         tag="owed",
         scope="usage:read",
+        reach="customer",
         query=SummaryQuery,
         answer=Summary[PlainDecimal],
         problems=("customer_not_found",),
@@ -115,6 +111,7 @@ OPERATIONS = [
         handler=summarize_customers,
         tag="owed",
         scope="usage:read",
+        reach="handler",
         query=SummariesQuery,
         answer=SummaryPage[PlainDecimal],
     ),

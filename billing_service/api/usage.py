@@ -7,11 +7,11 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
-from starlette.requests import Request
 from starlette.responses import Response
 
 from billing_client.contract.decoding import decode_batch, decode_new_void, decode_usage
-from billing_client.contract.problems import customer_not_found, duplicate_record, event_id_conflict, usage_not_found
+from billing_client.contract.outcomes import Decision, Submission, refusal_of, submissions_of
+from billing_client.contract.problems import usage_not_found
 from billing_client.contract.query_parameters import BatchQuery, NoQuery, UsageQuery
 from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
 from billing_client.contract.wire import (
@@ -27,19 +27,15 @@ from billing_client.contract.wire import (
     UsageRecord,
     VoidedUsage,
 )
-from billing_service.api.customers import path_of, require_customer
-from billing_service.database.pool import Database
-from billing_service.http.auth import Caller, caller_of
+from billing_service.api.customers import path_of
+from billing_service.http.auth import Caller
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import ProblemError, invalid_input
 from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
-from billing_service.http.rate_limits import count_records
-from billing_service.http.requests import idempotency_key, read_json
+from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
-from billing_service.ledger import records as ledger
-from billing_service.ledger.group_commit import Recorder
-from billing_service.ledger.records import Report, Verdict
-from billing_service.telemetry.metrics import Metrics
+from billing_service.ledger.customers import require_customer
+from billing_service.ledger.records import find_record, list_records, void_record
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -49,108 +45,81 @@ class _Position(Struct, array_like=True, frozen=True):
     request_id: Annotated[bytes, Meta(max_length=32)]
 
 
-async def record_usage(request: Request, _: NoQuery) -> Response:
+async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Record one use. The answer comes after the commit."""
     try:
-        key = idempotency_key(request)
-        record = decode_usage(await read_json(request), datetime.now(UTC))
-        await count_records(request, 1)
-        caller_of(request).require_reach(record.customer_id, record.request_id)
+        key = request.idempotency_key()
+        record = decode_usage(await request.read_json(), datetime.now(UTC))
+        await request.count_records(1)
+        request.caller.require_reach(record.customer_id, record.request_id)
     except ProblemError:
-        _metrics(request).rejected("single")
-        request.scope["billing.outcome"] = "rejected"
+        request.services.metrics.rejected("single")
+        request.info.outcome = "rejected"
         raise
-    recorder: Recorder = request.app.state.recorder
-    verdict = await recorder.record(Report(record, key))
-    request.scope["billing.outcome"] = verdict.outcome
-    if refusal := _refusal(verdict, record):
+    decision = await request.services.group_commit.record(Submission(record, key))
+    request.info.outcome = decision.outcome
+    if refusal := refusal_of(decision, record):
         raise ProblemError(refusal)
     headers = {"Location": f"{path_of(record.customer_id)}/usage/{record.request_id}"}
-    if verdict.outcome == "replayed":
+    if decision.outcome == "replayed":
         headers["Idempotent-Replayed"] = "true"
-    return JsonResponse(verdict.record, 201, headers)
+    return JsonResponse(decision.record, 201, headers)
 
 
-async def record_batch(request: Request, query: BatchQuery) -> Response:
+async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
-    key = idempotency_key(request)
-    batch = decode_batch(await read_json(request))
+    key = request.idempotency_key()
+    batch = decode_batch(await request.read_json())
     if len(batch.records) > MAX_BATCH_RECORDS:
         raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
-    await count_records(request, len(batch.records))
-    entries = _read_entries(batch.records, datetime.now(UTC), caller_of(request))
-    reports = _reports([entry for entry in entries if isinstance(entry, UsageRecord)], key)
-    recorder: Recorder = request.app.state.recorder
-    if not query.dry_run:
-        _metrics(request).rejected("batch", len(entries) - len(reports))
-    verdicts = iter(await (recorder.judge_batch if query.dry_run else recorder.record_batch)(reports))
+    await request.count_records(len(batch.records))
+    decoded = _decode_records(batch.records, datetime.now(UTC), request.caller)
+    submissions = submissions_of([record for record in decoded if isinstance(record, UsageRecord)], key)
+    if query.dry_run:
+        decisions = iter(await request.services.group_commit.dry_run_batch(submissions))
+    else:
+        request.services.metrics.rejected("batch", len(decoded) - len(submissions))
+        decisions = iter(await request.services.group_commit.record_batch(submissions))
     results = [
-        _result(next(verdicts), entry)
-        if isinstance(entry, UsageRecord)
-        else BatchResult[str](outcome="rejected", problem=entry)
-        for entry in entries
+        _result(next(decisions), record)
+        if isinstance(record, UsageRecord)
+        else BatchResult[str](outcome="rejected", problem=record)
+        for record in decoded
     ]
-    request.scope["billing.outcomes"] = Counter(result.outcome for result in results)
+    request.info.outcomes = Counter(result.outcome for result in results)
     return JsonResponse(BatchResults(results=results))
 
 
-def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
-def _read_entries(
+def _decode_records(
     records: list[msgspec.Raw], received_at: datetime, caller: Caller
 ) -> list[UsageRecord[str] | ProblemDetails[str]]:
-    entries: list[UsageRecord[str] | ProblemDetails[str]] = []
+    """Each record of a batch, or the problem that it has."""
+    decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
     for raw in records:
         try:
             record = decode_usage(bytes(raw), received_at)
             caller.require_reach(record.customer_id, record.request_id)
-            entries.append(record)
+            decoded.append(record)
         except ProblemError as error:
-            entries.append(error.details)
-    return entries
+            decoded.append(error.details)
+    return decoded
 
 
-def _reports(records: list[UsageRecord[str]], key: str | None) -> list[Report]:
-    """The reports of one call: usage that it reports twice is a second report, not a retry of the call."""
-    seen: set[str] = set()
-    reports = []
-    for record in records:
-        reports.append(Report(record, None if record.request_id in seen else key))
-        seen.add(record.request_id)
-    return reports
+def _result(decision: Decision, record: UsageRecord[str]) -> BatchResult[str]:
+    refusal = refusal_of(decision, record)
+    return BatchResult(outcome=decision.outcome, record=None if refusal else decision.record, problem=refusal)
 
 
-def _result(verdict: Verdict, record: UsageRecord[str]) -> BatchResult[str]:
-    refusal = _refusal(verdict, record)
-    return BatchResult(outcome=verdict.outcome, record=None if refusal else verdict.record, problem=refusal)
-
-
-def _refusal(verdict: Verdict, record: UsageRecord[str]) -> ProblemDetails[str] | None:
-    """The problem this verdict amounts to, None where the usage is recorded."""
-    match verdict.outcome:
-        case "duplicate":
-            return duplicate_record(verdict.record, record)
-        case "conflict":
-            return event_id_conflict(verdict.record, record, verdict.conflicts)
-        case "rejected":
-            return customer_not_found(record.customer_id, record.request_id)
-    return None
-
-
-async def list_usage(request: Request, query: UsageQuery) -> Response:
+async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
     """List a customer's records by the time they occurred."""
-    customer_id: str = request.path_params["customer_id"]
+    customer_id = request.customer_id
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
+    async with request.services.database.connection() as connection:
         await require_customer(connection, customer_id)
-        records = await ledger.list_records(
+        records = await list_records(
             connection, customer_id, (since, after.request_id), end, query.service, query.limit + 1
         )
     cursor = None
@@ -161,32 +130,30 @@ async def list_usage(request: Request, query: UsageQuery) -> Response:
     return JsonResponse(page)
 
 
-async def get_usage(request: Request, _: NoQuery) -> Response:
+async def get_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Read one record."""
-    customer_id: str = request.path_params["customer_id"]
-    request_id: str = request.path_params["request_id"]
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
+    customer_id = request.customer_id
+    request_id = request.ids["request_id"]
+    async with request.services.database.connection() as connection:
         record = None
         if _REQUEST_ID.fullmatch(request_id):
-            record = await ledger.find_record(connection, customer_id, bytes.fromhex(request_id))
+            record = await find_record(connection, customer_id, bytes.fromhex(request_id))
         if record is None:
             await require_customer(connection, customer_id)
             raise ProblemError(usage_not_found(request_id))
     return JsonResponse(record)
 
 
-async def void_usage(request: Request, _: NoQuery) -> Response:
+async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Take a record out of what is owed; the record stays. A second void answers as the first."""
-    customer_id: str = request.path_params["customer_id"]
-    request_id: str = request.path_params["request_id"]
-    void = decode_new_void(await read_json(request))
-    voided_by = void.voided_by or caller_of(request).name
-    database: Database = request.app.state.database
-    async with database.connection() as connection:
+    customer_id = request.customer_id
+    request_id = request.ids["request_id"]
+    void = decode_new_void(await request.read_json())
+    voided_by = void.voided_by or request.caller.name
+    async with request.services.database.connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):
-            voided = await ledger.void_record(
+            voided = await void_record(
                 connection, customer_id, bytes.fromhex(request_id), void.reason, voided_by, datetime.now(UTC)
             )
         if voided is None:
@@ -202,6 +169,7 @@ OPERATIONS = [
         handler=record_usage,
         tag="usage",
         scope="usage:write",
+        reach="handler",
         idempotency_key=True,
         body=NewUsage[SentDecimal],
         status=201,
@@ -215,6 +183,7 @@ OPERATIONS = [
         handler=record_batch,
         tag="usage",
         scope="usage:write",
+        reach="handler",
         idempotency_key=True,
         query=BatchQuery,
         body=Batch,
@@ -222,29 +191,32 @@ OPERATIONS = [
     ),
     Operation(
         method="GET",
-        path="/customers/{customer_id:id}/usage",
+        path="/customers/{customer_id}/usage",
         handler=list_usage,
         tag="usage",
         scope="usage:read",
+        reach="customer",
         query=UsageQuery,
         answer=UsagePage[PlainDecimal],
         problems=("customer_not_found",),
     ),
     Operation(
         method="GET",
-        path="/customers/{customer_id:id}/usage/{request_id:id}",
+        path="/customers/{customer_id}/usage/{request_id}",
         handler=get_usage,
         tag="usage",
         scope="usage:read",
+        reach="customer",
         answer=UsageRecord[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),
     ),
     Operation(
         method="POST",
-        path="/customers/{customer_id:id}/usage/{request_id:id}/void",
+        path="/customers/{customer_id}/usage/{request_id}/void",
         handler=void_usage,
         tag="usage",
         scope="usage:write",
+        reach="customer",
         body=NewVoid,
         answer=VoidedUsage[PlainDecimal],
         problems=("customer_not_found", "usage_not_found"),

@@ -14,7 +14,7 @@ import asyncpg
 import click
 import msgspec
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from billing_client import __version__
@@ -139,7 +139,7 @@ async def _check(settings: Settings) -> None:
         await connection.close()
 
 
-def server_config(app: Starlette | str, settings: Settings) -> uvicorn.Config:
+def server_config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:
     """How the application is served; a name of one stands for what makes it, in each process."""
     return uvicorn.Config(
         app,
@@ -152,8 +152,7 @@ def server_config(app: Starlette | str, settings: Settings) -> uvicorn.Config:
         log_level=settings.log_level if settings.log_is_json else "warning",
         access_log=False,
         server_header=False,
-        proxy_headers=settings.trusted_proxies is not None,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # the application sees to them
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_worker_healthcheck=WORKER_SILENCE_SECONDS,
@@ -164,7 +163,7 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
     """Serve until told to stop by SIGINT or SIGTERM."""
     make_traces = find_traces(settings)
     several = "billing_service.app:app_from_environment"
-    app = several if settings.workers > 1 else create_app(settings, request_log, make_traces())
+    app: ASGIApp | str = several if settings.workers > 1 else create_app(settings, request_log, make_traces())
     config = server_config(app, settings)
     _allow_connections()
     server = uvicorn.Server(config)

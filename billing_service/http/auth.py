@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
 
 import asyncpg
 from msgspec import Struct
-from starlette.requests import Request
 
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.http.errors import ProblemError, problem
@@ -52,19 +52,13 @@ class Caller(Struct, frozen=True):
 ANYBODY = Caller("anonymous", frozenset(SCOPES))
 
 
-def caller_of(request: Request) -> Caller:
-    """The caller of a request that was let through."""
-    caller: Caller = request.scope["caller"]
-    return caller
-
-
 class _Known(Struct, frozen=True):
     caller: Caller
     until: float
 
 
-class Callers:
-    """The callers by their `Authorization` header.
+class Authenticator:
+    """Knows callers by their `Authorization` header: the one place where API keys are checked.
 
     Looking one up costs a look into a dict; what is not there, or no longer fresh, waits for one statement that looks
     up all that wait. So any number of calls with unknown keys keeps one connection busy at the most.
@@ -78,14 +72,13 @@ class Callers:
         self._waiting: dict[bytes, tuple[Credentials, asyncio.Future[Caller | None]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def find(self, request: Request) -> Caller:
-        """The caller behind a request. Raises ProblemError (401), DatabaseUnavailableError."""
-        values = [value for name, value in request.scope["headers"] if name == b"authorization"]
-        if not values:
+    async def find(self, authorizations: Sequence[bytes]) -> Caller:
+        """The caller who sent these `Authorization` headers. Raises ProblemError (401), DatabaseUnavailableError."""
+        if not authorizations:
             if self._key_required:
                 raise _unauthenticated("Send an API key: Authorization: Bearer bk_….", _CHALLENGE)
             return ANYBODY
-        authorization = values[0] if len(values) == 1 else b", ".join(values)
+        authorization = b", ".join(authorizations)
         known = self._known.get(authorization)
         if known is not None and known.until > time.monotonic():
             return known.caller

@@ -1,55 +1,73 @@
-"""What the service does, operation by operation: the one description that routes and all about them are made of."""
+"""The operations of the service: one description, which routing, authorization and the OpenAPI document are made of."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
 
 from msgspec import Struct
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as Call
 
 from billing_client.contract.query_parameters import NoQuery
-from billing_service.http.auth import Callers
-from billing_service.http.errors import EXPECTED_ERRORS, answer_error
-from billing_service.http.rate_limits import Limits
-from billing_service.http.requests import read_query
+from billing_service.http.requests import ApiRequest
 from billing_service.ledger.api_keys import Scope
 
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
 class SentDecimal:
-    """In the place of a struct's decimals: as callers may send them."""
+    """Stands for a struct's decimals, as callers may send them."""
 
 
 class PlainDecimal:
-    """In the place of a struct's decimals: as they are answered."""
+    """Stands for a struct's decimals, as they are answered."""
 
 
 class Operation(Struct, frozen=True, kw_only=True):
     """One method of one address. The handler's docstring says what it does, for a reader of the API too.
 
-    `scope` is what a caller needs, None for an address that is open to all. A caller whose key is bound to a customer
-    gets to no path of another's; of customers that a query or a body names the handler asks the caller itself.
-    `body` is the struct that the body holds, `answer` the one of an answer with `status` and these `headers`, in the
-    first of its `media_types`; `problems` are the codes it may refuse with, besides those that follow from the rest.
+    Attributes:
+        method: The HTTP method. `HEAD` is answered wherever `GET` is.
+        path: The address, with the names of its ids in braces: `/customers/{customer_id}`.
+        handler: Answers a request whose caller was let in.
+        tag: The heading in the API's description.
+        scope: What the caller's API key must permit; None for an address that is open to all.
+        reach: How a key that is bound to a customer is held to that customer. `customer`: the id in the path must be
+            its own. `handler`: the handler sees to it, since body, query or answer name the customers.
+            `open`: nothing here is any customer's.
+        idempotency_key: Whether the operation reads the `Idempotency-Key`.
+        query: The query parameters; None where they are ignored.
+        body: The struct that the body holds.
+        answer: The struct of an answer with `status`, in the first of its `media_types`.
+        status: The status of success.
+        headers: The names of headers that an answer may have besides those of every answer.
+        media_types: The forms of the answer.
+        problems: The codes that it may refuse with, besides those that follow from the rest.
+        documented: Whether the API's description shows it.
     """
 
-    method: Literal["GET", "POST", "PATCH"]
+    method: Method
     path: str
-    handler: Callable[[Request, Any], Awaitable[Response]]
+    handler: Callable[[ApiRequest, Any], Awaitable[Response]]
     tag: Literal["usage", "customers", "owed", "service"]
     scope: Scope | None
+    reach: Literal["customer", "handler", "open"]
     idempotency_key: bool = False
-    query: type[Struct] = NoQuery
+    query: type[Struct] | None = NoQuery
     body: Any = None
     answer: Any = None
     status: int = 200
     headers: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ("application/json",)
     problems: tuple[str, ...] = ()
+    documented: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where `reach` and the rest contradict each other."""
+        if (self.reach == "customer") != (self.scope is not None and "{customer_id}" in self.path):
+            raise ValueError(
+                f"{self.path}: `customer` goes with a scope and {{customer_id}} in the path, and they with it"
+            )
+        if (self.reach == "open") != (self.scope is None):
+            raise ValueError(f"{self.path}: reach is `open` where there is no scope")
 
     @property
     def all_problems(self) -> tuple[str, ...]:
@@ -62,68 +80,24 @@ class Operation(Struct, frozen=True, kw_only=True):
         return (*implied, *self.problems)
 
 
-def routes(operations: Iterable[Operation]) -> list[Route]:
-    """The routes of these operations."""
-    return [Route(operation.path, _endpoint(operation), methods=[operation.method]) for operation in operations]
-
-
-def _endpoint(operation: Operation) -> Endpoint:
-    handler, query = operation.handler, operation.query
-
-    async def endpoint(request: Request) -> Response:
-        return await handler(request, read_query(request, query))
-
+async def answer_operation(operation: Operation, request: ApiRequest) -> Response:
+    """Let the caller in and call the handler. What costs least is asked first. Raises ProblemError."""
     if operation.scope is None:
-        return endpoint
-    return _guarded(endpoint, operation.scope, of_customer="{customer_id:id}" in operation.path)
+        return await operation.handler(request, _read_query(operation, request))
+    services = request.services
+    with services.admission:
+        if services.rate_limits is not None:
+            await services.rate_limits.count_request_of_address(request.address, request.standings)
+        caller = await services.authenticator.find(request.header_values(b"authorization"))
+        request.caller = caller
+        request.info.key_id = caller.key_id
+        if services.rate_limits is not None:
+            await services.rate_limits.count_request_of_key(caller.key_id, request.standings)
+        caller.require_scope(operation.scope)
+        if operation.reach == "customer":
+            caller.require_reach(request.customer_id)
+        return await operation.handler(request, _read_query(operation, request))
 
 
-def _guarded(endpoint: Endpoint, scope: Scope, *, of_customer: bool) -> Endpoint:
-    """The endpoint for those who are permitted, as long as there is room. What costs least is asked first."""
-
-    async def guarded(request: Request) -> Response:
-        state = request.app.state
-        callers: Callers = state.callers
-        limits: Limits | None = state.limits
-        with state.slots:
-            if limits is not None:
-                await limits.count_call(request)
-            caller = await callers.find(request)
-            if limits is not None:
-                await limits.count_caller(request, caller)
-            caller.require_scope(scope)
-            if of_customer:
-                caller.require_reach(request.path_params["customer_id"])
-            request.scope["caller"] = caller
-            return await endpoint(request)
-
-    return guarded
-
-
-class FixedAddresses:
-    """Answers at the addresses that hold no id, after one look-up; all others go Starlette's way.
-
-    That way, past its routes and through two layers that handle errors, took a third of the CPU time of a request.
-    """
-
-    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
-        self._app = app
-        self._endpoints: dict[tuple[str, bytes], Endpoint] = {
-            (method, route.path.encode()): route.endpoint
-            for route in routes
-            if not route.param_convertors
-            for method in route.methods or ()
-        }
-
-    async def __call__(self, call: Call, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get((call["method"], call["raw_path"])) if call["type"] == "http" else None
-        if endpoint is None:
-            await self._app(call, receive, send)
-            return
-        call["endpoint"] = endpoint  # as Starlette's router does
-        request = Request(call, receive, send)
-        try:
-            response = await endpoint(request)
-        except EXPECTED_ERRORS as error:
-            response = await answer_error(request, error)
-        await response(call, receive, send)
+def _read_query(operation: Operation, request: ApiRequest) -> Struct | None:
+    return None if operation.query is None else request.read_query(operation.query)

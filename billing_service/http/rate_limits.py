@@ -6,19 +6,16 @@ lie in a Redis that several share; while that does not answer, each process coun
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from math import ceil
 from typing import Any, NamedTuple
 
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from throttled.asyncio import MemoryStore, RateLimiterType, RateLimitResult, RedisStore, Throttled, rate_limiter
 from throttled.exceptions import StoreUnavailableError
 
-from billing_service.http.auth import Caller, caller_of
 from billing_service.http.errors import ProblemError, problem
 from billing_service.settings import Rate, Settings
 
@@ -37,8 +34,25 @@ class _Policy(NamedTuple):
     own: Throttled
 
 
-class Limits:
-    """The limits that are set. Counting is done before the work: what is refused costs no more than that."""
+class Standing(NamedTuple):
+    """Where a caller stands with one limit: an item of `RateLimit-Policy` and one of `RateLimit`
+    (draft-ietf-httpapi-ratelimit-headers-11): `r` tokens are left, and in `t` seconds there are more, or enough."""
+
+    policy: str
+    left: str
+
+
+def rate_limit_headers(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
+    """The headers that tell a caller where it stands with the limits that it was counted against."""
+    policies, left = (", ".join(items).encode() for items in zip(*standings, strict=True))
+    return [(b"ratelimit-policy", policies), (b"ratelimit", left)]
+
+
+class RateLimits:
+    """The limits that are set. Requests and records are counted before the work, so a refusal costs little more.
+
+    Each method adds to `standings` what to tell the caller, and raises ProblemError (429) where a limit is used up.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._store = _shared_store(settings.rate_limit_store)
@@ -48,33 +62,33 @@ class Limits:
             name: _policy(name, rate, self._store, own_store) for name, rate in settings.rates.items() if rate
         }
 
-    async def count_call(self, request: Request) -> None:
-        """Count a request of an address, before anything is looked up. Raises ProblemError (429)."""
-        await self._take(request, "address-requests", _address_of(request), 1)
+    async def count_request_of_address(self, address: str, standings: list[Standing]) -> None:
+        """Count a request of an address, before anything is looked up."""
+        await self._take("address-requests", address, 1, standings)
 
-    async def count_caller(self, request: Request, caller: Caller) -> None:
-        """Count a request of a key. Raises ProblemError (429)."""
-        await self._take(request, "key-requests", caller.key_id, 1)
+    async def count_request_of_key(self, key_id: str | None, standings: list[Standing]) -> None:
+        """Count a request of an API key."""
+        await self._take("key-requests", key_id, 1, standings)
 
-    async def count_records(self, request: Request, records: int) -> None:
-        """Count the records of a request. Raises ProblemError (429)."""
-        await self._take(request, "address-records", _address_of(request), records)
-        await self._take(request, "key-records", caller_of(request).key_id, records)
+    async def count_records(self, address: str, key_id: str | None, records: int, standings: list[Standing]) -> None:
+        """Count the records of a request, whatever becomes of them. Where it raises, none is recorded."""
+        await self._take("address-records", address, records, standings)
+        await self._take("key-records", key_id, records, standings)
 
     async def close(self) -> None:
+        """Close the connections to the shared store."""
         if self._store is not None:
             client: Any = self._store._backend.get_client()  # noqa: SLF001 - the library has no way to close it
             await client.aclose()
             await client.connection_pool.disconnect()
 
-    async def _take(self, request: Request, name: str, subject: str | None, cost: int) -> None:
+    async def _take(self, name: str, subject: str | None, cost: int, standings: list[Standing]) -> None:
         policy = self._policies.get(name)
         if policy is None or subject is None or cost == 0:
             return
         result = await self._limit(policy, f"{name}:{subject}", cost)
         wait = max(1, ceil(result.state.retry_after if result.limited else policy.rate.seconds / policy.rate.quota))
-        standing = f'"{name}";r={result.state.remaining};t={wait}'
-        request.scope.setdefault("rate_limits", []).append((policy.item, standing))
+        standings.append(Standing(policy.item, f'"{name}";r={result.state.remaining};t={wait}'))
         if result.limited:
             whose = "API key" if name.startswith("key") else "address"
             detail = f"This {whose} has used up its {policy.rate.quota} {policy.rate.unit} in {policy.rate.seconds} s."
@@ -95,13 +109,6 @@ class Limits:
             _log.warning("BILLING_RATE_LIMIT_STORE does not answer; this process counts by itself: %s", error.__cause__)
 
 
-async def count_records(request: Request, records: int) -> None:
-    """Count reported records, whatever becomes of them. Raises ProblemError (429): then none is recorded."""
-    limits: Limits | None = request.app.state.limits
-    if limits is not None:
-        await limits.count_records(request, records)
-
-
 def _shared_store(url: str | None) -> RedisStore | None:
     if url is None:
         return None
@@ -118,13 +125,8 @@ def _policy(name: str, rate: Rate, shared: RedisStore | None, own: MemoryStore) 
     return _Policy(name, rate, item, None if shared is None else bucket(shared), bucket(own))
 
 
-def _address_of(request: Request) -> str:
-    client = request.scope.get("client")
-    return "local" if client is None else _network_of(client[0])
-
-
 @lru_cache(10_000)
-def _network_of(host: str) -> str:
+def address_of(host: str) -> str:
     """What counts as one address: of IPv6 a /64, since whoever has one address has all of that."""
     try:
         address = ip_address(host)
@@ -133,21 +135,3 @@ def _network_of(host: str) -> str:
     if address.version == 4:
         return str(address)
     return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
-
-
-class TellLimits:
-    """Tells each caller where it stands, in the headers of draft-ietf-httpapi-ratelimit-headers-11: `r` tokens are
-    left, and in `t` seconds there are more, or enough for what was refused."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def tell(message: Message) -> None:
-            counted = scope.get("rate_limits")
-            if counted and message["type"] == "http.response.start":
-                policies, standings = (", ".join(items).encode() for items in zip(*counted, strict=True))
-                message["headers"] = [*message["headers"], (b"ratelimit-policy", policies), (b"ratelimit", standings)]
-            await send(message)
-
-        await self._app(scope, receive, tell)

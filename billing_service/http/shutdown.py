@@ -12,7 +12,7 @@ from types import FrameType
 _Handler = Callable[[int, FrameType | None], object]
 
 
-class Stop:
+class Shutdown:
     """Whether this process was told to stop. From then on it is not ready, and each answer closes its connection.
 
     The server is told `delay` seconds later: time for a load balancer to notice, and to send its calls elsewhere.

@@ -14,9 +14,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from billing_client.contract.wire import UsageRecord
-from billing_service.api.customers import list_customer_rows
 from billing_service.database.pool import Connection, Database
-from billing_service.http.auth import Caller
+from billing_service.ledger.customers import list_customers
 from billing_service.ledger.records import read_pages
 
 PAGE_RECORDS = 1_000
@@ -26,9 +25,8 @@ PATIENCE_SECONDS = 0.2  # that a turn waits for its reader in all; another turn 
 
 
 class Selection(Struct, frozen=True):
-    """Which records: of one customer or of all that the caller reaches, of one service or of all; `end` is out."""
+    """Which records: of one customer or of all, of one service or of all; `start` is in, `end` is out."""
 
-    caller: Caller
     customer_id: str | None
     service: str | None
     start: datetime
@@ -127,9 +125,9 @@ class RecordStream:
         if after:
             yield after
         while True:
-            rows = await list_customer_rows(connection, self._selection.caller, after, PAGE_CUSTOMERS)
-            for row in rows:
-                yield row["customer_id"]
-            if len(rows) < PAGE_CUSTOMERS:
+            customers = await list_customers(connection, after, PAGE_CUSTOMERS)
+            for customer in customers:
+                yield customer.id
+            if len(customers) < PAGE_CUSTOMERS:
                 return
-            after = rows[-1]["customer_id"]
+            after = customers[-1].id

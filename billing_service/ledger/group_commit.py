@@ -11,22 +11,23 @@ from typing import Any
 
 import asyncpg
 
+from billing_client.contract.outcomes import Decision, Submission
 from billing_service.database.pool import Connection, Database, DatabaseUnavailableError
-from billing_service.ledger.records import Ledger, Report, Verdict, judge_reports
+from billing_service.ledger.records import UsageWriter, decide_dry_run
 from billing_service.telemetry.metrics import Metrics, Way
 from billing_service.telemetry.tracing import OFF, Traces
 
-_Waiting = tuple[Report, "asyncio.Future[Verdict]", Any]  # and where in a trace the call is
+_Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # and where in a trace the call is
 
 # a record's fields are bounded, so that it takes 3 KB at the most: rows bound bytes too
 GROUP_RECORDS = 1_000
 ANSWERS_AT_ONCE = 16
 
 
-class Recorder:
-    """Answers each report after the commit that holds it, and never before.
+class GroupCommit:
+    """Answers each submission after the commit that holds it, and never before.
 
-    `queue_records` bounds how many single reports may wait; one more is refused at once.
+    `queue_records` bounds how many single submissions may wait; one more is refused at once.
     """
 
     def __init__(
@@ -40,28 +41,28 @@ class Recorder:
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
         self._traces = traces
-        self._ledger = Ledger()
+        self._usage = UsageWriter()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def record(self, report: Report) -> Verdict:
-        """Record one report. Raises DatabaseUnavailableError; a retry of the same call is then safe."""
+    async def record(self, submission: Submission) -> Decision:
+        """Record one submission. Raises DatabaseUnavailableError; a retry of the same call is then safe."""
         if len(self._waiting) >= self.capacity:
             raise DatabaseUnavailableError("the queue of records is full")
-        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting.append((report, future, self._traces.place()))
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._waiting.append((submission, future, self._traces.place()))
         if self._writer is None:  # which goes on for other callers, so it takes over nothing of this one's
             self._writer = asyncio.create_task(self._write(), context=Context())
         return await future
 
-    async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
+    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Record a batch in one transaction. Raises DatabaseUnavailableError."""
-        return await self._record("batch", self._database.connection(), reports, [self._traces.place()])
+        return await self._record("batch", self._database.connection(), submissions, [self._traces.place()])
 
-    async def judge_batch(self, reports: Sequence[Report]) -> list[Verdict]:
+    async def dry_run_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
         async with self._database.connection() as connection:
-            return await judge_reports(connection, reports)
+            return await decide_dry_run(connection, submissions)
 
     async def drain(self, timeout: float) -> None:
         """Wait until everything that was taken is recorded, for so many seconds at most."""
@@ -72,22 +73,22 @@ class Recorder:
 
     @property
     def queued(self) -> int:
-        """How many single reports wait."""
+        """How many single submissions wait."""
         return len(self._waiting)
 
     async def _record(
         self,
         way: Way,
         connected: AbstractAsyncContextManager[Connection],
-        reports: Sequence[Report],
+        submissions: Sequence[Submission],
         places: Sequence[Any],
-    ) -> list[Verdict]:
+    ) -> list[Decision]:
         started = time.perf_counter()
         with self._traces.commit(way, places):
             async with connected as connection:
-                verdicts = await self._ledger.record(connection, reports)
-        self._metrics.committed(way, verdicts, time.perf_counter() - started)
-        return verdicts
+                decisions = await self._usage.record(connection, submissions)
+        self._metrics.committed(way, decisions, time.perf_counter() - started)
+        return decisions
 
     async def _write(self) -> None:
         try:
@@ -104,8 +105,8 @@ class Recorder:
 
     async def _write_group(self, group: list[_Waiting]) -> None:
         try:
-            reports, places = [report for report, _, _ in group], [place for _, _, place in group]
-            verdicts = await self._record("single", self._database.kept_connection(), reports, places)
+            submissions, places = [submission for submission, _, _ in group], [place for _, _, place in group]
+            decisions = await self._record("single", self._database.kept_connection(), submissions, places)
         except DatabaseUnavailableError:
             raise
         except asyncpg.PostgresError as error:
@@ -116,10 +117,10 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
             _fail(group, error)
         else:
-            _answer(zip([future for _, future, _ in group], verdicts, strict=True))
+            _answer(zip([future for _, future, _ in group], decisions, strict=True))
 
 
-def _answer(answers: "Iterator[tuple[asyncio.Future[Verdict], Verdict]]") -> None:
+def _answer(answers: "Iterator[tuple[asyncio.Future[Decision], Decision]]") -> None:
     """Answer the calls of a group, some at a time, and look in between at what else has come.
 
     Callers answered all at once come back all at once, and go together into one group again: PostgreSQL then rests

@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 
 from billing_client.contract.periods import Month
+from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import BEGINNING
 from billing_client.contract.totals import line_changes, statement_total, total_change
 from billing_client.contract.wire import (
@@ -19,11 +20,10 @@ from billing_client.contract.wire import (
     UsageRecord,
     VoidedTotal,
 )
-from billing_service.api.customers import require_customer
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
-from billing_service.http.errors import ProblemError, problem
+from billing_service.ledger.customers import require_customer
 from billing_service.ledger.records import record_of, voided_of
 
 _QUERIES = load_queries("statements")

@@ -16,7 +16,7 @@ from billing_service.openapi.examples import ANSWERS, BODIES, IDS, problem_examp
 
 _SCHEMAS = "#/components/schemas/"
 _MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # of generic structs, in names and titles
-_PARAMETER = re.compile(r"\{(\w+):id\}")
+_PARAMETER = re.compile(r"\{(\w+)\}")
 # patterns that Python reads alone, and what they are in ECMA-262
 _PATTERNS = {NO_CONTROL_CHARACTERS: r"^[^\u0000-\u001f\u007f-\u009f]*$", r"(?![\s\S])": "$"}
 _DESCRIPTION = """
@@ -77,14 +77,14 @@ _IDEMPOTENCY_KEY = {
 
 def openapi_document(operations: Iterable[Operation]) -> bytes:
     """The document of these operations, as JSON."""
-    operations = list(operations)
+    operations = [operation for operation in operations if operation.documented]
     structs = [struct for each in operations for struct in (each.query, each.body, each.answer) if struct is not None]
     _, schemas = _schemas([*structs, ProblemDetails[PlainDecimal]])
     paths: dict[str, Any] = {}
     for operation in operations:
         path = paths.setdefault(_PARAMETER.sub(lambda match: f"{{{_camel(match[1])}}}", operation.path), {})
         path[operation.method.lower()] = _operation(operation, schemas)
-    queries = {each.query.__name__ for each in operations}
+    queries = {each.query.__name__ for each in operations if each.query is not None}
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -134,8 +134,8 @@ def _parameters(operation: Operation, schemas: Mapping[str, Any]) -> list[dict[s
         {"name": _camel(name), "in": "path", "required": True, "schema": id_schema, **IDS[name]._asdict()}
         for name in _PARAMETER.findall(operation.path)
     ]
-    query = schemas[operation.query.__name__]
-    for name, schema in query["properties"].items():
+    query = {} if operation.query is None else schemas[operation.query.__name__]
+    for name, schema in query.get("properties", {}).items():
         required = name in query["required"]
         parameters.append({"name": name, "in": "query", "required": required, "schema": _without_null(schema)})
     return [*parameters, *([_IDEMPOTENCY_KEY] if operation.idempotency_key else [])]

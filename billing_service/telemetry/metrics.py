@@ -16,9 +16,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from billing_client import __version__
+from billing_client.contract.outcomes import Decision
 from billing_service.database.pool import PoolUse
-from billing_service.ledger.records import Verdict
-from billing_service.telemetry.silence import Activity
+from billing_service.telemetry.silence import Silence
 
 Way = Literal["single", "batch"]
 WAYS: tuple[Way, ...] = ("single", "batch")
@@ -34,13 +34,13 @@ class Metrics:
     """The metrics of one application. Where several processes serve, `folder` holds what each of them counted."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.activity = Activity()
+        self.silence = Silence()
         own = CollectorRegistry()
         self._folder = folder
         self._exposed = own if folder is None else CollectorRegistry()
         if folder is not None:
             MultiProcessCollector(self._exposed, str(folder))  # type: ignore[no-untyped-call]  # it has no types
-        self._exposed.register(_Facts(self.activity))
+        self._exposed.register(_Facts(self.silence))
         self._requests = BulkHistogram(
             "billing_http_request_duration_seconds",
             "From a request's head to the end of its answer",
@@ -61,13 +61,13 @@ class Metrics:
         """Takes the seconds of such requests."""
         return self._requests.labels(method, route, status).observe_all
 
-    def committed(self, way: Way, verdicts: Sequence[Verdict], seconds: float) -> None:
-        """A commit was over after so many seconds, with these verdicts.
+    def committed(self, way: Way, decisions: Sequence[Decision], seconds: float) -> None:
+        """A commit was over after so many seconds, with these decisions.
 
         Commits are counted some at a time: one by one, while their callers wait, took a lone caller 20 µs a call.
         """
-        self._committed[way].append(_Commit(verdicts, seconds, time.time()))
-        self._uncounted += len(verdicts)
+        self._committed[way].append(_Commit(decisions, seconds, time.time()))
+        self._uncounted += len(decisions)
         if self._uncounted >= UNCOUNTED_RECORDS:
             self.count_commits()
 
@@ -91,14 +91,14 @@ class Metrics:
     def count_commits(self) -> None:
         """Count the commits that were not counted yet, and the waits for them."""
         for way, commits in self._committed.items():
-            outcomes = Tally(verdict.outcome for commit in commits for verdict in commit.verdicts)
+            outcomes = Tally(decision.outcome for commit in commits for decision in commit.decisions)
             for outcome, count in outcomes.items():
                 self._outcomes[way, outcome].inc(count)
             for commit in commits:
-                recorded = [each.record for each in commit.verdicts if each.outcome == "recorded"]
-                self.activity.note({record.service for record in recorded if record}, commit.ended_at)
+                recorded = [each.record for each in commit.decisions if each.outcome == "recorded"]
+                self.silence.note({record.service for record in recorded if record}, commit.ended_at)
             self._commits.seconds[way].observe_all([commit.seconds for commit in commits])
-            self._commits.records[way].observe_all([len(commit.verdicts) for commit in commits])
+            self._commits.records[way].observe_all([len(commit.decisions) for commit in commits])
             commits.clear()
         self._queue.wait.observe_all(self._waits)
         self._waits.clear()
@@ -112,7 +112,7 @@ class Metrics:
 
 
 class _Commit(NamedTuple):
-    verdicts: Sequence[Verdict]
+    decisions: Sequence[Decision]
     seconds: float
     ended_at: float
 
@@ -175,8 +175,8 @@ def _gauge(name: str, documentation: str, registry: CollectorRegistry, *labels: 
 class _Facts(Collector):
     """What is known when asked for, and the same whichever process answers."""
 
-    def __init__(self, activity: Activity) -> None:
-        self._activity = activity
+    def __init__(self, silence: Silence) -> None:
+        self._silence = silence
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily("billing_build_info", "What runs; always 1", labels=("version", "python"))
@@ -185,7 +185,7 @@ class _Facts(Collector):
         silence = GaugeMetricFamily(
             "billing_usage_silence_seconds", "Since usage of a service was last recorded", labels=("metered_service",)
         )
-        for service, seconds in self._activity.silences(time.time()).items():
+        for service, seconds in self._silence.silences(time.time()).items():
             silence.add_metric((service,), seconds)
         yield silence
 

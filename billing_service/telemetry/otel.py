@@ -5,7 +5,7 @@ Exporter, sampler and name are set by OpenTelemetry's own variables (`OTEL_EXPOR
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import propagate, trace
@@ -15,13 +15,11 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
-from starlette.middleware import Middleware
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.util.types import AttributeValue
 
 from billing_client import __version__
 from billing_service.telemetry.logs import FAILED
-from billing_service.telemetry.request_log import OTHER, PROBES, bounded_method, templates_of
+from billing_service.telemetry.request_log import PROBES, RequestInfo, bounded_method
 from billing_service.telemetry.tracing import Traces
 
 
@@ -34,7 +32,7 @@ class OpenTelemetryTraces(Traces):
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
-        self._fields = frozenset(field.lower().encode() for field in propagate.get_global_textmap().fields)
+        self._fields = [(field, field.lower().encode()) for field in propagate.get_global_textmap().fields]
         self._asyncpg = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]  # it has no types
         self._tracer = provider.get_tracer("billing_service", __version__)
 
@@ -45,18 +43,20 @@ class OpenTelemetryTraces(Traces):
         self._asyncpg.uninstrument()
         await asyncio.to_thread(self._provider.shutdown)
 
-    def middleware(self, routes: Iterable[Route]) -> list[Middleware]:
-        return [Middleware(_Requests, self, templates_of(routes))]
-
     @contextmanager
-    def request(self, scope: Scope) -> Iterator[Span]:
-        """The span of a request, in the trace that its caller is in, else in one of its own."""
-        carrier = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in self._fields
-        }
-        with self._tracer.start_as_current_span(scope["method"], propagate.extract(carrier), SpanKind.SERVER) as span:
-            scope["billing.trace_id"] = trace.format_trace_id(span.get_span_context().trace_id)
-            yield span
+    def request(self, info: RequestInfo, headers: Mapping[bytes, bytes]) -> Iterator[None]:
+        """The span of a request, in the trace that its caller is in, else in one of its own; none for a probe."""
+        if info.route in PROBES:
+            yield
+            return
+        carrier = {field: headers[name].decode("latin-1") for field, name in self._fields if name in headers}
+        method = bounded_method(info.method)
+        with self._tracer.start_as_current_span(method, propagate.extract(carrier), SpanKind.SERVER) as span:
+            info.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+            try:
+                yield
+            finally:
+                _describe(span, info, method)
 
     def place(self) -> SpanContext:
         return trace.get_current_span().get_span_context()
@@ -72,46 +72,18 @@ class OpenTelemetryTraces(Traces):
             yield
 
 
-class _Requests:
-    """Puts each request but those of probes into a span."""
-
-    def __init__(self, app: ASGIApp, traces: OpenTelemetryTraces, templates: Mapping[object, str]) -> None:
-        self._app = app
-        self._traces = traces
-        self._templates = templates
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
-            await self._app(scope, receive, send)
-            return
-        status = FAILED
-
-        def note(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            return send(message)
-
-        with self._traces.request(scope) as span:
-            try:
-                await self._app(scope, receive, note)
-            finally:
-                _describe(span, scope, self._templates.get(scope.get("endpoint"), OTHER), status)
-
-
-def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
-    method = bounded_method(scope["method"])
-    span.update_name(f"{method} {route}")
-    span.set_attributes(
-        {
-            "http.request.method": method,
-            "http.route": route,
-            "http.response.status_code": status,
-            "billing.http_request_id": scope["billing.http_request_id"].decode(),
-        }
-        | {name: scope[name] for name in ("billing.outcome", "billing.code") if name in scope}
-    )
-    if status >= FAILED:
+def _describe(span: Span, info: RequestInfo, method: str) -> None:
+    span.update_name(f"{method} {info.route}")
+    attributes: dict[str, AttributeValue | None] = {
+        "http.request.method": method,
+        "http.route": info.route,
+        "http.response.status_code": info.status,
+        "billing.http_request_id": info.http_request_id.decode(),
+        "billing.outcome": info.outcome,
+        "billing.code": info.code,
+    }
+    span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+    if info.status >= FAILED:
         span.set_status(StatusCode.ERROR)
 
 

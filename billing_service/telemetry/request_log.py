@@ -1,113 +1,120 @@
-"""What is taken down of each request that has ended: counted by the template of its route, and a line of the log."""
+"""Counts and logs the requests that have ended, in groups of at most 20 ms."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from msgspec import Struct
-from starlette.routing import Route
-from starlette.types import Scope
 
-from billing_service.http.auth import Caller
 from billing_service.telemetry.logs import FAILED, RequestLine, RequestLog
 from billing_service.telemetry.metrics import Metrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-TOGETHER_SECONDS = 0.02
+FLUSH_SECONDS = 0.02
+
+
+class RequestInfo(Struct, eq=False):
+    """What is known of a request. The HTTP layer and the handlers fill it in; log, metrics and traces read it.
+
+    Attributes:
+        method: The HTTP method, as sent.
+        http_request_id: The request's name, from the caller's `X-Request-Id` or made here.
+        trace_id: The trace id of the caller's W3C `traceparent`, or of the span that was opened for the request.
+        route: The template of the address, such as `/customers/{customer_id}`; `other` where there is none.
+        status: The status of the answer; 500 until there is one.
+        outcome: What became of a single use.
+        outcomes: How many uses of a batch had each outcome.
+        code: The code of the problem that was answered.
+        key_id: The id of the caller's API key.
+    """
+
+    method: str
+    http_request_id: bytes
+    trace_id: str | None = None
+    route: str = OTHER
+    status: int = FAILED
+    outcome: str | None = None
+    outcomes: dict[str, int] | None = None
+    code: str | None = None
+    key_id: str | None = None
+    seconds: float = 0.0
+    ended_at: datetime = datetime.min.replace(tzinfo=UTC)
 
 
 class _Kind(Struct, eq=False, frozen=True):
-    """What requests have in common that count as one kind."""
+    """Requests that count as one kind: the same method, route and status."""
 
-    take_times: Callable[[list[float]], None]
+    observe: Callable[[list[float]], None]
     method: str
-    route: str
     is_probe: bool
 
 
-class _Ended(NamedTuple):
-    scope: Scope
-    status: int
-    seconds: float
-    at: datetime
+class RequestTelemetry:
+    """Counts and logs requests in groups.
 
-
-class Journal:
-    """The requests that have ended, which are counted and logged together: those of TOGETHER_SECONDS, or fewer.
-
-    One by one, between an answer and the next request, took a lone caller 50 µs a call.
+    Doing it one by one, between an answer and the next request, cost a lone caller 50 µs a call.
     """
 
-    def __init__(self, routes: Iterable[Route], metrics: Metrics, log: RequestLog | None) -> None:
-        self._templates = templates_of(routes)
+    def __init__(self, metrics: Metrics, log: RequestLog | None) -> None:
         self._metrics = metrics
         self._log = log
-        self._kinds: dict[tuple[object, str, int], _Kind] = {}
-        self._ended: list[_Ended] = []
+        self._kinds: dict[tuple[str, str, int], _Kind] = {}
+        self._ended: list[RequestInfo] = []
 
-    def add(self, scope: Scope, status: int, seconds: float) -> None:
-        """A request ended just now.
-
-        What handlers know of it they leave in its scope: `billing.outcome`, `billing.outcomes` and `billing.code`.
-        Neither what a caller sends nor an id makes a time series.
-        """
+    def add(self, info: RequestInfo, seconds: float) -> None:
+        """Note that a request ended now, after so many seconds."""
+        info.seconds, info.ended_at = seconds, datetime.now(UTC)
         if not self._ended:
-            asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self.write)
-        self._ended.append(_Ended(scope, status, seconds, datetime.now(UTC)))
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self._ended.append(info)
 
-    def write(self) -> None:
-        """Count and log those that have ended so far, and count the commits that they waited for."""
+    def flush(self) -> None:
+        """Count and log the requests that have ended so far, and count the commits that they waited for."""
         self._metrics.count_commits()
         ended, self._ended = self._ended, []
         times: dict[_Kind, list[float]] = {}
         lines = []
-        for one in ended:
-            kind = self._kind(one.scope, one.status)
-            times.setdefault(kind, []).append(one.seconds)
-            if self._log is not None and self._log.takes(one.status, kind.is_probe):
-                lines.append(_line(one, kind))
-        for kind, of_kind in times.items():
-            kind.take_times(of_kind)
+        for info in ended:
+            kind = self._kind(info)
+            times.setdefault(kind, []).append(info.seconds)
+            if self._log is not None and self._log.takes(info.status, kind.is_probe):
+                lines.append(_line(info, kind.method))
+        for kind, seconds in times.items():
+            kind.observe(seconds)
         if self._log is not None and lines:
             self._log.write(lines)
 
-    def _kind(self, scope: Scope, status: int) -> _Kind:
-        endpoint, method = scope.get("endpoint"), scope["method"]
-        kind = self._kinds.get((endpoint, method, status))
+    def _kind(self, info: RequestInfo) -> _Kind:
+        key = (info.route, info.method, info.status)
+        kind = self._kinds.get(key)
         if kind is None:
-            bounded, route = bounded_method(method), self._templates.get(endpoint, OTHER)
-            kind = _Kind(self._metrics.request(bounded, route, status), bounded, route, route in PROBES)
-            self._kinds[endpoint, method, status] = kind
+            method = bounded_method(info.method)
+            kind = _Kind(self._metrics.request(method, info.route, info.status), method, info.route in PROBES)
+            if method == info.method:  # so that methods which callers make up fill no memory
+                self._kinds[key] = kind
         return kind
 
 
-def templates_of(routes: Iterable[Route]) -> dict[object, str]:
-    """The templates of routes by what answers there."""
-    return {route.endpoint: route.path_format for route in routes}
-
-
 def bounded_method(method: str) -> str:
+    """The method where it is a usual one, else `other`: what callers send never makes a time series."""
     return method if method in METHODS else OTHER
 
 
-def _line(ended: _Ended, kind: _Kind) -> RequestLine:
-    scope = ended.scope
-    caller: Caller | None = scope.get("caller")
+def _line(info: RequestInfo, method: str) -> RequestLine:
     return RequestLine(
-        timestamp=ended.at,
-        level="info" if ended.status < FAILED else "error",
+        timestamp=info.ended_at,
+        level="info" if info.status < FAILED else "error",
         event="request",
-        method=kind.method,
-        route=kind.route,
-        status=ended.status,
-        duration_ms=round(ended.seconds * 1e3, 3),
-        outcome=scope.get("billing.outcome"),
-        outcomes=scope.get("billing.outcomes"),
-        code=scope.get("billing.code"),
-        key_id=caller.key_id if caller else None,
-        http_request_id=scope["billing.http_request_id"].decode(),
-        trace_id=scope.get("billing.trace_id"),
+        method=method,
+        route=info.route,
+        status=info.status,
+        duration_ms=round(info.seconds * 1e3, 3),
+        outcome=info.outcome,
+        outcomes=info.outcomes,
+        code=info.code,
+        key_id=info.key_id,
+        http_request_id=info.http_request_id.decode(),
+        trace_id=info.trace_id,
     )

@@ -11,7 +11,7 @@ MAX_SERVICES = 100
 OTHER = "other"
 
 
-class Activity:
+class Silence:
     """The last moments by service: of MAX_SERVICES by name, of all others together. Times are seconds since 1970."""
 
     def __init__(self) -> None:

@@ -1,61 +1,51 @@
 """Bugs, planted to see that the check catches them: the real service and the real client, each wrong in one point."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from billing_client import BillingSystemClient
 from billing_client._config import load_config
 from billing_client._transport import Call, Transport
+from billing_client.contract.outcomes import Decision, Submission
 from billing_service.app import create_app
 from billing_service.database.pool import Database
-from billing_service.ledger.group_commit import Recorder
-from billing_service.ledger.records import Report, Verdict
+from billing_service.ledger.group_commit import GroupCommit
 from billing_service.settings import load_settings
+from billing_service.telemetry.metrics import Metrics
+from billing_service.telemetry.tracing import Traces
 
 COMMIT_SECONDS = 0.5
 
 
-class HastyRecorder(Recorder):
+class HastyGroupCommit(GroupCommit):
     """Acknowledges before the commit."""
 
-    def __init__(self, database: Database, queue_records: int) -> None:
-        super().__init__(database, queue_records)
+    def __init__(self, database: Database, queue_records: int, metrics: Metrics, traces: Traces) -> None:
+        super().__init__(database, queue_records, metrics, traces)
         self._commits: set[asyncio.Task[None]] = set()
 
-    async def record(self, report: Report) -> Verdict:
-        return (await self.record_batch([report]))[0]
+    async def record(self, submission: Submission) -> Decision:
+        return (await self.record_batch([submission]))[0]
 
-    async def record_batch(self, reports: Sequence[Report]) -> list[Verdict]:
-        commit = asyncio.create_task(self._commit(reports))
+    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
+        commit = asyncio.create_task(self._commit(submissions))
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)
-        return [Verdict("recorded", report.record) for report in reports]
+        return [Decision("recorded", submission.record) for submission in submissions]
 
-    async def _commit(self, reports: Sequence[Report]) -> None:
+    async def _commit(self, submissions: Sequence[Submission]) -> None:
         await asyncio.sleep(COMMIT_SECONDS)
-        await super().record_batch(reports)
+        await super().record_batch(submissions)
 
 
-def hasty_service() -> Starlette:
-    """The service with a recorder that acknowledges before the commit."""
-    settings = load_settings()
-    app = create_app(settings)
-    whole = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
-        async with whole(app) as state:
-            app.state.recorder = HastyRecorder(app.state.database, settings.queue_records)
-            yield state
-
-    app.router.lifespan_context = lifespan
-    return app
+def hasty_service() -> ASGIApp:
+    """The service with a group commit that acknowledges before the commit."""
+    return create_app(load_settings(), make_group_commit=HastyGroupCommit)
 
 
 class _ForgetfulTransport(Transport):

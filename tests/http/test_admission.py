@@ -7,7 +7,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from billing_service.http.admission import Slots
+from billing_service.http.admission import Admission
 from billing_service.http.errors import ProblemError
 from billing_service.settings import Settings
 from tests.calls import exchange, get, given_customer, json_request, post, read_answer, request_head, usage
@@ -16,39 +16,39 @@ from tests.services import running_service
 
 
 def test_one_more_than_there_is_room_for_is_refused_and_takes_nothing() -> None:
-    slots = Slots(2)
+    slots = Admission(2)
     with slots, slots:
         for _ in range(3):
             with pytest.raises(ProblemError), slots:
                 pass
-        assert slots.taken == 2
-    assert slots.taken == 0
+        assert slots.admitted == 2
+    assert slots.admitted == 0
 
 
 def test_who_waits_for_a_sender_makes_room() -> None:
-    slots = Slots(1)
+    slots = Admission(1)
     with slots:
-        with slots.lent:
-            assert slots.taken == 0
+        with slots.while_receiving:
+            assert slots.admitted == 0
             with slots:
                 pass
-        assert slots.taken == 1
-    assert slots.taken == 0
+        assert slots.admitted == 1
+    assert slots.admitted == 0
 
 
 def test_the_room_may_be_gone_when_a_body_is_there() -> None:
-    slots = Slots(1)
-    with pytest.raises(ProblemError), slots, slots.lent:
+    slots = Admission(1)
+    with pytest.raises(ProblemError), slots, slots.while_receiving:
         slots.__enter__()  # another request, which goes on
-    assert slots.taken == 1
+    assert slots.admitted == 1
 
 
 def test_a_sender_that_breaks_off_is_told_that_and_not_of_the_room() -> None:
-    slots = Slots(1)
+    slots = Admission(1)
     slots.__enter__()  # another request, which goes on
-    with pytest.raises(ValueError, match="broken off"), slots.lent, slots.lent, slots:
+    with pytest.raises(ValueError, match="broken off"), slots.while_receiving, slots.while_receiving, slots:
         raise ValueError("broken off")
-    assert slots.taken == 1
+    assert slots.admitted == 1
 
 
 async def test_a_service_without_room_says_so_at_once_and_still_says_how_it_is(

@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 import asyncpg
 import pytest
-from starlette.requests import Request
 
 from billing_service.database.pool import Database
-from billing_service.http.auth import FRESH_SECONDS, NOTED_EVERY, Callers
+from billing_service.http.auth import FRESH_SECONDS, NOTED_EVERY, Authenticator
 from billing_service.settings import Settings
 from tests.calls import Answer, exchange, get, given_customer, post, request_head, send, usage
 from tests.databases import execute
@@ -165,24 +164,24 @@ async def test_without_its_database_the_service_takes_no_unseen_key() -> None:
             refused(await get(http, "/customers"))
 
 
-def request_with(text: str) -> Request:
-    return Request({"type": "http", "headers": [(b"authorization", f"Bearer {text}".encode())]})
+def authorization(text: str) -> list[bytes]:
+    return [f"Bearer {text}".encode()]
 
 
 async def test_the_callers_at_hand_are_bounded(opened: Database, settings: Settings) -> None:
-    callers = Callers(opened, key_required=True, bound=2)
+    callers = Authenticator(opened, key_required=True, bound=2)
     keys = [await given_key(settings.database_url, "admin", name=f"{number}") for number in range(6)]
     for _ in range(2):
         for number, key in enumerate(keys):
-            assert (await callers.find(request_with(key))).name == f"{number} (bk_{id_of(key)})"
+            assert (await callers.find(authorization(key))).name == f"{number} (bk_{id_of(key)})"
             assert len(callers._known) <= 3
     await callers.drain()
 
 
 async def test_a_call_that_goes_away_takes_no_other_with_it(opened: Database, settings: Settings) -> None:
-    callers = Callers(opened, key_required=True)
+    callers = Authenticator(opened, key_required=True)
     key = await given_key(settings.database_url, "admin")
-    calls = [asyncio.create_task(callers.find(request_with(key))) for _ in range(3)]
+    calls = [asyncio.create_task(callers.find(authorization(key))) for _ in range(3)]
     await asyncio.sleep(0)
     calls[0].cancel()
     gone, *rest = await asyncio.gather(*calls, return_exceptions=True)
@@ -198,8 +197,8 @@ async def used_at(database_url: str) -> datetime | None:
 
 async def use_once(database: Database, key: str) -> None:
     """Use a key at a process that has not seen it, and let it write down what it does after the answer."""
-    callers = Callers(database, key_required=True)
-    await callers.find(request_with(key))
+    callers = Authenticator(database, key_required=True)
+    await callers.find(authorization(key))
     while callers._reader is not None:
         await callers.drain()
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from billing_client import BillingSystemClient, RateLimitedError
-from billing_service.http.rate_limits import _network_of
+from billing_service.http.rate_limits import address_of
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, send, stored, usage
 from tests.keys import bearer, given_key
@@ -147,7 +147,7 @@ async def test_the_client_waits_and_comes_back(database_url: str) -> None:
     ],
 )
 def test_one_address_of_ipv6_is_a_whole_network(host: str, network: str) -> None:
-    assert _network_of(host) == network
+    assert address_of(host) == network
 
 
 async def test_the_address_is_the_peers_unless_a_trusted_proxy_names_another(tmp_path: Path, database_url: str) -> None:

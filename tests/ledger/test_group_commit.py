@@ -16,9 +16,10 @@ import asyncpg
 import pytest
 
 from billing_client.contract.decoding import decode_usage
+from billing_client.contract.outcomes import Decision, Submission
 from billing_service.database.pool import Database, DatabaseUnavailableError
-from billing_service.ledger.group_commit import GROUP_RECORDS, Recorder
-from billing_service.ledger.records import KnownCustomers, Report, Verdict
+from billing_service.ledger.group_commit import GROUP_RECORDS, GroupCommit
+from billing_service.ledger.records import KnownCustomers
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, json_request, key, post, read_answer, stored, usage
 from tests.databases import execute
@@ -44,9 +45,9 @@ async def until_a_write_waits(url: str, count: int = 1) -> None:
             pass
 
 
-def report(event: str, idempotency_key: str | None = None) -> Report:
+def report(event: str, idempotency_key: str | None = None) -> Submission:
     body = json.dumps(usage(eventId=event)).encode()
-    return Report(decode_usage(body, datetime.now(UTC)), idempotency_key)
+    return Submission(decode_usage(body, datetime.now(UTC)), idempotency_key)
 
 
 @pytest.fixture
@@ -62,15 +63,15 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
 async def test_what_comes_while_a_commit_is_under_way_goes_together_into_the_next(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=10_000)
+    recorder = GroupCommit(opened, queue_records=10_000)
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report("first")))]
         await until_a_write_waits(database_url)
         calls += [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(GROUP_RECORDS + 1)]
         await asyncio.sleep(0)
         assert not any(call.done() for call in calls)
-    verdicts = await asyncio.gather(*calls)
-    assert {verdict.outcome for verdict in verdicts} == {"recorded"}
+    decisions = await asyncio.gather(*calls)
+    assert {decision.outcome for decision in decisions} == {"recorded"}
     commits = await connection.fetch("SELECT count(*) AS size FROM usage_records GROUP BY xmin::text ORDER BY size")
     assert [row["size"] for row in commits] == [1, 1, GROUP_RECORDS]
 
@@ -78,16 +79,22 @@ async def test_what_comes_while_a_commit_is_under_way_goes_together_into_the_nex
 async def test_of_equal_reports_in_one_group_the_first_is_recorded(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report("other")))]
         await until_a_write_waits(database_url)
         names = ("mine", None, "mine", "theirs")
         calls += [asyncio.create_task(recorder.record(report("1", name))) for name in names]
         await asyncio.sleep(0)
-    verdicts = await asyncio.gather(*calls)
-    assert [verdict.outcome for verdict in verdicts] == ["recorded", "recorded", "duplicate", "replayed", "duplicate"]
-    assert {verdict.record for verdict in verdicts[1:]} == {verdicts[1].record}
+    decisions = await asyncio.gather(*calls)
+    assert [decision.outcome for decision in decisions] == [
+        "recorded",
+        "recorded",
+        "duplicate",
+        "replayed",
+        "duplicate",
+    ]
+    assert {decision.record for decision in decisions[1:]} == {decisions[1].record}
 
 
 async def test_one_more_than_may_wait_is_refused_at_once(
@@ -127,7 +134,7 @@ async def first_answers(calls: list["asyncio.Task[Answer]"], count: int) -> list
 async def test_a_queue_that_was_full_takes_again_what_comes_later(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=1)
+    recorder = GroupCommit(opened, queue_records=1)
     async with writes_held_up(connection):
         first = asyncio.create_task(recorder.record(report("1")))
         await until_a_write_waits(database_url)
@@ -166,7 +173,7 @@ async def test_a_caller_that_goes_away_loses_nothing_and_harms_nobody(
 async def test_a_cancelled_call_is_recorded_with_its_group(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3)]
         await until_a_write_waits(database_url)
@@ -181,7 +188,7 @@ async def test_a_cancelled_call_is_recorded_with_its_group(
 async def test_a_fault_reaches_every_call_of_its_group_and_none_after(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     await connection.execute("ALTER TABLE usage_records RENAME TO gone")
     calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3)]
     await asyncio.sleep(0)
@@ -197,7 +204,7 @@ async def test_a_fault_reaches_every_call_of_its_group_and_none_after(
 async def test_a_record_that_the_database_refuses_fails_alone(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     await connection.execute("ALTER TABLE usage_records ADD CONSTRAINT no_poison CHECK (event_id <> 'poison')")
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report("first")))]
@@ -206,7 +213,9 @@ async def test_a_record_that_the_database_refuses_fails_alone(
         await asyncio.sleep(0)
     first, before, poison, after = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(poison, asyncpg.CheckViolationError)
-    assert [verdict.outcome for verdict in (first, before, after) if isinstance(verdict, Verdict)] == ["recorded"] * 3
+    assert [decision.outcome for decision in (first, before, after) if isinstance(decision, Decision)] == [
+        "recorded"
+    ] * 3
 
 
 async def test_what_waits_behind_a_database_that_fell_silent_is_told_with_the_first(
@@ -214,7 +223,7 @@ async def test_what_waits_behind_a_database_that_fell_silent_is_told_with_the_fi
 ) -> None:
     impatient = Database(Settings(database_url=database_url, database_timeout=PATIENCE))
     await impatient.open()
-    recorder = Recorder(impatient, queue_records=10_000)
+    recorder = GroupCommit(impatient, queue_records=10_000)
     async with writes_held_up(connection):
         started = time.monotonic()
         calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3 * GROUP_RECORDS)]
@@ -230,7 +239,7 @@ async def test_a_database_that_falls_silent_while_records_are_written_one_by_one
 ) -> None:
     impatient = Database(Settings(database_url=database_url, database_timeout=PATIENCE))
     await impatient.open()
-    recorder = Recorder(impatient, queue_records=100)
+    recorder = GroupCommit(impatient, queue_records=100)
     reports = sorted((report(f"{n}") for n in range(10)), key=lambda report: report.record.request_id)
     poison, *slow = (str(each.record.event_id) for each in reports)  # poison is the first that is written
     await connection.execute(f"ALTER TABLE usage_records ADD CONSTRAINT no_poison CHECK (event_id <> '{poison}')")
@@ -249,7 +258,7 @@ async def test_a_database_that_falls_silent_while_records_are_written_one_by_one
 async def test_a_drain_does_not_wait_for_ever(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     async with writes_held_up(connection):
         call = asyncio.create_task(recorder.record(report("1")))
         await until_a_write_waits(database_url)
@@ -261,7 +270,7 @@ async def test_a_drain_does_not_wait_for_ever(
 async def test_drain_waits_until_all_that_was_taken_is_answered(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     await recorder.drain(30)  # there is nothing to wait for
     async with writes_held_up(connection):
         calls = [asyncio.create_task(recorder.record(report(f"{n}"))) for n in range(3)]
@@ -323,10 +332,10 @@ def connect(served: Service | ServeProcess) -> socket.socket:
 async def test_customers_are_looked_up_again_when_the_database_was_put_back(
     opened: Database, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    recorder = Recorder(opened, queue_records=100)
+    recorder = GroupCommit(opened, queue_records=100)
     assert (await recorder.record(report("1"))).outcome == "recorded"
     await connection.execute("TRUNCATE customers CASCADE")
-    assert [verdict.outcome for verdict in await recorder.judge_batch([report("2")])] == ["rejected"]
+    assert [decision.outcome for decision in await recorder.dry_run_batch([report("2")])] == ["rejected"]
     assert (await recorder.record(report("2"))).outcome == "rejected"
     await connection.execute(CREATE_CUSTOMER)
     assert (await recorder.record(report("2"))).outcome == "recorded"

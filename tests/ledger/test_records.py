@@ -9,9 +9,10 @@ import asyncpg
 import pytest
 
 from billing_client.contract.identity import event_request_id, usage_request_id
+from billing_client.contract.outcomes import Decision, Submission
 from billing_client.contract.wire import UsageRecord
 from billing_service.database.pool import Database
-from billing_service.ledger.records import WARY_CALLS, Ledger, Report, Verdict, judge_reports
+from billing_service.ledger.records import WARY_CALLS, UsageWriter, decide_dry_run
 from billing_service.ledger.verification import verify_ledger
 from billing_service.settings import Settings
 from tests.databases import execute
@@ -32,30 +33,30 @@ async def database(settings: Settings, database_url: str) -> AsyncIterator[Datab
     await database.close()
 
 
-def report(event_id: str | None, key: str | None = None, **changes: Any) -> Report:
+def report(event_id: str | None, key: str | None = None, **changes: Any) -> Submission:
     """A report as it comes from the wire, without its amount."""
     fields = {"customer_id": "acme", "service": "storage", "units_consumed": "1.5", "price_per_unit": "0.02"} | changes
     times = {"occurred_at": fields.pop("occurred_at", NOW), "recorded_at": NOW}
     request_id = (
         usage_request_id(*fields.values()) if event_id is None else event_request_id(fields["customer_id"], event_id)
     )
-    return Report(UsageRecord(request_id=request_id, amount="0.03", event_id=event_id, **fields, **times), key)
+    return Submission(UsageRecord(request_id=request_id, amount="0.03", event_id=event_id, **fields, **times), key)
 
 
-async def record(database: Database, ledger: Ledger, *reports: Report) -> list[str]:
-    return [verdict.outcome for verdict in await verdicts(database, ledger, *reports)]
+async def record(database: Database, ledger: UsageWriter, *reports: Submission) -> list[str]:
+    return [decision.outcome for decision in await decisions(database, ledger, *reports)]
 
 
-async def verdicts(database: Database, ledger: Ledger, *reports: Report) -> list[Verdict]:
+async def decisions(database: Database, ledger: UsageWriter, *reports: Submission) -> list[Decision]:
     async with database.connection() as connection:
         return await ledger.record(connection, reports)
 
 
 async def test_what_was_wrongly_taken_for_new_is_recorded_once(database: Database, settings: Settings) -> None:
-    ledger = Ledger()
+    ledger = UsageWriter()
     assert await record(database, ledger, *(report(str(n)) for n in range(20))) == ["recorded"] * 20
     mixed = [report(str(n)) for n in range(10, 30)]
-    assert await record(database, Ledger(), *mixed) == ["duplicate"] * 10 + ["recorded"] * 10
+    assert await record(database, UsageWriter(), *mixed) == ["duplicate"] * 10 + ["recorded"] * 10
     assert await record(database, ledger, *mixed) == ["duplicate"] * 20
     found = await verify_ledger(settings)
     assert (found.records, found.differences) == (30, [])
@@ -63,7 +64,7 @@ async def test_what_was_wrongly_taken_for_new_is_recorded_once(database: Databas
 
 async def test_after_a_duplicate_more_are_expected_for_a_while(database: Database, database_url: str) -> None:
     """What is taken for new is inserted by a transaction within the one that adds it up."""
-    ledger = Ledger()
+    ledger = UsageWriter()
     taken_for_new = """SELECT usage_records.xmin <> usage_rollups.xmin FROM usage_records
         JOIN usage_rollups USING (customer_id, service) WHERE bucket_minutes = 15 AND service = 'service {}'"""
 
@@ -94,20 +95,20 @@ async def test_every_text_and_time_is_stored_as_it_came(database: Database) -> N
         for number in range(1, 200)
     ]
     for chunk in (reports[:1], reports[1:2], reports[2:30], reports[30:]):
-        assert await record(database, Ledger(), *chunk) == ["recorded"] * len(chunk)
+        assert await record(database, UsageWriter(), *chunk) == ["recorded"] * len(chunk)
     async with database.connection() as connection:
-        stored = [verdict.record for verdict in await judge_reports(connection, reports)]
+        stored = [decision.record for decision in await decide_dry_run(connection, reports)]
     for one, kept in zip(reports, stored, strict=True):
         assert kept is not None
         assert {name: getattr(kept, name) for name in kept.__struct_fields__ if name != "amount"} == {
             name: getattr(one.record, name) for name in kept.__struct_fields__ if name != "amount"
         }
     keyed = [report_ for report_ in reports if report_.idempotency_key is not None]
-    assert set(await record(database, Ledger(), *keyed)) == {"replayed"}
+    assert set(await record(database, UsageWriter(), *keyed)) == {"replayed"}
 
 
 async def test_what_comes_alone_gets_every_outcome(database: Database, settings: Settings) -> None:
-    ledger = Ledger()
+    ledger = UsageWriter()
     at = NOW - timedelta(minutes=10)  # in the quarter of an hour before, of the same three hours
     assert await record(database, ledger, report("1", "key")) == ["recorded"]
     assert await record(database, ledger, report("2", occurred_at=at, units_consumed="0.25")) == ["recorded"]
@@ -121,7 +122,7 @@ async def test_what_comes_alone_gets_every_outcome(database: Database, settings:
 
 async def test_any_order_of_new_and_old_is_told_apart(database: Database, settings: Settings) -> None:
     draw = random.Random(8)
-    ledger, stored = Ledger(), set[str]()
+    ledger, stored = UsageWriter(), set[str]()
     for _ in range(60):
         likely = draw.choice([0, 0, 1])  # mostly all new, as in life
         reports = [report(f"{draw.randrange(10**9)}") for _ in range(draw.randint(1, 12))]

@@ -43,10 +43,9 @@ def texts(struct: Any) -> list[str]:
 def tampered(operation: Operation, target: Target, payload: str) -> Iterator[tuple[Example, str]]:
     """Requests of an operation with a payload in each place where a caller writes: the request, and a header."""
     request = example(operation, target)
-    for name in ("customer_id", "request_id"):
-        if f"{{{name}:id}}" in operation.path:
-            path = example(operation, target._replace(**{name: quote(payload, safe="")})).path
-            yield request._replace(path=path.replace("%25", "%") if name == "customer_id" else path), ""
+    ids = operation.path.count("{")
+    for changed in (target._replace(customer_id=payload), target._replace(request_id=quote(payload, safe="")))[:ids]:
+        yield request._replace(path=example(operation, changed).path), ""
     for name in texts(operation.query):
         path = request.path.partition("?")[0]
         yield request._replace(path=f"{path}?{name}={quote(payload, safe='')}"), ""
@@ -64,7 +63,7 @@ def tampered(operation: Operation, target: Target, payload: str) -> Iterator[tup
                 record[name] = kept
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=name_of)
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.documented], ids=name_of)
 def test_sql_in_any_field_or_filter_is_text(service: Service, victim: Victim, admin: str, operation: Operation) -> None:
     before = everything_of_theirs(service.settings.database_url)
     keys = "SELECT count(*) FROM api_keys"

@@ -10,7 +10,7 @@ import pytest
 from billing_service.database.migrations import load_migrations, migrate
 from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.settings import Settings
-from billing_service.telemetry.silence import MAX_SERVICES, Activity
+from billing_service.telemetry.silence import MAX_SERVICES, Silence
 from tests.calls import given_customer, post, usage
 from tests.databases import execute
 from tests.scrapes import scrape
@@ -28,7 +28,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def test_the_latest_moment_of_all_processes_counts(database: Database) -> None:
-    one, other = Activity(), Activity()
+    one, other = Silence(), Silence()
     one.note(["storage", "compute"], NOW)
     other.note(["storage"], NOW - 60)
     await one.synchronise(database)
@@ -41,7 +41,7 @@ async def test_the_latest_moment_of_all_processes_counts(database: Database) -> 
 
 
 async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: Database) -> None:
-    activity = Activity()
+    activity = Silence()
     activity.note(["storage"], NOW)
     activity.note(["storage"], NOW - 30)
     assert activity.silences(NOW - 10) == {"storage": 0}
@@ -50,7 +50,7 @@ async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: D
 
 
 async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, database_url: str) -> None:
-    activity = Activity()
+    activity = Silence()
     activity.note(["storage", "no longer sold"], NOW)
     await activity.synchronise(database)
     await execute(database_url, "DELETE FROM service_activity WHERE service = 'no longer sold'", "SELECT 1")
@@ -60,14 +60,14 @@ async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, 
 
 
 async def test_services_beyond_the_bound_go_by_one_name(database: Database, database_url: str) -> None:
-    activity = Activity()
+    activity = Silence()
     activity.note([f"service {n}" for n in range(MAX_SERVICES)], NOW)
     activity.note([f"service {n}" for n in range(MAX_SERVICES + 50)], NOW + 1)
     assert len(activity.silences(NOW)) == MAX_SERVICES + 1
     assert activity.silences(NOW + 2)["other"] == 1
     await activity.synchronise(database)
     assert await execute(database_url, "SELECT count(*) FROM service_activity") == MAX_SERVICES + 1
-    again = Activity()
+    again = Silence()
     await again.synchronise(database)
     assert again.silences(NOW) == activity.silences(NOW)
 
@@ -75,13 +75,13 @@ async def test_services_beyond_the_bound_go_by_one_name(database: Database, data
 async def test_what_could_not_be_saved_is_saved_later(database: Database) -> None:
     away = Database(Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
     await away.open()
-    activity = Activity()
+    activity = Silence()
     activity.note(["storage"], NOW)
     with pytest.raises(DatabaseUnavailableError):
         await activity.synchronise(away)
     await away.close()
     await activity.synchronise(database)
-    again = Activity()
+    again = Silence()
     await again.synchronise(database)
     assert again.silences(NOW) == {"storage": 0}
 

@@ -1,0 +1,69 @@
+"""What becomes of reported usage: one pure rule, which the service and the fake server of the client's tests share."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from billing_client.contract.problems import customer_not_found, duplicate_record, event_id_conflict
+from billing_client.contract.wire import FieldConflict, Outcome, ProblemDetails, UsageRecord
+
+_COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
+
+
+class Submission(Struct, frozen=True):
+    """One use as a call submitted it: the record it would become, and the `Idempotency-Key` of the call."""
+
+    record: UsageRecord[str]
+    idempotency_key: str | None
+
+
+class Decision(Struct, frozen=True):
+    """What became of a submission.
+
+    `record` is the stored record (for a dry run, the one that would be stored); None where the customer is unknown.
+    `conflicts` names the fields that differ, where the outcome is `conflict`.
+    """
+
+    outcome: Outcome
+    record: UsageRecord[str] | None = None
+    conflicts: list[FieldConflict] | None = None
+
+
+UNKNOWN_CUSTOMER = Decision("rejected")
+
+
+def submissions_of(records: Sequence[UsageRecord[str]], idempotency_key: str | None) -> list[Submission]:
+    """The submissions of one call. Usage that the call repeats is a second report, not a retry of the call."""
+    seen: set[tuple[str, str]] = set()
+    submissions = []
+    for record in records:
+        identity = (record.customer_id, record.request_id)
+        submissions.append(Submission(record, None if identity in seen else idempotency_key))
+        seen.add(identity)
+    return submissions
+
+
+def compare(submitted: Submission, stored: Submission) -> Decision:
+    """What becomes of usage whose request id is stored already. Timestamps never count."""
+    conflicts = [
+        FieldConflict(field=name, recorded=getattr(stored.record, field), submitted=getattr(submitted.record, field))
+        for name, field in _COMPARED
+        if getattr(stored.record, field) != getattr(submitted.record, field)
+    ]
+    if conflicts:
+        return Decision("conflict", stored.record, conflicts)
+    if submitted.idempotency_key is not None and submitted.idempotency_key == stored.idempotency_key:
+        return Decision("replayed", stored.record)
+    return Decision("duplicate", stored.record)
+
+
+def refusal_of(decision: Decision, record: UsageRecord[str]) -> ProblemDetails[str] | None:
+    """The problem to answer a decision with; None where the usage is recorded."""
+    match decision.outcome:
+        case "duplicate":
+            return duplicate_record(decision.record, record)
+        case "conflict":
+            return event_id_conflict(decision.record, record, decision.conflicts)
+        case "rejected":
+            return customer_not_found(record.customer_id, record.request_id)
+    return None

@@ -1,0 +1,69 @@
+"""Customers, as they are stored."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from billing_client.contract.problems import ProblemError, customer_exists, customer_not_found
+from billing_client.contract.wire import Customer, NewCustomer
+from billing_service.database.pool import Connection
+from billing_service.database.queries import load_queries
+
+_QUERIES = load_queries("customers")
+
+
+class CreatedCustomer(NamedTuple):
+    """A customer, and whether an earlier attempt of the same call had created it."""
+
+    customer: Customer
+    is_replay: bool
+
+
+async def create_customer(
+    connection: Connection, customer_id: str, new: NewCustomer, idempotency_key: str | None, now: datetime
+) -> CreatedCustomer:
+    """Add a customer. Raises ProblemError (409) where the id is taken, unless by an earlier attempt of this call."""
+    row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, now, idempotency_key)
+    if row is not None:
+        return CreatedCustomer(_customer(row), is_replay=False)
+    row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
+    if row is None or not _is_retry(row, new, idempotency_key):
+        raise ProblemError(customer_exists(customer_id))
+    return CreatedCustomer(_customer(row), is_replay=True)
+
+
+def _is_retry(row: asyncpg.Record, new: NewCustomer, idempotency_key: str | None) -> bool:
+    """Whether this call is the one that created the customer, whose name may have changed since."""
+    is_renamed = row["updated_at"] > row["created_at"]
+    is_same_call = idempotency_key is not None and row["idempotency_key"] == idempotency_key
+    return is_same_call and (is_renamed or row["name"] == new.name)
+
+
+async def require_customer(connection: Connection, customer_id: str) -> Customer:
+    """The customer. Raises ProblemError (404) where there is none."""
+    row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
+    if row is None:
+        raise ProblemError(customer_not_found(customer_id))
+    return _customer(row)
+
+
+async def rename_customer(connection: Connection, customer_id: str, name: str, now: datetime) -> Customer:
+    """Change a customer's name. Raises ProblemError (404) where there is none."""
+    row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, name, now)
+    if row is None:
+        raise ProblemError(customer_not_found(customer_id))
+    return _customer(row)
+
+
+async def list_customers(connection: Connection, after: str, limit: int, only: str | None = None) -> list[Customer]:
+    """At most `limit` customers after an id, by id. `only` is the one customer that the caller may see."""
+    if only is None:
+        rows = await connection.fetch(_QUERIES["list_customers"], after, limit)
+    else:
+        rows = await connection.fetch(_QUERIES["get_customer"], only) if after < only else []
+    return [_customer(row) for row in rows]
+
+
+def _customer(row: asyncpg.Record) -> Customer:
+    return Customer(id=row["customer_id"], name=row["name"], created_at=row["created_at"], updated_at=row["updated_at"])

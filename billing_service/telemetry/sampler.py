@@ -1,0 +1,79 @@
+"""Takes samples for the metrics that no event tells of: how full queue and pool are, what other processes recorded."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol
+
+import asyncpg
+
+from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
+from billing_service.telemetry.metrics import Metrics
+from billing_service.telemetry.request_log import RequestTelemetry
+
+_log = logging.getLogger(__name__)
+SAMPLE_SECONDS = 1.0
+SYNCHRONISE_SECONDS = 5.0
+
+
+class Queue(Protocol):
+    """What single records wait in."""
+
+    @property
+    def queued(self) -> int:
+        """How many records wait."""
+
+    @property
+    def capacity(self) -> int:
+        """How many may wait."""
+
+
+class Sampler:
+    """Samples the queue and the pool every SAMPLE_SECONDS, and shares when each service was last active with the other
+    processes every SYNCHRONISE_SECONDS."""
+
+    def __init__(self, metrics: Metrics, requests: RequestTelemetry, queue: Queue, database: Database) -> None:
+        self._metrics = metrics
+        self._requests = requests
+        self._queue = queue
+        self._database = database
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Sample in the background. Needs a running event loop."""
+        self._tasks = [
+            asyncio.create_task(_repeat(self._sample, SAMPLE_SECONDS)),
+            asyncio.create_task(_repeat(self._synchronise, SYNCHRONISE_SECONDS)),
+        ]
+
+    async def stop(self) -> None:
+        """Take the last sample, and save what was not saved yet, for at most PARTING_SECONDS."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sample()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PARTING_SECONDS):
+                await self._synchronise()
+
+    async def expose(self) -> bytes:
+        """All metrics, in Prometheus' text format."""
+        await self._sample()
+        return await asyncio.to_thread(self._metrics.expose)
+
+    async def _sample(self) -> None:
+        self._requests.flush()
+        self._metrics.sample(self._queue.queued, self._queue.capacity, self._database.use())
+
+    async def _synchronise(self) -> None:
+        try:
+            await self._metrics.silence.synchronise(self._database)
+        except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+            _log.warning("when each service was last active is not saved yet: %s", error)
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(seconds)

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from billing_service.app import create_app
-from billing_service.commands.cli import server_config
+from billing_service.commands.serve import server_config
 from billing_service.database.pool import Database
 from billing_service.ledger.group_commit import Recorder
 from billing_service.ledger.records import Report, Verdict

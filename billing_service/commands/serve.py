@@ -1,6 +1,7 @@
 """`billing-service serve`: takes the port, finds the database and runs the HTTP server (uvicorn)."""
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -59,15 +60,29 @@ def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        fault = (error.strerror or "").partition(" (")[0]
-        raise SettingsError(
-            f"BILLING_PORT: {settings.port} on {settings.host} cannot be listened on ({fault}); it must be "
-            f"a free port: stop what uses it, or choose another, e.g. --port {settings.port % 65535 + 1}"
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver is asked for
+        raise SettingsError(_why_not_listening(settings, error)) from error
     with listener:
         listener.set_inheritable(True)
         yield listener
+
+
+def _why_not_listening(settings: Settings, error: OSError | UnicodeError) -> str:
+    """Which of the two settings is at fault, and what to do about it."""
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return (
+            f"BILLING_PORT: {settings.port} on {settings.host} cannot be listened on ({_reason(error)}); it must be "
+            f"a free port: stop what uses it, or choose another, e.g. --port {settings.port % 65535 + 1}"
+        )
+    return (
+        f"BILLING_HOST: {settings.host!r} cannot be listened on ({_reason(error)}); it must be an address of this "
+        "machine: 127.0.0.1 for callers on it alone, 0.0.0.0 for all of its IPv4 addresses"
+    )
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or "not a host name").partition(" (")[0]
 
 
 def _prepare_schema(settings: Settings) -> None:

@@ -91,8 +91,10 @@ def test_a_port_in_use_ends_it_before_a_database_is_started(tmp_path: Path, data
         (["--port", "0"], "BILLING_PORT: 0 is not valid"),
         (["--workers", "0"], "BILLING_WORKERS: 0 is not valid"),
         (["--host", ""], "BILLING_HOST: '' is not valid"),
-        (["--host", "no.such.host.invalid"], "BILLING_PORT: "),
-        (["--host", "a..b"], "BILLING_"),
+        (["--host", "no.such.host.invalid"], "BILLING_HOST: 'no.such.host.invalid' cannot be listened on ("),
+        (["--host", "192.0.2.1"], "BILLING_HOST: '192.0.2.1' cannot be listened on ("),
+        (["--host", "a..b"], "BILLING_HOST: 'a..b' cannot be listened on ("),
+        (["--host", "a" * 64], "BILLING_HOST: 'aaa"),
     ],
 )
 def test_a_bad_option_is_told_in_one_line(tmp_path: Path, arguments: list[str], start: str) -> None:

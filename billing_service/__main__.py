@@ -6,10 +6,11 @@ import sys
 def main() -> None:
     """Run the command line, whose packages come with an extra."""
     try:
-        from billing_service.commands.cli import main as run
+        from billing_service.commands.main import main as run
+
+        run()
     except ModuleNotFoundError as error:
         sys.exit(f"billing-service: {error.name} is not installed; run: pip install 'billing-system[service]'")
-    run()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The settings: the one place that reads the environment. See the table in README.md."""
+"""The settings: the one place that reads the environment. `.env.example` describes each."""
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from importlib.util import find_spec
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
@@ -19,14 +21,26 @@ from billing_service.currencies import MINOR_UNITS
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
 _SECRET = {"DATABASE_URL", "BILLING_RATE_LIMIT_STORE"}
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_OTHER_PROGRAMS = frozenset({"BILLING_BASE_URL", "BILLING_API_KEY"})  # the client's, which may run beside the service
+_TESTS = "BILLING_TEST_"
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, section 2.1, and the underscores of container names
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+# Kubernetes tells each container where the Services of its namespace are, as Docker's --link does of one container. For
+# a Service called billing: BILLING_SERVICE_HOST, BILLING_SERVICE_PORT, BILLING_PORT=tcp://10.0.0.1:80,
+# BILLING_PORT_80_TCP=tcp://10.0.0.1:80, BILLING_PORT_80_TCP_ADDR, …
+_LINK_URL = re.compile(r"(?:tcp|udp|sctp)://.+")
+_LINK = re.compile(r"(BILLING(?:_[A-Z0-9_]+)?)_PORT_[0-9]+_(?:TCP|UDP|SCTP)")
+_LINK_REST = re.compile(
+    r"_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_[A-Z]+(?:_[A-Z]+)?|NAME|ENV_.+)"
+)
 
 
 class SettingsError(Exception):
-    """A setting is bad; the message is one line for the operator and holds no secret."""
+    """A setting is not valid. The message is one line for the operator, without secrets."""
 
 
 class Rate(NamedTuple):
-    """So many requests or records in a period: the size of a bucket, which fills up again within it."""
+    """A rate limit: a bucket of `quota` requests or records that fills up again within `period`."""
 
     quota: int
     period: timedelta
@@ -49,7 +63,7 @@ def _variable(field: str) -> str:
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
-    """Every setting, validated. Times are in seconds."""
+    """Every setting, validated. Times are in seconds, sizes in bytes; what is per process counts in each worker."""
 
     env: Annotated[
         Literal["development", "staging", "production"],
@@ -76,6 +90,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (
         8 * 1024 * 1024
     )
+    max_receiving_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024, le=1 << 40, description="a whole number from 1024 to 1099511627776, BILLING_MAX_BODY_BYTES or more"
+        ),
+    ] = 64 * 1024 * 1024
+    max_sending_bytes: Annotated[
+        int, Meta(ge=1 << 20, le=1 << 40, description="a whole number from 1048576 to 1099511627776")
+    ] = 64 * 1024 * 1024
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
     max_requests: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 1000
     requests_per_key: _RateText = None
@@ -86,6 +109,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         Annotated[str, Meta(pattern=r"^rediss?://")] | None,
         Meta(description="a URL such as redis://user:password@host:6379/0"),
     ] = None
+    allowed_hosts: Annotated[
+        str | None, Meta(description="host names or IP addresses without ports, with commas between")
+    ] = None
     trusted_proxies: Annotated[str | None, Meta(description="addresses or networks, with commas between")] = None
     log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
     log_level: Annotated[
@@ -95,17 +121,26 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
 
     @property
     def log_is_json(self) -> bool:
-        """Whether the log is for programs to read."""
+        """Whether the log is JSON, for programs to read."""
         return self.log_format == "json" or (self.log_format == "auto" and self.env != "development")
 
     @property
     def key_required(self) -> bool:
-        """Whether each call must show an API key."""
+        """Whether each call needs an API key."""
         return self.env != "development"
 
     @property
+    def host_names(self) -> frozenset[str]:
+        """The names of BILLING_ALLOWED_HOSTS in lower case, IPv6 addresses without brackets; empty where not set.
+
+        In development only these and the loopback names are served, so that no web page can reach the service under a
+        name of its own (DNS rebinding). Elsewhere every name is served where this is empty.
+        """
+        return frozenset(_host_name(name) for name in (self.allowed_hosts or "").split(",") if name.strip())
+
+    @property
     def rates(self) -> dict[str, Rate | None]:
-        """The rate limits by the name of their policy, None where there is none."""
+        """The rate limits by the name of their policy; None where no limit is set."""
         return {
             "address-requests": _rate(self.requests_per_address, "requests"),
             "address-records": _rate(self.records_per_address, "records"),
@@ -122,16 +157,25 @@ def _rate(text: str | None, unit: Literal["requests", "records"]) -> Rate | None
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
-    """Read the settings from the environment, then the file for its BILLING_ENV, then the defaults.
+    """Read the settings from the environment, then from the file of its BILLING_ENV, then take the defaults.
 
-    `overrides` are settings by field name, None where not given; they win over all.
-    Raises SettingsError, with one line that names the variable, its fault and what would be right.
+    An empty variable counts as not set. `environment` is the process's own where not given. `overrides` are settings by
+    field name, None where not given; they win over everything else.
+    Raises SettingsError, whose one line names the variable, what is wrong and what would be right.
     """
     environment = os.environ if environment is None else environment
-    env = _convert("env", environment.get("BILLING_ENV") or "development")
-    values = {name: value for name, value in dotenv_values(ENV_FILES[env]).items() if value}
-    values |= {name: value for name, value in environment.items() if value}
-    values["BILLING_ENV"] = env
+    given = _without_links({name: value for name, value in environment.items() if value})
+    env = _convert("env", given.get("BILLING_ENV", "development"))
+    file = {name: value for name, value in dotenv_values(ENV_FILES[env]).items() if value}
+    _check_names(given, "the environment")
+    _check_names(file, ENV_FILES[env])
+    if "BILLING_ENV" in file:
+        fault = f"it is set in the file {ENV_FILES[env]}, which it would have to choose"
+        raise SettingsError(f"BILLING_ENV: {fault}; it must be set in the environment, and removed from the file")
+    return _validate(file | given | {"BILLING_ENV": env}, overrides)
+
+
+def _validate(values: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
     given: dict[str, object] = {
         field: values[_variable(field)] for field in Settings.__struct_fields__ if _variable(field) in values
     }
@@ -139,7 +183,39 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
     settings = Settings(**{field: _convert(field, value) for field, value in given.items()})
     _check_database_url(settings)
     _check_limits(settings)
+    _check_addresses(settings)
     return settings
+
+
+def _without_links(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what Kubernetes or Docker injected about services whose names begin with billing.
+
+    A group of injected variables is recognised by one such as BILLING_PORT_80_TCP=tcp://10.0.0.1:80, so that a misspelt
+    setting is not taken for one of them. BILLING_PORT is in the group if it holds such a URL; else it is the setting.
+    """
+    links = {match[1] for name, value in environment.items() if (match := _LINK.fullmatch(name)) and _is_link(value)}
+    injected = {
+        name
+        for name, value in environment.items()
+        for link in links
+        if name.startswith(link) and _LINK_REST.fullmatch(name[len(link) :])
+        if name not in Settings.__struct_encode_fields__ or _is_link(value)
+    }
+    return {name: value for name, value in environment.items() if name not in injected}
+
+
+def _is_link(value: str) -> bool:
+    return _LINK_URL.fullmatch(value) is not None
+
+
+def _check_names(values: Mapping[str, str], where: str) -> None:
+    """Refuse a variable that looks like a setting and is none: a misspelt setting would be ignored in silence."""
+    known = {name.removeprefix("BILLING_"): name for name in (*Settings.__struct_encode_fields__, *_OTHER_PROGRAMS)}
+    for name in sorted(values):
+        if name.startswith("BILLING_") and name not in known.values() and not name.startswith(_TESTS):
+            close = get_close_matches(name.removeprefix("BILLING_"), known, n=1)
+            right = f"it must be {known[close[0]]}" if close else "it must be a name that .env.example lists"
+            raise SettingsError(f"{name}: there is no such setting (found in {where}); {right}, or be removed")
 
 
 def _convert(field: str, value: object) -> Any:
@@ -180,27 +256,55 @@ def _check_limits(settings: Settings) -> None:
     if settings.rate_limit_store is not None and find_spec("redis") is None:
         fault = "it is set, but the client of Redis is not installed; it must be unset, or run"
         raise SettingsError(f"BILLING_RATE_LIMIT_STORE: {fault}: pip install 'billing-system[service,redis]'")
+    if settings.max_receiving_bytes < settings.max_body_bytes:
+        fault = "the largest body would never be received"
+        right = f"it must be BILLING_MAX_BODY_BYTES ({settings.max_body_bytes}) or more"
+        raise SettingsError(
+            f"BILLING_MAX_RECEIVING_BYTES: {settings.max_receiving_bytes} is not valid: {fault}; {right}"
+        )
+
+
+def _check_addresses(settings: Settings) -> None:
     for address in filter(None, (settings.trusted_proxies or "").split(",")):
         try:
             ip_network(address.strip())
         except ValueError as error:
             right = "it must be addresses or networks, with commas between, such as 10.0.0.1,10.1.0.0/16"
             raise SettingsError(f"BILLING_TRUSTED_PROXIES: {address!r} is not valid; {right}") from error
+    bad_names = sorted(name for name in settings.host_names if not _is_host(name))
+    if bad_names or (settings.allowed_hosts is not None and not settings.host_names):
+        shown = bad_names[0] if bad_names else settings.allowed_hosts
+        right = "it must be host names or IP addresses without ports, with commas between, such as billing.example"
+        raise SettingsError(f"BILLING_ALLOWED_HOSTS: {shown!r} is not valid; {right}")
+
+
+def _host_name(text: str) -> str:
+    name = text.strip().lower()
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name
+
+
+def _is_host(name: str) -> bool:
+    if ":" not in name:
+        return _HOST_NAME.fullmatch(name) is not None
+    try:
+        return ip_address(name).version == 6
+    except ValueError:
+        return False
 
 
 def export_settings(settings: Settings) -> None:
-    """Hand the settings on to the worker processes, through the environment they inherit."""
+    """Pass the settings on to the worker processes, through the environment they inherit."""
     for name, value in msgspec.to_builtins(settings).items():
         if value is not None:
             os.environ[name] = str(value)
 
 
 def share_metrics(folder: str) -> None:
-    """Let the worker processes count in files of this folder (prometheus_client asks the environment)."""
+    """Let the worker processes keep their metrics in files of this folder. prometheus_client reads the environment."""
     os.environ[_METRICS_FOLDER] = folder
 
 
 def metrics_folder() -> Path | None:
-    """The folder of `share_metrics`, None where this process serves alone."""
+    """The folder of `share_metrics`; None where this process serves alone."""
     folder = os.environ.get(_METRICS_FOLDER)
     return Path(folder) if folder else None

@@ -1,12 +1,14 @@
 """The settings: where they come from, and what a bad one says."""
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from billing_service.settings import Rate, Settings, SettingsError, load_settings
+import billing_client
+from billing_service.settings import ENV_FILES, Rate, Settings, SettingsError, load_settings
 
 SECRET_URL = "postgresql://billing:s3cr3t@db.example/billing"
 REACHABLE = {"DATABASE_URL": SECRET_URL}
@@ -53,6 +55,8 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_DRAIN_DELAY": "1.5",
             "BILLING_SHUTDOWN_TIMEOUT": "7",
             "BILLING_MAX_BODY_BYTES": "4096",
+            "BILLING_MAX_RECEIVING_BYTES": "8192",
+            "BILLING_MAX_SENDING_BYTES": "1048576",
             "BILLING_QUEUE_RECORDS": "50",
             "BILLING_MAX_REQUESTS": "60",
             "BILLING_REQUESTS_PER_KEY": "600/m",
@@ -60,6 +64,7 @@ def test_every_setting_comes_from_its_variable() -> None:
             "BILLING_REQUESTS_PER_ADDRESS": "5/h",
             "BILLING_RECORDS_PER_ADDRESS": "999999999/d",
             "BILLING_RATE_LIMIT_STORE": "redis://:s3cr3t@cache.example:6379/1",
+            "BILLING_ALLOWED_HOSTS": "Billing.Example, 192.0.2.1,[2001:DB8::1]",
             "BILLING_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/64",
             "BILLING_LOG_FORMAT": "console",
             "BILLING_LOG_LEVEL": "error",
@@ -79,6 +84,8 @@ def test_every_setting_comes_from_its_variable() -> None:
         drain_delay=1.5,
         shutdown_timeout=7,
         max_body_bytes=4096,
+        max_receiving_bytes=8192,
+        max_sending_bytes=1_048_576,
         queue_records=50,
         max_requests=60,
         requests_per_key="600/m",
@@ -86,12 +93,14 @@ def test_every_setting_comes_from_its_variable() -> None:
         requests_per_address="5/h",
         records_per_address="999999999/d",
         rate_limit_store="redis://:s3cr3t@cache.example:6379/1",
+        allowed_hosts="Billing.Example, 192.0.2.1,[2001:DB8::1]",
         trusted_proxies="192.0.2.1, 2001:db8::/64",
         log_format="console",
         log_level="error",
         traces="otlp",
     )
     assert settings.database_url is not None
+    assert settings.host_names == {"billing.example", "192.0.2.1", "2001:db8::1"}
     assert settings.rates == {
         "address-requests": Rate(5, timedelta(hours=1), "requests"),
         "address-records": Rate(999_999_999, timedelta(days=1), "records"),
@@ -115,10 +124,93 @@ def test_billing_env_chooses_the_file(working_folder: Path, env: str | None, por
     assert (settings.env, settings.port) == (env or "development", port)
 
 
-def test_a_file_does_not_choose_another_env(working_folder: Path) -> None:
-    (working_folder / ".env").write_text("BILLING_ENV=production\nBILLING_PORT=3001\n")
-    settings = load_settings({})
-    assert (settings.env, settings.port) == ("development", 3001)
+@pytest.mark.parametrize("env", ["development", "production"])
+def test_a_file_that_would_choose_the_environment_is_refused(working_folder: Path, env: str) -> None:
+    file = ENV_FILES[env]
+    (working_folder / file).write_text(f"BILLING_ENV=production\nDATABASE_URL={SECRET_URL}\n")
+    message = refusal({"BILLING_ENV": env})
+    assert message.startswith(f"BILLING_ENV: it is set in the file {file}, ")
+    assert "it must be set in the environment" in message
+
+
+def test_an_environment_that_a_file_leaves_empty_is_not_set_there(working_folder: Path) -> None:
+    (working_folder / ".env").write_text("BILLING_ENV=\nBILLING_PORT=3001\n")
+    assert load_settings({}) == Settings(port=3001)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BILLING_WORKRES", "BILLING_WORKERS"),
+        ("BILLING_WORKER", "BILLING_WORKERS"),
+        ("BILLING_DATABASE_URL", "DATABASE_URL"),
+        ("BILLING_MAX_BODY_SIZE", "BILLING_MAX_BODY_BYTES"),
+        ("BILLING_APIKEY", "BILLING_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_misspelt_setting_is_refused_with_a_suggestion(
+    working_folder: Path, place: str, name: str, meant: str
+) -> None:
+    if place == "file":
+        (working_folder / ".env").write_text(f"{name}=s3cr3t\n")
+    message = refusal({name: "s3cr3t"} if place == "environment" else {})
+    where = "the environment" if place == "environment" else ".env"
+    assert message.startswith(f"{name}: there is no such setting (found in {where}); it must be {meant}")
+
+
+@pytest.mark.parametrize("name", ["BILLING_X", "BILLING_SERVICE_HOST"])  # nothing shows that Kubernetes set the second
+def test_a_name_like_no_setting_is_refused_without_a_suggestion(name: str) -> None:
+    message = refusal({name: "10.0.0.1"})
+    assert message == (
+        f"{name}: there is no such setting (found in the environment); "
+        "it must be a name that .env.example lists, or be removed"
+    )
+
+
+def test_names_of_the_client_and_of_the_tests_are_left_alone() -> None:
+    client = "".join(path.read_text() for path in Path(billing_client.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r"\bBILLING_[A-Z_]*[A-Z]\b", client))
+    assert {"BILLING_BASE_URL", "BILLING_API_KEY"} <= names
+    assert load_settings({"BILLING_TEST_DATABASE_URL": "x"} | dict.fromkeys(names, "x")) == Settings()
+
+
+KUBERNETES = {  # what a container gets in a namespace with Services called billing and billing-db
+    "BILLING_SERVICE_HOST": "10.0.171.239",
+    "BILLING_SERVICE_PORT": "80",
+    "BILLING_SERVICE_PORT_HTTP_API": "80",
+    "BILLING_PORT": "tcp://10.0.171.239:80",
+    "BILLING_PORT_80_TCP": "tcp://10.0.171.239:80",
+    "BILLING_PORT_80_TCP_PROTO": "tcp",
+    "BILLING_PORT_80_TCP_PORT": "80",
+    "BILLING_PORT_80_TCP_ADDR": "10.0.171.239",
+    "BILLING_DB_SERVICE_HOST": "fd00::7",
+    "BILLING_DB_SERVICE_PORT": "5432",
+    "BILLING_DB_PORT": "tcp://[fd00::7]:5432",
+    "BILLING_DB_PORT_5432_TCP": "tcp://[fd00::7]:5432",
+    "BILLING_DB_PORT_5432_TCP_PROTO": "tcp",
+    "BILLING_DB_PORT_5432_TCP_PORT": "5432",
+    "BILLING_DB_PORT_5432_TCP_ADDR": "fd00::7",
+}
+DOCKER_LINK = {  # what `docker run --link web:billing` gives
+    "BILLING_NAME": "/service/billing",
+    "BILLING_PORT": "tcp://172.17.0.5:3000",
+    "BILLING_PORT_3000_TCP": "tcp://172.17.0.5:3000",
+    "BILLING_PORT_3000_TCP_PROTO": "tcp",
+    "BILLING_PORT_3000_TCP_PORT": "3000",
+    "BILLING_PORT_3000_TCP_ADDR": "172.17.0.5",
+    "BILLING_ENV_PATH": "/usr/bin",
+}
+
+
+@pytest.mark.parametrize("injected", [KUBERNETES, DOCKER_LINK], ids=["kubernetes", "docker"])
+def test_variables_that_an_orchestrator_injects_are_left_alone(working_folder: Path, injected: dict[str, str]) -> None:
+    assert load_settings(injected) == Settings()
+    assert load_settings(injected | {"BILLING_PORT": "8080"}) == Settings(port=8080)  # set in the manifest
+    (working_folder / ".env").write_text("BILLING_PORT=3001\n")
+    assert load_settings(injected) == Settings(port=3001)
+    assert refusal(injected | {"BILLING_WORKRES": "2"}).startswith("BILLING_WORKRES: ")
+    assert refusal(injected | {"BILLING_PORTS": "2"}).startswith("BILLING_PORTS: ")
 
 
 def test_overrides_win_over_the_environment_and_that_over_the_file(working_folder: Path) -> None:
@@ -162,6 +254,11 @@ def test_an_empty_variable_is_as_good_as_none(working_folder: Path) -> None:
         ("BILLING_SHUTDOWN_TIMEOUT", "1.5"),
         ("BILLING_MAX_BODY_BYTES", "1023"),
         ("BILLING_MAX_BODY_BYTES", "1073741825"),
+        ("BILLING_MAX_RECEIVING_BYTES", "1023"),
+        ("BILLING_MAX_RECEIVING_BYTES", "64M"),
+        ("BILLING_MAX_RECEIVING_BYTES", "1099511627777"),
+        ("BILLING_MAX_SENDING_BYTES", "1048575"),
+        ("BILLING_MAX_SENDING_BYTES", "0"),
         ("BILLING_QUEUE_RECORDS", "0"),
         ("BILLING_QUEUE_RECORDS", "1000001"),
         ("BILLING_MAX_REQUESTS", "0"),
@@ -188,6 +285,44 @@ def test_a_limit_of_records_that_no_whole_batch_would_pass_is_refused(variable: 
 @pytest.mark.parametrize("proxies", ["proxy.example", "192.0.2.1,192.0.2.256", "192.0.2.1/24", "*"])
 def test_a_proxy_is_trusted_by_its_address(proxies: str) -> None:
     assert refusal({"BILLING_TRUSTED_PROXIES": proxies}).startswith("BILLING_TRUSTED_PROXIES: ")
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "billing.example:3000",
+        "http://billing.example",
+        "*",
+        "*.example",
+        "billing.example,,bad name",
+        "-billing",
+        "a" * 64,
+        "billing..example",
+        "2001:db8::1::",
+        "[::1]:3000",
+        "bücher.example",
+        " , ",
+    ],
+)
+def test_an_allowed_host_is_a_name_or_an_address_and_nothing_else(hosts: str) -> None:
+    message = refusal({"BILLING_ALLOWED_HOSTS": hosts})
+    assert message.startswith("BILLING_ALLOWED_HOSTS: ")
+    assert "it must be host names or IP addresses without ports" in message
+
+
+def test_any_host_may_be_named_unless_some_are_listed() -> None:
+    assert load_settings({}).host_names == frozenset()
+    assert load_settings({"BILLING_ALLOWED_HOSTS": "billing_service_1"}).host_names == {"billing_service_1"}
+
+
+def test_the_bodies_being_received_have_room_for_the_largest_one() -> None:
+    message = refusal({"BILLING_MAX_BODY_BYTES": "100000000"})
+    assert message == (
+        "BILLING_MAX_RECEIVING_BYTES: 67108864 is not valid: the largest body would never be received; "
+        "it must be BILLING_MAX_BODY_BYTES (100000000) or more"
+    )
+    both = {"BILLING_MAX_BODY_BYTES": "100000000", "BILLING_MAX_RECEIVING_BYTES": "100000000"}
+    assert load_settings(both).max_receiving_bytes == 100_000_000
 
 
 def test_a_bad_store_is_refused_without_being_shown() -> None:

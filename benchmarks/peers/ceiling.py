@@ -9,7 +9,7 @@ import uvicorn
 
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.app import create_app
-from billing_service.commands.cli import server_config
+from billing_service.commands.serve import server_config
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.settings import load_settings
 from billing_service.telemetry.logs import start_logs

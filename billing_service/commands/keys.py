@@ -24,8 +24,8 @@ _KEY_ID = re.compile(r"(?:bk_)?([0-9a-f]{16})")
 _HEADINGS = ("key", "state", "name", "scopes", "customer", "created", "expires", "last used")
 
 
-@click.group()
-def keys() -> None:
+@click.group(name="keys")
+def command() -> None:
     """Make, list and revoke API keys."""
 
 
@@ -60,7 +60,7 @@ def _expiry(_: click.Context, __: click.Parameter, value: str | None) -> datetim
 _json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
-@keys.command()
+@command.command()
 @click.option("--name", required=True, callback=_text(KeyName), help="What it is for; shown by `list` and in voids.")
 @click.option(
     "--scope", "scopes", required=True, multiple=True, type=click.Choice(SCOPES), help="What it permits; repeatable."
@@ -79,7 +79,7 @@ def create(name: str, scopes: tuple[Scope, ...], customer: str | None, expires: 
     click.echo(f"Send it as: Authorization: Bearer {text[:9]}…  It cannot be shown again.", err=True)
 
 
-@keys.command(name="list")
+@command.command(name="list")
 @_json_option
 def list_command(as_json: bool) -> None:
     """List all keys, without their secrets."""
@@ -93,7 +93,7 @@ def list_command(as_json: bool) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@keys.command()
+@command.command()
 @click.argument("key")
 @_json_option
 def revoke(key: str, as_json: bool) -> None:

@@ -1,1 +1,37 @@
-"""Tests of the modules of the same room."""
+"""`billing-service` as an operator meets it: real processes, their output and exit codes."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.services import ServiceProcess
+
+
+def postmaster_pid(data_dir: Path) -> int | None:
+    """The process of the embedded server on this data, None where it was stopped."""
+    file = data_dir / "postmaster.pid"
+    return int(file.read_text().split("\n")[0]) if file.exists() else None
+
+
+def stop_postmaster(data_dir: Path) -> None:
+    """End an embedded server that a failed test left behind, and wait for that."""
+    while (pid := postmaster_pid(data_dir)) is not None:
+        os.kill(pid, signal.SIGQUIT)
+        time.sleep(0.1)
+
+
+def run_command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code and the output of a command that ends by itself."""
+    with ServiceProcess(folder, *arguments, environment=environment) as command:
+        return command.wait(), command.output
+
+
+def failure(folder: Path, *arguments: str, **environment: str) -> str:
+    """The one line with which a command that cannot do its work ends, with exit code 1."""
+    code, output = run_command(folder, *arguments, **environment)
+    assert code == 1, output
+    lines = output.splitlines()
+    assert len(lines) == 1, output
+    assert lines[0].startswith("billing-service: ")
+    return lines[0]

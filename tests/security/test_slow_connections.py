@@ -12,7 +12,7 @@ import aiohttp
 import psutil
 import pytest
 
-from billing_service.commands.cli import MAX_CONNECTIONS
+from billing_service.commands.serve import MAX_CONNECTIONS
 from tests.calls import get, given_customer, json_request, post, request_head, usage
 from tests.services import ServeProcess, serve_process
 

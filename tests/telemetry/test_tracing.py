@@ -27,7 +27,7 @@ from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.otel import OpenTelemetryTraces
 from tests.calls import get, given_customer, post, send, usage
-from tests.commands.test_cli import failure
+from tests.commands import failure
 from tests.ledger.test_group_commit import until_a_write_waits, writes_held_up
 from tests.scrapes import scrape
 from tests.services import Service, free_port, running_service, serve_process

@@ -1,0 +1,24 @@
+"""`billing-service verify`: recomputes what the database holds, and names what differs."""
+
+import asyncio
+import sys
+
+import click
+
+from billing_service.database.embedded import named_or_embedded
+from billing_service.database.pool import unavailable_if_away
+from billing_service.ledger.verification import verify_ledger
+from billing_service.settings import load_settings
+
+
+@click.command(name="verify")
+def command() -> None:
+    """Recompute every request id and every sum from the records; exit 1 and name what differs."""
+    with named_or_embedded(load_settings()) as (settings, where):
+        with unavailable_if_away():
+            report = asyncio.run(verify_ledger(settings))
+        for difference in report.differences:
+            click.echo(difference)
+        click.echo(f"{where}: {report.records} records, {report.rollups} sums, {len(report.differences)} differences")
+    if report.differences:
+        sys.exit(1)

@@ -1,0 +1,15 @@
+"""`billing-service migrate`."""
+
+import re
+from pathlib import Path
+
+from tests.commands import run_command
+
+
+def test_migrate_tells_what_it_did(tmp_path: Path, empty_database_url: str) -> None:
+    code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
+    assert code == 0
+    assert re.search(r": \d+ migrations applied\n  0001 customers_and_usage\n", output)
+    code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
+    assert code == 0
+    assert output.endswith(": nothing to do\n")

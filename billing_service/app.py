@@ -10,7 +10,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from billing_service.api import customers, docs, exports, health, metrics, statements, summaries, usage
 from billing_service.database.pool import Database
-from billing_service.http.admission import Admission
+from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.dispatch import Dispatcher
 from billing_service.http.rate_limits import RateLimits
@@ -21,7 +21,7 @@ from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
 from billing_service.telemetry.logs import RequestLog, start_logs
 from billing_service.telemetry.metrics import Metrics
-from billing_service.telemetry.request_log import RequestTelemetry
+from billing_service.telemetry.request_log import RequestInfo, RequestTelemetry
 from billing_service.telemetry.sampler import Sampler
 from billing_service.telemetry.tracing import OFF, Traces
 
@@ -47,6 +47,24 @@ class ServiceApp(Router):
         if services.settings.trusted_proxies is not None:
             answer = ProxyHeadersMiddleware(answer, services.settings.trusted_proxies)  # type: ignore[arg-type, assignment]  # uvicorn has ASGI types of its own
         super().__init__(redirect_slashes=False, default=answer, lifespan=self._lifespan)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return self.services.settings
+
+    def log_refusal(self, *, status: int, code: str, http_request_id: str, method: str | None, seconds: float) -> None:
+        """Count and log a request that the connection refused before it became one.
+
+        Args:
+            status: The status it was answered with.
+            code: The code of the problem it was answered with.
+            http_request_id: The `X-Request-Id` it was answered with.
+            method: Its HTTP method, where that had come.
+            seconds: How long it took to arrive.
+        """
+        info = RequestInfo(method=method or "", http_request_id=http_request_id.encode(), status=status, code=code)
+        self.services.requests.add(info, seconds)
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
@@ -93,6 +111,7 @@ def create_app(
         group_commit=group_commit,
         authenticator=Authenticator(database, key_required=settings.key_required),
         admission=Admission(settings.max_requests),
+        body_budget=BodyBudget(settings.max_receiving_bytes),
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,
         shutdown=Shutdown(settings.drain_delay),
         metrics=metrics,

@@ -85,6 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     ] = False
     pool_size: Annotated[int, Meta(ge=2, le=1000, description="a whole number from 2 to 1000")] = 10
     database_timeout: Annotated[float, Meta(gt=0, le=600, description="seconds, above 0, at most 600")] = 10
+    read_timeout: Annotated[float, Meta(gt=0, le=3600, description="seconds, above 0, at most 3600")] = 30
     drain_delay: Annotated[float, Meta(ge=0, le=600, description="seconds from 0 to 600")] = 0
     shutdown_timeout: Annotated[int, Meta(ge=1, le=600, description="whole seconds from 1 to 600")] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="a whole number from 1024 to 1073741824")] = (

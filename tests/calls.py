@@ -28,6 +28,7 @@ CODES = {
     "duplicate_record": 409,
     "customer_exists": 409,
     "payload_too_large": 413,
+    "misdirected_request": 421,
     "unsupported_media_type": 415,
     "event_id_conflict": 422,
     "rate_limited": 429,
@@ -118,7 +119,7 @@ async def stored(http: aiohttp.ClientSession, customer: str) -> Any:
 
 def request_head(method: str, path: str, *headers: str) -> bytes:
     """The head of an HTTP/1.1 request, for requests that no client library would send."""
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: test", *headers, "", "")).encode("latin-1")
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", "")).encode("latin-1")
 
 
 def json_request(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:

@@ -26,6 +26,7 @@ KINDS = {
     "customer_exists": Kind(409, "This customer id is taken"),
     "payload_too_large": Kind(413, "The body is too large"),
     "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),
+    "misdirected_request": Kind(421, "This host name is not served here"),
     "event_id_conflict": Kind(422, "This event id is recorded with other data"),
     "header_too_large": Kind(431, "The head of the request is too large"),
     "rate_limited": Kind(429, "Too many requests"),

@@ -37,13 +37,16 @@ def read_id(segment: str) -> str:
 
 @functools.lru_cache(100)
 def check_body_type(content_type: str | None, content_encoding: str | None) -> None:
-    """Raise ProblemError (415) unless a body is JSON in UTF-8, sent as it is."""
-    if content_type is not None:
-        charset = _CHARSET.search(content_type)
-        if not _JSON.fullmatch(content_type.partition(";")[0].strip()):
-            raise ProblemError(problem("unsupported_media_type", "Send the body with Content-Type: application/json."))
-        if charset and charset[1].lower() not in ("utf-8", "utf8"):
-            raise ProblemError(problem("unsupported_media_type", "Send the JSON in UTF-8 (RFC 8259, section 8.1)."))
+    """Raise ProblemError (415) unless a body is JSON in UTF-8, sent as it is, and its Content-Type says so.
+
+    A browser sends a body without a Content-Type, or as text/plain, to another site without asking that site first.
+    """
+    media_type, _, parameters = (content_type or "").partition(";")
+    charset = _CHARSET.search(f";{parameters}")
+    if not _JSON.fullmatch(media_type.strip()):
+        raise ProblemError(problem("unsupported_media_type", "Send the body with Content-Type: application/json."))
+    if charset and charset[1].lower() not in ("utf-8", "utf8"):
+        raise ProblemError(problem("unsupported_media_type", "Send the JSON in UTF-8 (RFC 8259, section 8.1)."))
     if content_encoding is not None and content_encoding.lower() != "identity":
         raise ProblemError(problem("unsupported_media_type", "Send the body without a Content-Encoding."))
 

@@ -47,7 +47,7 @@ def path_of(customer_id: str) -> str:
 async def list_customers(request: ApiRequest, query: CustomersQuery) -> Response:
     """List the customers by id."""
     after = read_cursor(_LIST, query.cursor, _Position).id if query.cursor else ""
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         found = await customers.list_customers(connection, after, query.limit + 1, request.caller.customer_id)
     page = found[: query.limit]
     cursor = write_cursor(_LIST, _Position(page[-1].id)) if len(found) > query.limit else None
@@ -56,7 +56,7 @@ async def list_customers(request: ApiRequest, query: CustomersQuery) -> Response
 
 async def get_customer(request: ApiRequest, _: NoQuery) -> Response:
     """Read one customer."""
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         customer = await customers.require_customer(connection, request.customer_id)
     return JsonResponse(customer)
 

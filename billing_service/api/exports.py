@@ -36,7 +36,7 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
         instant_parameter("from", query.from_, BEGINNING),
         instant_parameter("to", query.to, END),
     )
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)
     stream = RecordStream(request.services.database, selection, _encode_rows if format_ == "csv" else _encode_lines)

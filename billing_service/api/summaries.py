@@ -32,7 +32,7 @@ async def summarize_customer(request: ApiRequest, query: SummaryQuery) -> Respon
     asked = read_summary_query(query)
     groups = (await _groups(request, [customer_id], asked))[customer_id]
     if not groups:
-        async with request.services.database.connection() as connection:
+        async with request.services.database.read_connection() as connection:
             await require_customer(connection, customer_id)
     summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=summary_total(groups))
     return JsonResponse(summary)
@@ -43,7 +43,7 @@ async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Res
     asked = read_summary_query(query)
     scope = f"summary {asked}"
     after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         found = await list_customers(connection, after, query.limit + 1, request.caller.customer_id)
     customers = [customer.id for customer in found]
     page = customers[: query.limit]
@@ -61,7 +61,7 @@ async def _groups(request: ApiRequest, customer_ids: Sequence[str], asked: Asked
     groups: dict[str, list[SummaryGroup[str]]] = {}
     left = MAX_GROUPS
     try:
-        async with request.services.database.connection() as connection:
+        async with request.services.database.read_connection(is_large=True) as connection:
             for id_ in customer_ids:
                 found = await summarize(connection, id_, asked.start, asked.end, asked.grouping, left)
                 groups[id_] = [_group(group, asked) for group in found]

@@ -117,7 +117,7 @@ async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         await require_customer(connection, customer_id)
         records = await list_records(
             connection, customer_id, (since, after.request_id), end, query.service, query.limit + 1
@@ -134,7 +134,7 @@ async def get_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Read one record."""
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
-    async with request.services.database.connection() as connection:
+    async with request.services.database.read_connection() as connection:
         record = None
         if _REQUEST_ID.fullmatch(request_id):
             record = await find_record(connection, customer_id, bytes.fromhex(request_id))

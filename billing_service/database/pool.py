@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
@@ -19,7 +19,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 _UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
 IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
-TURNS_OF = 4  # one connection of so many may be held by a turn
+TURNS_OF = 4  # one connection of so many may be held by an export
+READS_OF_THREE = 2  # of three connections so many may be held by reads; the rest are for writes and API keys
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
@@ -63,6 +64,7 @@ class Database:
         self._kept_until = 0.0
         self._kept_deadlines = Deadlines(settings.database_timeout)
         self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
+        self._reads = asyncio.Semaphore(max(1, settings.pool_size * READS_OF_THREE // 3))
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
@@ -71,7 +73,7 @@ class Database:
             min_size=0,
             max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=IDLE_SECONDS,
-            command_timeout=self._settings.database_timeout,
+            command_timeout=max(self._settings.database_timeout, self._settings.read_timeout),
             reset=_leave_as_is,
             **_options(self._settings),
         )
@@ -85,13 +87,33 @@ class Database:
                 async with asyncio.timeout(PARTING_SECONDS):
                     await self._pool.close()
 
+    def connection(self) -> AbstractAsyncContextManager["Connection"]:
+        """A connection of one's own for a write or an API key, for the block.
+
+        The block is cut off after `database_timeout` and ends within PARTING_SECONDS more, whether or not the database
+        answers. Raises DatabaseUnavailableError.
+        """
+        return self._connection(self._now() + self._settings.database_timeout)
+
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator["Connection"]:
-        """A connection of one's own for the block, which is cut off after `database_timeout` and ends within
-        PARTING_SECONDS more, whether or not the database answers. Raises DatabaseUnavailableError."""
+    async def read_connection(self, *, is_large: bool = False) -> AsyncIterator["Connection"]:
+        """As `connection`, for a read. All reads together leave some connections to writes, so these never wait for
+        them. A large read, whose time grows with what it reads, is cut off after `read_timeout`."""
+        seconds = self._settings.read_timeout if is_large else self._settings.database_timeout
+        cut_off = self._now() + seconds
+        with unavailable_if_away():
+            async with asyncio.timeout_at(cut_off):
+                await self._reads.acquire()
+        try:
+            async with self._connection(cut_off) as connection:
+                yield connection
+        finally:
+            self._reads.release()
+
+    @asynccontextmanager
+    async def _connection(self, cut_off: float) -> AsyncIterator["Connection"]:
         if self._pool is None:
             raise RuntimeError("open() comes first")
-        cut_off = asyncio.get_running_loop().time() + self._settings.database_timeout
         self._users += 1
         try:
             with unavailable_if_away():
@@ -105,14 +127,14 @@ class Database:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
-        """A connection to read much from in a transaction, and by when, on the loop's clock, to give it back: well
-        before it is cut off. A part of all connections is lent for that, so that nothing else has to wait for one.
+        """A connection for a part of an export, in a transaction, and when to give it back, on the loop's clock: well
+        before it is cut off. All exports together hold one connection in TURNS_OF.
 
         Raises DatabaseUnavailableError.
         """
         async with self._turns:
-            end = asyncio.get_running_loop().time() + self._settings.database_timeout / 2  # the wait for one counts too
-            async with self.connection() as connection, connection.transaction(readonly=True):
+            end = self._now() + self._settings.database_timeout / 2  # the wait for one counts too
+            async with self.read_connection() as connection, connection.transaction(readonly=True):
                 yield connection, end
 
     @asynccontextmanager
@@ -147,6 +169,10 @@ class Database:
         if kept is not None:
             with suppress(DatabaseUnavailableError), unavailable_if_away():
                 await kept.close(timeout=PARTING_SECONDS)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def use(self) -> PoolUse:
         """How the connections are used at this moment."""

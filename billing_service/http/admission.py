@@ -1,6 +1,13 @@
-"""Bounds how many requests are worked on at once. Refusing one more costs less than letting all of them wait."""
+"""Bounds what is worked on at once: requests, and the bytes of their bodies.
+
+Refusing one more costs less than letting all of them wait.
+"""
+
+from collections import Counter
 
 from billing_service.http.errors import RETRY_AFTER_SECONDS, ProblemError, problem
+
+SMALL_BODY_BYTES = 64 * 1024
 
 
 class Admission:
@@ -27,6 +34,41 @@ class Admission:
         if wanted > self._max_requests:
             detail = "The service is overloaded. Try again: a retry with the same Idempotency-Key is safe."
             raise ProblemError(problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+
+
+class BodyBudget:
+    """Bounds the sum of the bodies that this process holds, from their first byte until their request is answered.
+
+    Small bodies are always taken: `BILLING_MAX_REQUESTS` bounds their number. No caller may hold more than half of the
+    budget, so that one who sends slowly does not keep out the others.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.held = 0
+        self._held_by: Counter[str] = Counter()
+
+    def charge(self, caller: str, size: int, body_size: int) -> None:
+        """Take `size` more bytes of a body that then has `body_size`. Raises ProblemError (503) where there is no room.
+
+        What was charged is the caller's to release, also where this raises.
+        """
+        self.held += size
+        self._held_by[caller] += size
+        is_over = self.held > self._max_bytes or self._held_by[caller] > max(self._max_bytes // 2, body_size)
+        if is_over and body_size > SMALL_BODY_BYTES:
+            detail = (
+                "The service holds as many bytes of request bodies as it may. Try again, with smaller batches or fewer "
+                "at a time: a retry with the same Idempotency-Key is safe."
+            )
+            raise ProblemError(problem("unavailable", detail), {"Retry-After": RETRY_AFTER_SECONDS})
+
+    def release(self, caller: str, size: int) -> None:
+        """Give back what was charged."""
+        self.held -= size
+        self._held_by[caller] -= size
+        if not self._held_by[caller]:
+            del self._held_by[caller]
 
 
 class _WhileReceiving:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from billing_service.http.errors import SAFE_HEADERS, ProblemError, error_response, unavailable_response
+from billing_service.http.hosts import HostNames
 from billing_service.http.operations import Operation, answer_operation
 from billing_service.http.rate_limits import rate_limit_headers
 from billing_service.http.requests import ApiRequest
@@ -31,6 +32,7 @@ class Dispatcher:
 
     def __init__(self, operations: Iterable[Operation], services: Services) -> None:
         self._router = Router(operations)
+        self._hosts = HostNames(services.settings)
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,19 +44,23 @@ class Dispatcher:
             http_request_id=http_request_id(headers),
             trace_id=read_trace_id(headers.get(b"traceparent")),
         )
-        match = self._find(scope, info)
+        match = self._find(scope, info, headers.get(b"host"))
         try:
             with self._services.traces.request(info, headers):
                 request = ApiRequest(scope, receive, send, self._services, info)
-                response = await self._answer(match, request)
+                try:
+                    response = await self._answer(match, request)
+                finally:
+                    request.release_body()
                 info.status = response.status_code
                 self._add_headers(response, request)
                 await response(scope, receive, send)
         finally:
             self._services.requests.add(info, time.perf_counter() - started)
 
-    def _find(self, scope: Scope, info: RequestInfo) -> Match | ProblemError:
+    def _find(self, scope: Scope, info: RequestInfo, host: bytes | None) -> Match | ProblemError:
         try:
+            self._hosts.require(host)
             match = self._router.find(info.method, scope["raw_path"].partition(b"?")[0])
         except ProblemError as error:
             return error

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from billing_service.database.pool import Database
-from billing_service.http.admission import Admission
+from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.shutdown import Shutdown
@@ -24,6 +24,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         group_commit: Records usage; answers after the commit.
         authenticator: Finds the caller behind an API key.
         admission: Bounds the requests that are worked on at once.
+        body_budget: Bounds the bytes of request bodies that are held at once.
         rate_limits: The rate limits; None where no limit is set.
         shutdown: Whether this process was told to stop.
         metrics: What is counted and timed.
@@ -38,6 +39,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     group_commit: GroupCommit
     authenticator: Authenticator
     admission: Admission
+    body_budget: BodyBudget
     rate_limits: RateLimits | None
     shutdown: Shutdown
     metrics: Metrics

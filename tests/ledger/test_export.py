@@ -224,7 +224,7 @@ async def time_left_to_a_turn(database: Database) -> float:
 
 async def open_reader(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    writer.write(b"GET /usage/export HTTP/1.1\r\nHost: test\r\n\r\n")
+    writer.write(b"GET /usage/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await writer.drain()
     return reader, writer
 

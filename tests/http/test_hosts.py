@@ -1,0 +1,62 @@
+"""Host names: in development only this machine's and those that are allowed; elsewhere all unless some are named."""
+
+import pytest
+
+from billing_client.contract.problems import ProblemError
+from billing_service.http.hosts import HostNames
+from billing_service.settings import Settings
+from tests.calls import exchange, request_head
+from tests.services import Service
+
+URL = "postgresql://nowhere"
+
+
+def is_served(settings: Settings, host: bytes | None) -> bool:
+    try:
+        HostNames(settings).require(host)
+    except ProblemError as error:
+        return error.details.status != 421
+    return True
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"LOCALHOST:3000", b"127.0.0.1:80", b"[::1]:3000", b"[::1]", None])
+def test_in_development_the_names_of_this_machine_are_served(host: bytes | None) -> None:
+    assert is_served(Settings(database_url=URL), host)
+
+
+@pytest.mark.parametrize("host", [b"rebound.example", b"localhost.example", b"127.0.0.1.example:3000", b"", b"\xff"])
+def test_in_development_no_other_name_is(host: bytes) -> None:
+    assert not is_served(Settings(database_url=URL, host="0.0.0.0"), host)
+
+
+def test_those_that_are_allowed_are_served_too() -> None:
+    settings = Settings(database_url=URL, allowed_hosts="billing.test, [fd00::1]")
+    assert is_served(settings, b"Billing.Test:3000")
+    assert is_served(settings, b"[fd00::1]:3000")
+    assert is_served(settings, b"localhost")
+    assert not is_served(settings, b"other.test")
+
+
+def test_in_production_all_are_served_unless_some_are_named() -> None:
+    assert is_served(Settings(database_url=URL, env="production"), b"anything.example")
+    named = Settings(database_url=URL, env="production", allowed_hosts="billing.example")
+    assert is_served(named, b"billing.example")
+    assert not is_served(named, b"anything.example")
+    assert not is_served(named, b"localhost")
+
+
+def test_what_was_seen_is_bounded() -> None:
+    names = HostNames(Settings(database_url=URL))
+    for port in range(3_000):
+        names.require(b"localhost:%d" % port)
+    assert len(names._seen) == 1_000
+
+
+def test_a_page_under_a_name_of_its_own_writes_nothing(shared_service: Service) -> None:
+    body = b'{"id": "rebound", "name": "Rebound"}'
+    length = f"Content-Length: {len(body)}"
+    lines = ("POST /customers HTTP/1.1", "Host: rebound.example", "Content-Type: application/json", length, "", "")
+    head = "\r\n".join(lines).encode()
+    answer = exchange(shared_service, head + body)
+    assert answer.problem("misdirected_request")["status"] == 421
+    assert exchange(shared_service, request_head("GET", "/customers/rebound")).status == 404

@@ -63,9 +63,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise ValueError where `reach` and the rest contradict each other."""
         if (self.reach == "customer") != (self.scope is not None and "{customer_id}" in self.path):
-            raise ValueError(
-                f"{self.path}: `customer` goes with a scope and {{customer_id}} in the path, and they with it"
-            )
+            raise ValueError(f"{self.path}: reach is `customer` just where there is a scope and a {{customer_id}}")
         if (self.reach == "open") != (self.scope is None):
             raise ValueError(f"{self.path}: reach is `open` where there is no scope")
 

@@ -36,6 +36,7 @@ from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.records import find_record, list_records, void_record
+from billing_service.ledger.slices import in_slices
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -73,35 +74,38 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     if len(batch.records) > MAX_BATCH_RECORDS:
         raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
     await request.count_records(len(batch.records))
-    decoded = _decode_records(batch.records, datetime.now(UTC), request.caller)
+    decoded = await _decode_records(batch.records, datetime.now(UTC), request.caller)
     submissions = submissions_of([record for record in decoded if isinstance(record, UsageRecord)], key)
     if query.dry_run:
         decisions = iter(await request.services.group_commit.dry_run_batch(submissions))
     else:
         request.services.metrics.rejected("batch", len(decoded) - len(submissions))
         decisions = iter(await request.services.group_commit.record_batch(submissions))
-    results = [
-        _result(next(decisions), record)
-        if isinstance(record, UsageRecord)
-        else BatchResult[str](outcome="rejected", problem=record)
-        for record in decoded
-    ]
+    results: list[BatchResult[str]] = []
+    async for part in in_slices(decoded):
+        results += [
+            _result(next(decisions), record)
+            if isinstance(record, UsageRecord)
+            else BatchResult[str](outcome="rejected", problem=record)
+            for record in part
+        ]
     request.info.outcomes = Counter(result.outcome for result in results)
     return JsonResponse(BatchResults(results=results))
 
 
-def _decode_records(
+async def _decode_records(
     records: list[msgspec.Raw], received_at: datetime, caller: Caller
 ) -> list[UsageRecord[str] | ProblemDetails[str]]:
     """Each record of a batch, or the problem that it has."""
     decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
-    for raw in records:
-        try:
-            record = decode_usage(bytes(raw), received_at)
-            caller.require_reach(record.customer_id, record.request_id)
-            decoded.append(record)
-        except ProblemError as error:
-            decoded.append(error.details)
+    async for part in in_slices(records):
+        for raw in part:
+            try:
+                record = decode_usage(bytes(raw), received_at)
+                caller.require_reach(record.customer_id, record.request_id)
+                decoded.append(record)
+            except ProblemError as error:
+                decoded.append(error.details)
     return decoded
 
 

@@ -11,6 +11,7 @@ from billing_client.contract.wire import Outcome, UsageRecord, VoidedUsage
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.rollups import take_from_rollups
+from billing_service.ledger.slices import in_slices
 
 _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")
@@ -60,7 +61,7 @@ class UsageWriter:
             first = await _first_of_known_customers(connection, self._customers, submissions)
             fresh = await self._record(connection, first)
         stored = await _find(connection, [submission.record for id_, submission in first.items() if id_ not in fresh])
-        return _decide(submissions, first, fresh, stored, "recorded")
+        return await _decide(submissions, first, fresh, stored, "recorded")
 
     async def _record(self, connection: Connection, first: dict[str, Submission]) -> Collection[str]:
         """Record what is not there yet, and return the request ids of that."""
@@ -95,7 +96,7 @@ async def decide_dry_run(connection: Connection, submissions: Sequence[Submissio
     """Say what `UsageWriter.record` would say, without writing anything."""
     first = await _first_of_known_customers(connection, KnownCustomers(), submissions)
     stored = await _find(connection, [submission.record for submission in first.values()])
-    return _decide(submissions, first, first.keys() - stored.keys(), stored, "recordable")
+    return await _decide(submissions, first, first.keys() - stored.keys(), stored, "recordable")
 
 
 async def _first_of_known_customers(
@@ -141,10 +142,13 @@ async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> 
         [record.customer_id for record in records],
         [bytes.fromhex(record.request_id) for record in records],
     )
-    return {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in rows}
+    found: dict[str, Submission] = {}
+    async for part in in_slices(rows):
+        found |= {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in part}
+    return found
 
 
-def _decide(
+async def _decide(
     submissions: Sequence[Submission],
     first: dict[str, Submission],
     fresh: Collection[str],
@@ -156,15 +160,16 @@ def _decide(
     unseen = set(fresh)
     stored = stored | {id_: Submission(first[id_].record, first[id_].idempotency_key) for id_ in unseen}
     decisions = []
-    for submission in submissions:
-        id_ = submission.record.request_id
-        if id_ not in first:
-            decisions.append(UNKNOWN_CUSTOMER)
-        elif id_ in unseen:
-            unseen.remove(id_)
-            decisions.append(Decision(new, stored[id_].record))
-        else:
-            decisions.append(compare(submission, stored[id_]))
+    async for part in in_slices(submissions):
+        for submission in part:
+            id_ = submission.record.request_id
+            if id_ not in first:
+                decisions.append(UNKNOWN_CUSTOMER)
+            elif id_ in unseen:
+                unseen.remove(id_)
+                decisions.append(Decision(new, stored[id_].record))
+            else:
+                decisions.append(compare(submission, stored[id_]))
     return decisions
 
 

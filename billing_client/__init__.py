@@ -1,40 +1,49 @@
-"""The async client of the billing service: `BillingSystemClient`, its records and its errors."""
+"""The async client of the billing service: `BillingSystemClient`, its records and its errors.
 
-from billing_client._batches import UsageOutcome
-from billing_client._client import BillingSystemClient
-from billing_client._errors import (
-    AuthenticationError,
-    BillingError,
-    ConfigurationError,
-    CustomerExistsError,
-    CustomerNotFoundError,
-    DeadlineExceededError,
-    DuplicateRecordError,
-    EventIdConflictError,
-    NotFoundError,
-    PayloadTooLargeError,
-    PermissionDeniedError,
-    RateLimitedError,
-    ResponseError,
-    SpoolCorruptError,
-    SpoolDiskFullError,
-    SpoolError,
-    SpoolForkedError,
-    SpoolFullError,
-    SpoolInUseError,
-    StatementNotFoundError,
-    TransportError,
-    UnavailableError,
-    UnexpectedResponseError,
-    UsageNotFoundError,
-    ValidationError,
-)
-from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
+A name is imported from its module when it is first used (PEP 562). So what needs only the shared contract, the service
+for one, loads neither aiohttp nor sqlite3.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from billing_client._version import __version__
-from billing_client.contract.wire import Customer, FieldConflict, FieldError
-from billing_client.spooling.events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
-from billing_client.spooling.recorder import RecorderCounts, UsageRecorder
-from billing_client.spooling.spool import DeadLetter, Spool, SpoolStatus
+
+if TYPE_CHECKING:
+    from billing_client._batches import UsageOutcome
+    from billing_client._client import BillingSystemClient
+    from billing_client._errors import (
+        AuthenticationError,
+        BillingError,
+        ConfigurationError,
+        CustomerExistsError,
+        CustomerNotFoundError,
+        DeadlineExceededError,
+        DuplicateRecordError,
+        EventIdConflictError,
+        NotFoundError,
+        PayloadTooLargeError,
+        PermissionDeniedError,
+        RateLimitedError,
+        ResponseError,
+        SpoolCorruptError,
+        SpoolDiskFullError,
+        SpoolError,
+        SpoolForkedError,
+        SpoolFullError,
+        SpoolInUseError,
+        StatementNotFoundError,
+        TransportError,
+        UnavailableError,
+        UnexpectedResponseError,
+        UsageNotFoundError,
+        ValidationError,
+    )
+    from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
+    from billing_client.contract.wire import Customer, FieldConflict, FieldError
+    from billing_client.spooling.events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
+    from billing_client.spooling.recorder import RecorderCounts, UsageRecorder
+    from billing_client.spooling.spool import DeadLetter, Spool, SpoolStatus
 
 __all__ = [
     "AttemptEvent",
@@ -85,3 +94,28 @@ __all__ = [
     "VoidedUsage",
     "__version__",
 ]
+
+# Every public error is in `_errors`; the module of each other name is named here.
+_MODULES = {
+    "_batches": {"UsageOutcome"},
+    "_client": {"BillingSystemClient"},
+    "_records": {"CustomerSummary", "Statement", "Summary", "Usage", "UsageRecord", "VoidedUsage"},
+    "contract.wire": {"Customer", "FieldConflict", "FieldError"},
+    "spooling.events": {"AttemptEvent", "DeadEvent", "DeliveredEvent", "DuplicateEvent", "RecorderEvent"},
+    "spooling.recorder": {"RecorderCounts", "UsageRecorder"},
+    "spooling.spool": {"DeadLetter", "Spool", "SpoolStatus"},
+}
+
+if not TYPE_CHECKING:  # a type checker that saw it would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = next((module for module, names in _MODULES.items() if name in names), "_errors")
+        value = getattr(import_module(f"{__name__}.{module}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,8 @@ from uuid import uuid4
 import click
 
 from billing_client import Usage, UsageRecord
-from billing_client.cli.failures import Command, CommandError, ExitCode
+from billing_client.cli.exit_codes import ExitCode
+from billing_client.cli.failures import Command, CommandError
 from billing_client.cli.options import Connection, connection_options, instant, json_option
 from billing_client.cli.output import print_json
 

@@ -12,9 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from billing_client import AttemptEvent, BillingError, DeadLetter, RecorderCounts, RecorderEvent, Spool
-from billing_client.cli.failures import Command, CommandError, ExitCode, failure_of
+from billing_client.cli.exit_codes import ExitCode
+from billing_client.cli.failures import Command, CommandError, failure_of
 from billing_client.cli.options import Connection, connection_options, json_option
-from billing_client.cli.output import number_column, print_json, print_table, text_column
+from billing_client.cli.output import print_json
+from billing_client.cli.tables import number_column, print_table, text_column
 from billing_client.contract.amounts import plain
 from billing_client.contract.wire import NewUsage, ProblemDetails
 
@@ -39,7 +41,7 @@ class _Revived(Struct, frozen=True):
 
 @click.group()
 def spool() -> None:
-    """What a recorder keeps on disk: look at it, deliver it, send again what was refused."""
+    """Inspect a recorder's file, deliver it, retry what was refused."""
 
 
 @spool.command(

@@ -1,4 +1,4 @@
-"""The addresses of the fake service: from a request to its answer, as the contract says."""
+"""The endpoints of the fake service: from a request to its response, as the contract says."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,13 @@ from billing_client.contract.decoding import (
     decode_new_void,
     decode_usage,
 )
-from billing_client.contract.periods import Asked, read_statement_query, read_summary_query
+from billing_client.contract.periods import Asked, read_summary_query
 from billing_client.contract.problems import ProblemError, invalid_input, problem
 from billing_client.contract.query_parameters import (
     BatchQuery,
     CustomersQuery,
     ExportQuery,
     NoQuery,
-    StatementQuery,
     SummariesQuery,
     SummaryQuery,
     UsageQuery,
@@ -54,8 +53,8 @@ from billing_client.contract.wire import (
     UsagePage,
     UsageRecord,
 )
-from billing_client.testing._ledger import Ledger
-from billing_client.testing._sums import Statements, summary_groups
+from billing_client.testing._ledger import FakeLedger
+from billing_client.testing._summaries import summary_groups
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHALLENGE = 'Bearer realm="billing-service"'
@@ -64,7 +63,7 @@ T = TypeVar("T")
 
 
 class Request(NamedTuple):
-    """A request as it came; the body is None where it is larger than a service takes."""
+    """A request as received. `body` is None if it is larger than MAX_BODY_BYTES."""
 
     method: str
     path: str
@@ -73,38 +72,37 @@ class Request(NamedTuple):
     body: bytes | None
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     body: bytes
     headers: Mapping[str, str]
 
 
-def json_answer(body: Message, status: int = 200, **headers: str) -> Answer:
-    return Answer(status, _encoder.encode(body), {"Content-Type": "application/json"} | headers)
+def json_response(body: Message, status: int = 200, **headers: str) -> Response:
+    return Response(status, _encoder.encode(body), {"Content-Type": "application/json"} | headers)
 
 
-def problem_answer(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Answer:
+def problem_response(details: ProblemDetails[str], headers: Mapping[str, str] | None = None) -> Response:
     content_type = {"Content-Type": "application/problem+json"}
-    return Answer(details.status, _encoder.encode(details), content_type | dict(headers or {}))
+    return Response(details.status, _encoder.encode(details), content_type | dict(headers or {}))
 
 
 class Endpoints:
-    """Answers requests from a ledger; calls without one of these API keys are refused, where there are any."""
+    """Responses requests from a ledger; calls without one of these API keys are refused, where there are any."""
 
-    def __init__(self, ledger: Ledger, currency: str, minor_unit: int, api_keys: Sequence[str]) -> None:
+    def __init__(self, ledger: FakeLedger, currency: str, api_keys: Sequence[str]) -> None:
         self._ledger = ledger
         self._currency = currency
-        self._statements = Statements(ledger, currency, minor_unit)
         self._credentials = {f"Bearer {key}" for key in api_keys}
 
-    def answer(self, request: Request) -> Answer:
-        """The answer to any request."""
+    def respond(self, request: Request) -> Response:
+        """The response to any request."""
         try:
             endpoint, ids = self._route(request)
             self._check_credentials(request.headers.getall("Authorization", []))
             return endpoint(self, request, *ids)
         except ProblemError as error:
-            return problem_answer(error.details, error.headers)
+            return problem_response(error.details, error.headers)
 
     def _check_credentials(self, values: Sequence[str]) -> None:
         if self._credentials and not values:
@@ -114,7 +112,7 @@ class Endpoints:
             refusal = problem("unauthenticated", "The API key is not valid: it is unknown, expired or revoked.")
             raise ProblemError(refusal, {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'})
 
-    def _route(self, request: Request) -> tuple[Callable[..., Answer], list[str]]:
+    def _route(self, request: Request) -> tuple[Callable[..., Response], list[str]]:
         matches = [
             (method, endpoint, match)
             for method, pattern, endpoint in _ROUTES
@@ -131,54 +129,53 @@ class Endpoints:
         refusal = problem("method_not_allowed", f"{HTTPStatus.METHOD_NOT_ALLOWED.phrase}.")
         raise ProblemError(refusal, {"Allow": ", ".join(sorted(allowed))})
 
-    def health(self, _: Request) -> Answer:
-        return Answer(200, b'{"status":"ok"}', {"Content-Type": "application/json"})
+    def health(self, _: Request) -> Response:
+        return Response(200, b'{"status":"ok"}', {"Content-Type": "application/json"})
 
-    def create_customer(self, request: Request) -> Answer:
+    def create_customer(self, request: Request) -> Response:
         read_query(request.query, NoQuery)
         key = _key(request)
         customer, replayed = self._ledger.add_customer(decode_new_customer(_body(request)), key)
         return _created(customer, f"/customers/{quote(customer.id, safe='')}", replayed)
 
-    def list_customers(self, request: Request) -> Answer:
+    def list_customers(self, request: Request) -> Response:
         query = read_query(request.query, CustomersQuery)
         after = self._ledger.read_cursor("customers", query.cursor)
         page, cursor = self._page(self._ledger.customers(), "customers", query.limit, after, _customer_id)
-        return json_answer(CustomerPage(data=page, next_cursor=cursor))
+        return json_response(CustomerPage(data=page, next_cursor=cursor))
 
-    def get_customer(self, request: Request, customer_id: str) -> Answer:
+    def get_customer(self, request: Request, customer_id: str) -> Response:
         read_query(request.query, NoQuery)
-        return json_answer(self._ledger.customer(customer_id))
+        return json_response(self._ledger.customer(customer_id))
 
-    def update_customer(self, request: Request, customer_id: str) -> Answer:
+    def update_customer(self, request: Request, customer_id: str) -> Response:
         read_query(request.query, NoQuery)
         change = decode_customer_change(_body(request))
-        return json_answer(self._ledger.rename_customer(customer_id, change.name))
+        return json_response(self._ledger.rename_customer(customer_id, change.name))
 
-    def record_usage(self, request: Request) -> Answer:
+    def record_usage(self, request: Request) -> Response:
         read_query(request.query, NoQuery)
         key = _key(request)
-        report = decode_usage(_body(request), datetime.now(UTC))
-        (result,) = self._ledger.record([report], key)
+        record = decode_usage(_body(request), datetime.now(UTC))
+        (result,) = self._ledger.record([record], key)
         if result.record is None:
             raise ProblemError(result.problem or problem("internal_error", "There is no outcome."))
-        path = f"/customers/{quote(report.customer_id, safe='')}/usage/{report.request_id}"
+        path = f"/customers/{quote(record.customer_id, safe='')}/usage/{record.request_id}"
         return _created(result.record, path, result.outcome == "replayed")
 
-    def record_batch(self, request: Request) -> Answer:
+    def record_batch(self, request: Request) -> Response:
         query = read_query(request.query, BatchQuery)
         key = _key(request)
         batch = decode_batch(_body(request))
         if len(batch.records) > MAX_BATCH_RECORDS:
             raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
         now = datetime.now(UTC)
-        entries = [_entry(raw, now) for raw in batch.records]
-        reports = [entry for entry in entries if isinstance(entry, UsageRecord)]
-        judged = self._ledger.record(reports, key, query.dry_run)
-        results = [next(judged) if isinstance(entry, UsageRecord) else entry for entry in entries]
-        return json_answer(BatchResults(results=results))
+        decoded = [_decode_record(raw, now) for raw in batch.records]
+        results = self._ledger.record([read for read in decoded if isinstance(read, UsageRecord)], key, query.dry_run)
+        each = [next(results) if isinstance(read, UsageRecord) else read for read in decoded]
+        return json_response(BatchResults(results=each))
 
-    def list_usage(self, request: Request, customer_id: str) -> Answer:
+    def list_usage(self, request: Request, customer_id: str) -> Response:
         query = read_query(request.query, UsageQuery)
         start, end = _span(query)
         scope = ("usage", customer_id, query.service, start, end)
@@ -186,46 +183,40 @@ class Endpoints:
         self._ledger.customer(customer_id)
         records = self._ledger.records(customer_id, start, end, query.service)
         page, cursor = self._page(records, scope, query.limit, after, _time_and_id)
-        return json_answer(UsagePage(data=page, next_cursor=cursor))
+        return json_response(UsagePage(data=page, next_cursor=cursor))
 
-    def get_usage(self, request: Request, customer_id: str, request_id: str) -> Answer:
+    def get_usage(self, request: Request, customer_id: str, request_id: str) -> Response:
         read_query(request.query, NoQuery)
-        return json_answer(self._ledger.find(customer_id, request_id))
+        return json_response(self._ledger.find(customer_id, request_id))
 
-    def void_usage(self, request: Request, customer_id: str, request_id: str) -> Answer:
+    def void_usage(self, request: Request, customer_id: str, request_id: str) -> Response:
         read_query(request.query, NoQuery)
         void = decode_new_void(_body(request))
-        return json_answer(self._ledger.void(customer_id, request_id, void))
+        return json_response(self._ledger.void(customer_id, request_id, void))
 
-    def export_usage(self, request: Request) -> Answer:
+    def export_usage(self, request: Request) -> Response:
         query = read_query(request.query, ExportQuery)
         _check_format(query.format, "ndjson", {"ndjson", "csv"})
         start, end = _span(query)
         if query.customer_id is not None:
             self._ledger.customer(query.customer_id)
         body = _encoder.encode_lines(self._ledger.records(query.customer_id, start, end, query.service))
-        return Answer(200, body, {"Content-Type": "application/x-ndjson"})
+        return Response(200, body, {"Content-Type": "application/x-ndjson"})
 
-    def summarize_customer(self, request: Request, customer_id: str) -> Answer:
+    def summarize_customer(self, request: Request, customer_id: str) -> Response:
         asked = read_summary_query(read_query(request.query, SummaryQuery))
         self._ledger.customer(customer_id)
         summary = self._summary(customer_id, asked)
-        return json_answer(Summary(**self._frame(asked), groups=summary.groups, total=summary.total))
+        return json_response(Summary(**self._frame(asked), groups=summary.groups, total=summary.total))
 
-    def summarize_customers(self, request: Request) -> Answer:
+    def summarize_customers(self, request: Request) -> Response:
         query = read_query(request.query, SummariesQuery)
         asked = read_summary_query(query)
         scope = ("summary", asked)
         after = self._ledger.read_cursor(scope, query.cursor)
         page, cursor = self._page(self._ledger.customers(), scope, query.limit, after, _customer_id)
         data = [self._summary(customer.id, asked) for customer in page]
-        return json_answer(SummaryPage(**self._frame(asked), data=data, next_cursor=cursor))
-
-    def get_statement(self, request: Request, customer_id: str) -> Answer:
-        query = read_query(request.query, StatementQuery)
-        month = read_statement_query(customer_id, query)
-        _check_format(query.format, "json", {"json", "csv", "html"})
-        return json_answer(self._statements.issue(month, query.since))
+        return json_response(SummaryPage(**self._frame(asked), data=data, next_cursor=cursor))
 
     def _summary(self, customer_id: str, asked: Asked) -> CustomerSummary[str]:
         groups = summary_groups(self._ledger.records(customer_id, asked.start, asked.end), asked)
@@ -254,9 +245,9 @@ def _time_and_id(record: UsageRecord[str]) -> tuple[datetime, str]:
     return record.occurred_at, record.request_id
 
 
-def _created(body: Message, location: str, replayed: bool) -> Answer:
+def _created(body: Message, location: str, replayed: bool) -> Response:
     headers = {"Location": location} | ({"Idempotent-Replayed": "true"} if replayed else {})
-    return json_answer(body, 201, **headers)
+    return json_response(body, 201, **headers)
 
 
 def _key(request: Request) -> str | None:
@@ -272,7 +263,7 @@ def _body(request: Request) -> bytes:
     return request.body
 
 
-def _entry(raw: Raw, received_at: datetime) -> UsageRecord[str] | BatchResult[str]:
+def _decode_record(raw: Raw, received_at: datetime) -> UsageRecord[str] | BatchResult[str]:
     try:
         return decode_usage(bytes(raw), received_at)
     except ProblemError as error:
@@ -291,7 +282,7 @@ def _check_format(asked: str | None, only: str, known: set[str]) -> None:
         raise ProblemError(problem("not_acceptable", f"The fake service answers in {only} alone."))
 
 
-_ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = [
+_ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
     (method, re.compile(path.replace("{}", "([^/]+)")), endpoint)
     for method, path, endpoint in (
         ("POST", "/customers", Endpoints.create_customer),
@@ -306,7 +297,6 @@ _ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = [
         ("POST", "/customers/{}/usage/{}/void", Endpoints.void_usage),
         ("GET", "/customers/{}/summary", Endpoints.summarize_customer),
         ("GET", "/summary", Endpoints.summarize_customers),
-        ("GET", "/customers/{}/statement", Endpoints.get_statement),
         ("GET", "/healthz", Endpoints.health),
         ("GET", "/readyz", Endpoints.health),
     )

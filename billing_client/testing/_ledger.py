@@ -1,4 +1,4 @@
-"""What the fake service remembers, and what it decides: the contract, in memory."""
+"""The data of the fake service, in memory. What becomes of reported usage is decided by `contract.outcomes`."""
 
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -9,123 +9,111 @@ from uuid import uuid4
 from msgspec import Struct, structs
 
 from billing_client.contract.identity import new_customer_id
+from billing_client.contract.outcomes import (
+    UNKNOWN_CUSTOMER,
+    Decision,
+    Submission,
+    compare,
+    refusal_of,
+    submissions_of,
+)
 from billing_client.contract.problems import (
     ProblemError,
     customer_exists,
     customer_not_found,
-    duplicate_record,
-    event_id_conflict,
     invalid_input,
     usage_not_found,
 )
-from billing_client.contract.wire import (
-    BatchResult,
-    Customer,
-    FieldConflict,
-    NewCustomer,
-    NewVoid,
-    UsageRecord,
-    VoidedUsage,
-)
-
-_COMPARED = {"service": "service", "unitsConsumed": "units_consumed", "pricePerUnit": "price_per_unit"}
-
-
-class Stored(Struct, frozen=True):
-    """A record, or a customer, and the name of the call that made it."""
-
-    value: Any
-    idempotency_key: str | None
-
+from billing_client.contract.wire import BatchResult, Customer, NewCustomer, NewVoid, UsageRecord, VoidedUsage
 
 _Identity = tuple[str, str]  # customer id, request id
 
 
-class Ledger:
-    """Customers, records and voids. Everything that cannot be done raises ProblemError, as the service answers."""
+class _CustomerEntry(Struct, frozen=True):
+    """A customer, and the `Idempotency-Key` of the call that created it."""
+
+    customer: Customer
+    idempotency_key: str | None
+
+
+class FakeLedger:
+    """Customers, records and voids. Every refusal is a ProblemError, with the problem that the service answers."""
 
     def __init__(self) -> None:
-        self.voids: dict[_Identity, VoidedUsage[str]] = {}
-        self._customers: dict[str, Stored] = {}
-        self._records: dict[_Identity, Stored] = {}
+        self._voids: dict[_Identity, VoidedUsage[str]] = {}
+        self._customers: dict[str, _CustomerEntry] = {}
+        self._usage: dict[_Identity, Submission] = {}
         self._cursors: dict[str, tuple[object, Any]] = {}
 
-    def add_customer(self, new: NewCustomer, key: str | None) -> tuple[Customer, bool]:
-        """The customer, and whether this is a retry of the call that made it."""
+    def add_customer(self, new: NewCustomer, idempotency_key: str | None) -> tuple[Customer, bool]:
+        """The customer, and whether this is a retry of the call that created it."""
         now = datetime.now(UTC)
         customer = Customer(id=new.id or new_customer_id(), name=new.name, created_at=now, updated_at=now)
-        stored = self._customers.setdefault(customer.id, Stored(customer, key))
-        found: Customer = stored.value
+        entry = self._customers.setdefault(customer.id, _CustomerEntry(customer, idempotency_key))
+        found = entry.customer
         if found is customer:
             return customer, False
         is_renamed = found.updated_at > found.created_at
-        if key is None or key != stored.idempotency_key or not (is_renamed or found.name == new.name):
+        is_same_call = idempotency_key is not None and idempotency_key == entry.idempotency_key
+        if not (is_same_call and (is_renamed or found.name == new.name)):
             raise ProblemError(customer_exists(customer.id))
         return found, True
 
     def customer(self, customer_id: str) -> Customer:
         if customer_id not in self._customers:
             raise ProblemError(customer_not_found(customer_id))
-        customer: Customer = self._customers[customer_id].value
-        return customer
+        return self._customers[customer_id].customer
 
     def rename_customer(self, customer_id: str, name: str) -> Customer:
         customer = self.customer(customer_id)
         if name != customer.name:
             customer = structs.replace(customer, name=name, updated_at=datetime.now(UTC))
-            self._customers[customer_id] = structs.replace(self._customers[customer_id], value=customer)
+            self._customers[customer_id] = structs.replace(self._customers[customer_id], customer=customer)
         return customer
 
     def customers(self) -> list[Customer]:
         """All customers, by id."""
-        return [self._customers[customer_id].value for customer_id in sorted(self._customers)]
+        return [self._customers[customer_id].customer for customer_id in sorted(self._customers)]
 
     def record(
-        self, reports: Sequence[UsageRecord[str]], key: str | None, dry_run: bool = False
+        self, records: Sequence[UsageRecord[str]], idempotency_key: str | None, dry_run: bool = False
     ) -> Iterator[BatchResult[str]]:
-        """What becomes of the reports of one call, in order. Usage that it reports twice is no retry of the call."""
-        records: MutableMapping[_Identity, Stored] = ChainMap({}, self._records) if dry_run else self._records
-        seen: set[_Identity] = set()
-        for report in reports:
-            identity = (report.customer_id, report.request_id)
-            result = self._record(records, report, None if identity in seen else key)
-            is_new = dry_run and result.outcome == "recorded"
-            yield structs.replace(result, outcome="recordable") if is_new else result
-            seen.add(identity)
+        """Record the usage of one call, and give what became of it, in order."""
+        usage: MutableMapping[_Identity, Submission] = ChainMap({}, self._usage) if dry_run else self._usage
+        for submission in submissions_of(records, idempotency_key):
+            decision = self._decide(usage, submission)
+            problem = refusal_of(decision, submission.record)
+            if problem is not None:
+                yield BatchResult(outcome=decision.outcome, problem=problem)
+            else:
+                is_new = decision.outcome == "recorded"
+                yield BatchResult(
+                    outcome="recordable" if dry_run and is_new else decision.outcome, record=decision.record
+                )
 
-    def _record(
-        self, records: MutableMapping[_Identity, Stored], report: UsageRecord[str], key: str | None
-    ) -> BatchResult[str]:
-        if report.customer_id not in self._customers:
-            refusal = customer_not_found(report.customer_id, report.request_id)
-            return BatchResult(outcome="rejected", problem=refusal)
-        stored = records.setdefault((report.customer_id, report.request_id), Stored(report, key))
-        found: UsageRecord[str] = stored.value
-        if found is report:
-            return BatchResult(outcome="recorded", record=report)
-        if conflicts := _conflicts(found, report):
-            return BatchResult(outcome="conflict", problem=event_id_conflict(found, report, conflicts))
-        if key is not None and key == stored.idempotency_key:
-            return BatchResult(outcome="replayed", record=found)
-        return BatchResult(outcome="duplicate", problem=duplicate_record(found, report))
+    def _decide(self, usage: MutableMapping[_Identity, Submission], submission: Submission) -> Decision:
+        record = submission.record
+        if record.customer_id not in self._customers:
+            return UNKNOWN_CUSTOMER
+        stored = usage.setdefault((record.customer_id, record.request_id), submission)
+        return Decision("recorded", record) if stored is submission else compare(submission, stored)
 
     def find(self, customer_id: str, request_id: str) -> UsageRecord[str]:
         self.customer(customer_id)
-        if (customer_id, request_id) not in self._records:
+        if (customer_id, request_id) not in self._usage:
             raise ProblemError(usage_not_found(request_id))
-        record: UsageRecord[str] = self._records[customer_id, request_id].value
-        return record
+        return self._usage[customer_id, request_id].record
 
     def void(self, customer_id: str, request_id: str, void: NewVoid) -> VoidedUsage[str]:
-        """Take a record out of what is owed, once."""
+        """Void a record. A second void changes nothing and gives the first."""
         record, identity = self.find(customer_id, request_id), (customer_id, request_id)
-        if identity not in self.voids:
+        if identity not in self._voids:
             record = structs.replace(record, voided_at=datetime.now(UTC))
-            self._records[identity] = structs.replace(self._records[identity], value=record)
-            self.voids[identity] = VoidedUsage(
+            self._usage[identity] = structs.replace(self._usage[identity], record=record)
+            self._voids[identity] = VoidedUsage(
                 **structs.asdict(record), void_reason=void.reason, voided_by=void.voided_by or "anonymous"
             )
-        return self.voids[identity]
+        return self._voids[identity]
 
     def records(
         self, customer_id: str | None, start: datetime, end: datetime, service: str | None = None
@@ -142,10 +130,10 @@ class Ledger:
 
     def all_records(self) -> list[UsageRecord[str]]:
         """All records, in the order in which they were recorded."""
-        return [stored.value for stored in self._records.values()]
+        return [submission.record for submission in self._usage.values()]
 
     def write_cursor(self, scope: object, position: object) -> str:
-        """A cursor for this position in the list that `scope` names."""
+        """A cursor for this position in the list that `scope` identifies."""
         cursor = uuid4().hex
         self._cursors[cursor] = (scope, position)
         return cursor
@@ -158,11 +146,3 @@ class Ledger:
         if known_scope != scope:
             raise invalid_input("query/cursor", "is not a cursor of this list with these filters")
         return position
-
-
-def _conflicts(stored: UsageRecord[str], report: UsageRecord[str]) -> list[FieldConflict]:
-    return [
-        FieldConflict(field=name, recorded=getattr(stored, field), submitted=getattr(report, field))
-        for name, field in _COMPARED.items()
-        if getattr(stored, field) != getattr(report, field)
-    ]

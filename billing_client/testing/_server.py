@@ -17,9 +17,9 @@ from billing_client._client import BillingSystemClient
 from billing_client._records import UsageRecord
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.wire import Customer, NewCustomer
-from billing_client.testing._endpoints import MAX_BODY_BYTES, Answer, Endpoints, Request, problem_answer
+from billing_client.testing._endpoints import MAX_BODY_BYTES, Endpoints, Request, Response, problem_response
 from billing_client.testing._faults import Fault, Rule
-from billing_client.testing._ledger import Ledger
+from billing_client.testing._ledger import FakeLedger
 
 STOP_SECONDS = 0.1  # for calls under way when it stops
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time at all: close() sends RST
@@ -45,16 +45,21 @@ class Call:
 
 
 class FakeBillingServer:
-    """Keeps the service's contract in memory, from a thread with a loop of its own, and misbehaves on command.
+    """A billing service that keeps its data in memory and fails on command.
 
-    As a context manager it serves at `url` for the block, for tests with and without asyncio. `api_keys` are the keys
-    it takes; without any it asks for none. It serves no CSV and no HTML, limits no rates and forgets all at its end.
+    It serves from a thread with an event loop of its own, so tests with and without asyncio can use it. As a context
+    manager it serves at `url` until the block ends, and then forgets everything. It has no statements, CSV, HTML,
+    metrics, rate limits or API key scopes.
+
+    Args:
+        currency: The ISO 4217 code that summaries carry.
+        api_keys: The API keys that it accepts. If there are none, calls need no key.
     """
 
-    def __init__(self, *, currency: str = "USD", minor_unit: int = 2, api_keys: Sequence[str] = ()) -> None:
+    def __init__(self, *, currency: str = "USD", api_keys: Sequence[str] = ()) -> None:
         self._api_keys = tuple(api_keys)
-        self._ledger = Ledger()
-        self._endpoints = Endpoints(self._ledger, currency, minor_unit, self._api_keys)
+        self._ledger = FakeLedger()
+        self._endpoints = Endpoints(self._ledger, currency, self._api_keys)
         self._rules: list[Rule] = []
         self._calls: list[Call] = []
         self._lock = threading.Lock()  # of all the above, between the test and the server's thread
@@ -155,19 +160,19 @@ class FakeBillingServer:
             self._calls.append(call)
             rule = next((rule for rule in self._rules if rule.meets(call.method, path)), None)
             call.fault = rule.fault if rule else None
-            answer = self._refusal(rule, call) if rule else None
-            if answer is None and call.fault not in _BEFORE:
-                answer = self._endpoints.answer(request)
+            response = self._refusal(rule, call) if rule else None
+            if response is None and call.fault not in _BEFORE:
+                response = self._endpoints.respond(request)
         if rule and rule.fault is Fault.DELAY:
             await asyncio.sleep(rule.seconds)
-        if answer is None or call.fault in _AFTER_COMMIT:
+        if response is None or call.fault in _AFTER_COMMIT:
             return _HungUp(is_reset=call.fault in (Fault.RESET_BEFORE, Fault.RESET_AFTER_COMMIT))
         if call.fault is Fault.TRUNCATE:
-            return _Truncated(answer)
-        call.status = answer.status
-        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+            return _Truncated(response)
+        call.status = response.status
+        return web.Response(status=response.status, body=response.body, headers=response.headers)
 
-    def _refusal(self, rule: Rule, call: Call) -> Answer | None:
+    def _refusal(self, rule: Rule, call: Call) -> Response | None:
         """What this fault answers in the place of the service; None where it leaves the work to it."""
         after = str(math.ceil(rule.seconds))
         match rule.fault:
@@ -177,11 +182,11 @@ class FakeBillingServer:
                     "RateLimit-Policy": '"fake";q=1',
                     "RateLimit": f'"fake";r=0;t={after}',
                 }
-                return problem_answer(problem("rate_limited", "Told to refuse."), headers)
+                return problem_response(problem("rate_limited", "Told to refuse."), headers)
             case Fault.UNAVAILABLE:
-                return problem_answer(problem("unavailable", "Told to refuse."), {"Retry-After": after})
+                return problem_response(problem("unavailable", "Told to refuse."), {"Retry-After": after})
             case Fault.REDIRECT:
-                return Answer(302, b"", {"Location": f"{self.url}/elsewhere{call.path}"})
+                return Response(302, b"", {"Location": f"{self.url}/elsewhere{call.path}"})
         return None
 
 
@@ -205,10 +210,10 @@ class _HungUp(web.StreamResponse):
 class _Truncated(web.StreamResponse):
     """The head of an answer and half of its body, then the end of the connection."""
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(status=answer.status, headers=answer.headers)
-        self.content_length = len(answer.body) + 1
-        self._part = answer.body[: len(answer.body) // 2]
+    def __init__(self, response: Response) -> None:
+        super().__init__(status=response.status, headers=response.headers)
+        self.content_length = len(response.body) + 1
+        self._part = response.body[: len(response.body) // 2]
 
     async def prepare(self, request: web.BaseRequest) -> None:
         await super().prepare(request)

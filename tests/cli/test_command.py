@@ -1,9 +1,11 @@
 """`billing` itself: its help and its exit codes."""
 
+import click
 import pytest
 
 import billing_client
-from billing_client.cli.failures import MEANINGS, ExitCode
+from billing_client.cli import command
+from billing_client.cli.exit_codes import MEANINGS, ExitCode
 from tests.cli import billing
 from tests.examples import ROOT
 
@@ -16,6 +18,15 @@ def test_help_names_each_command_and_each_exit_code() -> None:
     for code in ExitCode:
         assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
     assert not [line for line in shown.stdout.splitlines() if len(line) > 110]
+
+
+def test_help_describes_each_command_as_the_command_does() -> None:
+    context = click.Context(command.billing)
+    shown = " ".join(billing("--help").stdout.split())
+    for name in command.billing.list_commands(context):
+        subcommand = command.billing.get_command(context, name)
+        assert subcommand is not None
+        assert f" {name} {subcommand.get_short_help_str(100)} " in shown
 
 
 def test_the_documentation_says_the_same_of_exit_codes() -> None:

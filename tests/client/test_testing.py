@@ -264,18 +264,14 @@ async def test_api_keys_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_the_currency_is_the_one_it_was_told() -> None:
-    with FakeBillingServer(currency="KWD", minor_unit=3) as server:
+    with FakeBillingServer(currency="KWD") as server:
         server.add_customer("acme")
         async with server.client() as client:
-            summary = await client.summary(customer_id="acme")
-            statement = await client.statement(customer_id="acme", month="2026-01")
-    assert (summary.currency, statement.currency) == ("KWD", "KWD")
-    assert (statement.rounding.minor_unit, str(statement.total.rounded)) == (3, "0.000")
+            assert (await client.summary(customer_id="acme")).currency == "KWD"
 
 
-@pytest.mark.parametrize("path", ["/usage/export?format=csv", "/customers/acme/statement?month=2026-01&format=html"])
-def test_a_form_that_only_the_service_has_is_refused(server: FakeBillingServer, path: str) -> None:
-    answer = ask(server, request_head("GET", path, "Connection: close"))
+def test_a_format_that_only_the_service_has_is_refused(server: FakeBillingServer) -> None:
+    answer = ask(server, request_head("GET", "/usage/export?format=csv", "Connection: close"))
     assert answer.startswith(b"HTTP/1.1 406 ")
     assert b'"code":"not_acceptable"' in answer
 

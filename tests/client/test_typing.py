@@ -1,10 +1,13 @@
 """What a user's type checker sees, and what the package says it offers."""
 
+import ast
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -72,6 +75,7 @@ async def main() -> None:
 
 asyncio.run(main())
 """
+HEAVY = {"aiohttp", "sqlite3", "asyncio"}
 MISUSES = {
     'BillingSystemClient("http://127.0.0.1")': "Too many positional arguments",
     "BillingSystemClient(base_url=5)": 'incompatible type "int"',
@@ -109,14 +113,45 @@ def test_misuse_fails_mypy_strict(tmp_path: Path, cache: Path) -> None:
         assert expected in "".join(line for line in lines if line.startswith(f"program.py:{number}: error: "))
 
 
-def test_all_is_sorted_and_whole() -> None:
-    offered = {
-        name
-        for name, value in vars(billing_client).items()
-        if isinstance(value, type) and value.__module__.startswith("billing_client")
+def test_a_name_that_is_not_offered_is_an_error_for_the_type_checker(tmp_path: Path, cache: Path) -> None:
+    output = check("import billing_client\nbilling_client.Recoder\n", tmp_path, cache)
+    assert 'error: Module has no attribute "Recoder"' in output[0]
+    with pytest.raises(AttributeError, match="Recoder"):
+        billing_client.Recoder  # type: ignore[attr-defined]  # noqa: B018 - looked up for its error
+
+
+def test_each_offered_name_is_loaded_from_the_module_the_type_checker_sees() -> None:
+    (typed,) = (node for node in ast.parse(Path(billing_client.__file__).read_text("utf-8")).body if is_typed(node))
+    modules = {
+        alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert billing_client.__all__ == sorted(billing_client.__all__)
-    assert set(billing_client.__all__) == offered | {"RecorderEvent", "__version__"}  # a union, a text
+    assert set(billing_client.__all__) == {*modules, "__version__"} <= set(dir(billing_client))
+    for name, module in modules.items():
+        assert getattr(billing_client, name) is getattr(import_module(str(module)), name)
+
+
+def is_typed(node: ast.stmt) -> TypeGuard[ast.If]:
+    """Whether this is the block that only type checkers run."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import billing_client.contract.decoding, billing_client.contract.wire", HEAVY),
+        ("from billing_client import BillingError, Usage", HEAVY),
+        ("from billing_client import Spool", {"aiohttp"}),
+        (
+            "from billing_client.cli.command import billing; billing(['--help'], standalone_mode=False)",
+            HEAVY | {"rich"},
+        ),
+    ],
+)
+def test_what_needs_no_network_and_no_disk_loads_neither(statement: str, unwanted: set[str]) -> None:
+    program = f"import sys; {statement}; sys.stderr.write(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not unwanted & set(done.stderr.split())
 
 
 def test_the_package_is_typed_and_tells_its_version() -> None:

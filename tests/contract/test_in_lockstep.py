@@ -40,13 +40,9 @@ class Seen(NamedTuple):
 
     prefix: str
     records: list[tuple[str, str]]
-    digests: list[tuple[str, str]]
 
     def customer(self, name: str) -> str:
         return f"{self.prefix} {name}"
-
-    def digests_of(self, name: str) -> list[str]:
-        return [digest for customer_id, digest in self.digests if customer_id == self.customer(name)]
 
 
 class Call(NamedTuple):
@@ -153,20 +149,7 @@ def summaries(draw: st.DrawFn) -> Step:
     return lambda seen: Call("GET", of_customer(seen, name, "/summary", timezone=zone, groupBy=members, **span))
 
 
-@st.composite
-def statements(draw: st.DrawFn) -> Step:
-    name, zone, number = draw(CUSTOMERS), draw(st.sampled_from(ZONES)), draw(st.none() | st.integers(0, MANY))
-    month = draw(st.sampled_from(["2024-02", "2024-03", "2024-03", "2024-10", "2024-13"]))
-
-    def step(seen: Seen) -> Call:
-        digests = [*seen.digests_of(name), "0" * 64]
-        since = None if number is None else digests[number % len(digests)]
-        return Call("GET", of_customer(seen, name, "/statement", month=month, timezone=zone, since=since))
-
-    return step
-
-
-READS = st.one_of(customer_calls(), lists(), summaries(), statements())
+READS = st.one_of(customer_calls(), lists(), summaries())
 STEPS = st.one_of(recordings(), batches(), record_calls(), record_calls(), READS)
 GIVEN_USAGE = st.lists(REPORTS, min_size=4, max_size=8).map(
     lambda reports: (
@@ -186,10 +169,6 @@ def whole_ledger(seen: Seen) -> Iterator[Call]:
             ("", "UTC"),
         ):
             yield Call("GET", of_customer(seen, name, "/summary", groupBy=members, timezone=zone))
-        for month in ("2024-02", "2024-03"):
-            for since in (None, *seen.digests_of(name)[:3]):
-                path = of_customer(seen, name, "/statement", month=month, timezone="Asia/Kathmandu", since=since)
-                yield Call("GET", path)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +187,7 @@ def test_both_answer_alike(
 
 async def compare(service_url: str, fake_url: str, steps: Sequence[Step]) -> None:
     async with aiohttp.ClientSession(service_url) as real, aiohttp.ClientSession(fake_url) as fake:
-        seen = Seen(new_customer_id(), [], [])
+        seen = Seen(new_customer_id(), [])
         for name in ("a", "b", "c/d"):
             await ask_both(
                 real, fake, seen, Call("POST", "/customers", {"id": seen.customer(name), "name": "Acme"}, key("first"))
@@ -250,12 +229,10 @@ async def pages(http: aiohttp.ClientSession, call: Call) -> Any:
 
 
 def note(seen: Seen, body: Any) -> None:
-    """Keep the records and digests that an answer tells of."""
+    """Keep the records that an answer tells of."""
     match body:
         case {"customerId": str(customer_id), "requestId": str(request_id)}:
             seen.records.extend({(customer_id, request_id)} - set(seen.records))
-        case {"customerId": str(customer_id), "digest": str(digest)}:
-            seen.digests.extend({(customer_id, digest)} - set(seen.digests))
         case dict() | list():
             for value in body.values() if isinstance(body, dict) else body:
                 note(seen, value)

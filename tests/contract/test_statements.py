@@ -20,6 +20,7 @@ from tests.ledgers import FOCUS_SAMPLE, focus_usage, label, made_up_usage, recor
 from tests.services import running_service
 from tests.statements import digest_of, fetch, record, statement, void
 
+pytestmark = pytest.mark.service_alone  # the fake has no statements
 NOTHING = sha256(b"").hexdigest()
 NOW = datetime.now(UTC)
 THIS_MONTH = f"{NOW:%Y-%m}"
@@ -77,6 +78,13 @@ async def test_a_line_for_each_price_of_a_service(http: aiohttp.ClientSession) -
     assert answer["digest"] == digest_of(records)
     decoded = msgspec.json.decode(msgspec.json.encode(answer), type=Statement[Decimal])
     assert decoded.total.amount == sum(line.units * line.price_per_unit for line in decoded.lines)
+
+
+async def test_the_largest_amount_beside_the_smallest(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    for number in ("9" * 38, "0.000000000000000001"):
+        await record(http, number, NOW.isoformat(), unitsConsumed=number, pricePerUnit=number)
+    assert (await statement(http, THIS_MONTH))["total"]["amount"] == f"{(10**38 - 1) ** 2}.{'1':0>36}"
 
 
 async def test_any_month_in_any_zone_is_what_the_records_add_up_to(http: aiohttp.ClientSession) -> None:

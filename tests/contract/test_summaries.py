@@ -181,9 +181,6 @@ async def test_the_largest_amount_beside_the_smallest(http: aiohttp.ClientSessio
     for query in ("", "?groupBy=service", "?groupBy=day"):
         assert (await get(http, f"/customers/acme/summary{query}")).require(200)["total"]["amount"] == amount
     assert (await get(http, "/summary")).require(200)["data"][0]["total"]["amount"] == amount
-    month = f"{datetime.now(UTC):%Y-%m}"
-    statement = (await get(http, f"/customers/acme/statement?month={month}")).require(200)
-    assert statement["total"]["amount"] == amount
 
 
 async def test_a_month_is_the_same_in_summary_and_statement_in_every_zone(http: aiohttp.ClientSession) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.bills import figures, line, write_bill
+from tests.cli.imports.bills import figures, line, write_bill
 from tests.examples import run_example
 from tests.ledgers import FOCUS_SAMPLE
 from tests.services import Service

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import billing, failure
-from tests.cli.bills import (
+from tests.cli.imports.bills import (
     HEADER,
     customers,
     exact_total,

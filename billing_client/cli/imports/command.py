@@ -26,14 +26,15 @@ from billing_client import (
     UsageOutcome,
     ValidationError,
 )
-from billing_client.cli.failures import Command, CommandError, ExitCode, failure_of
-from billing_client.cli.formats import NAMES, FormatName, read_file
-from billing_client.cli.import_report import exit_code, facts_of, print_report
-from billing_client.cli.lines import Format, InputError, Line
+from billing_client.cli.exit_codes import ExitCode
+from billing_client.cli.failures import Command, CommandError, failure_of
+from billing_client.cli.imports.detection import NAMES, InputFormat, read_file
+from billing_client.cli.imports.lines import InputError, SourceRecord, UsageSource
+from billing_client.cli.imports.progress import EVERY, Show, progress
+from billing_client.cli.imports.report import exit_code, facts_of, print_report
+from billing_client.cli.imports.totals import REMEMBERED_CUSTOMERS, ImportTotals, LeftoverFile
 from billing_client.cli.options import Connection, connection_options, json_option, with_options
 from billing_client.cli.output import print_json
-from billing_client.cli.progress import EVERY, Show, progress
-from billing_client.cli.tally import REMEMBERED_CUSTOMERS, LeftLines, Tally
 from billing_client.contract.wire import MAX_BATCH_RECORDS
 
 NO_USAGE = Usage(customer_id="", service="", units_consumed="", price_per_unit="")  # the client rejects it, unsent
@@ -54,11 +55,11 @@ class ImportOptions(Struct, frozen=True, kw_only=True):
 class Import:
     """An import under way."""
 
-    def __init__(self, format_: Format, tally: Tally, options: ImportOptions) -> None:
-        self.tally = tally
+    def __init__(self, format_: UsageSource, totals: ImportTotals, options: ImportOptions) -> None:
+        self.totals = totals
         self._format = format_
         self._options = options
-        self._sent: deque[Line] = deque()
+        self._sent: deque[SourceRecord] = deque()
         self._customers: set[str] = set()
 
     async def run(self, connection: Connection, show: Show, file: TextIO) -> None:
@@ -74,9 +75,9 @@ class Import:
             async with aclosing(outcomes):
                 async for outcome in outcomes:  # in the order of what was sent
                     await self._settle(client, self._sent.popleft(), outcome)
-                    if self.tally.counts.read % EVERY == 0:
-                        show(_position(file), self.tally.counts.read)
-        show(_position(file), self.tally.counts.read)
+                    if self.totals.counts.read % EVERY == 0:
+                        show(_position(file), self.totals.counts.read)
+        show(_position(file), self.totals.counts.read)
 
     async def _usages(self, client: BillingSystemClient) -> AsyncGenerator[Usage, None]:
         """The usage of each line, whose customer then exists; the line itself is put into what was sent."""
@@ -105,17 +106,17 @@ class Import:
             self._customers.clear()
         self._customers.add(customer_id)
 
-    async def _settle(self, client: BillingSystemClient, line: Line, outcome: UsageOutcome) -> None:
+    async def _settle(self, client: BillingSystemClient, line: SourceRecord, outcome: UsageOutcome) -> None:
         record = outcome.record
         if not line.is_voided or self._options.dry_run or record is None or record.voided_at is not None:
-            self.tally.add(line, outcome)
+            self.totals.add(line, outcome)
         elif outcome.outcome == "duplicate":  # another call's record: it may be owed
-            self.tally.reject(line, "it is voided in the file, but not on the server")
+            self.totals.reject(line, "it is voided in the file, but not on the server")
         else:
             reason = "it was voided in the ledger from which it was imported"
             await client.void_usage(customer_id=record.customer_id, request_id=record.request_id, reason=reason)
-            self.tally.counts.voided += 1
-            self.tally.add(line, outcome)
+            self.totals.counts.voided += 1
+            self.totals.add(line, outcome)
 
 
 def _position(file: TextIO) -> int:
@@ -160,7 +161,7 @@ Examples:
 def import_(
     connection: Connection,
     file: Path,
-    format_: FormatName | None,
+    format_: InputFormat | None,
     dry_run: bool,
     create_customers: bool | None,
     without_event_ids: bool,
@@ -188,20 +189,22 @@ def import_(
             with_event_ids=not without_event_ids,
             batch_size=batch_size,
         )
-        missing = LeftLines(_beside(file, "missing", read.suffix), read) if dry_run and not without_event_ids else None
-        rejected = LeftLines(_beside(file, "rejected", read.suffix), read)
-        tally = Tally(rejected, missing, makes_customers and options.dry_run)
-        _run(Import(read, tally, options), connection, text)
+        missing = (
+            LeftoverFile(_beside(file, "missing", read.suffix), read) if dry_run and not without_event_ids else None
+        )
+        rejected = LeftoverFile(_beside(file, "rejected", read.suffix), read)
+        totals = ImportTotals(rejected, missing, makes_customers and options.dry_run)
+        _run(Import(read, totals, options), connection, text)
     if as_json:
-        print_json(facts_of(tally, options.dry_run))
+        print_json(facts_of(totals, options.dry_run))
     else:
-        print_report(tally, options.dry_run)
-    raise click.exceptions.Exit(exit_code(tally))
+        print_report(totals, options.dry_run)
+    raise click.exceptions.Exit(exit_code(totals))
 
 
 def _run(import_: Import, connection: Connection, text: TextIO) -> None:
     """Run an import to its end. Raises CommandError."""
-    tally, whole = import_.tally, False
+    totals, whole = import_.totals, False
     try:
         with progress(_size(text)) as show:
             asyncio.run(import_.run(connection, show, text))
@@ -209,16 +212,16 @@ def _run(import_: Import, connection: Connection, text: TextIO) -> None:
     except BillingError as error:
         again = SMALLER if isinstance(error, PayloadTooLargeError) else AGAIN
         failure = failure_of(error, connection.base_url, again=again)
-        raise _stopped(tally, failure.code, str(failure), dict(failure.facts)) from error
+        raise _stopped(totals, failure.code, str(failure), dict(failure.facts)) from error
     except KeyboardInterrupt as error:
-        raise _stopped(tally, ExitCode.INTERRUPTED, AGAIN, {}) from error
+        raise _stopped(totals, ExitCode.INTERRUPTED, AGAIN, {}) from error
     finally:
-        tally.close(whole)
+        totals.close(whole)
 
 
-def _stopped(tally: Tally, code: ExitCode, message: str, facts: dict[str, Any]) -> CommandError:
-    counts = structs.asdict(tally.counts)
-    return CommandError(code, f"stopped after {tally.counts.read} lines. {message}.", facts | counts)
+def _stopped(totals: ImportTotals, code: ExitCode, message: str, facts: dict[str, Any]) -> CommandError:
+    counts = structs.asdict(totals.counts)
+    return CommandError(code, f"stopped after {totals.counts.read} lines. {message}.", facts | counts)
 
 
 def _open(file: Path) -> TextIO:

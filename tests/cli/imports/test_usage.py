@@ -12,7 +12,7 @@ import pytest
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request, request_head, usage
 from tests.cli import billing, failure, given_customer, given_usage
-from tests.cli.bills import (
+from tests.cli.imports.bills import (
     customers,
     import_file,
     left_of,

@@ -8,7 +8,7 @@ from typing import TextIO
 from msgspec import Struct
 
 from billing_client import CustomerNotFoundError, EventIdConflictError, UsageOutcome
-from billing_client.cli.lines import Format, Line
+from billing_client.cli.imports.lines import SourceRecord, UsageSource
 from billing_client.contract.amounts import EXACT
 from billing_client.contract.named_queries import read_queries
 
@@ -32,16 +32,16 @@ class Seen:
         self._disk.close()
 
 
-class LeftLines:
+class LeftoverFile:
     """A file of lines that are left, made when there is one; an earlier one goes when in the end there is none."""
 
-    def __init__(self, path: Path, format_: Format) -> None:
+    def __init__(self, path: Path, format_: UsageSource) -> None:
         self.path = path
         self.count = 0
         self._format = format_
         self._file: TextIO | None = None
 
-    def add(self, line: Line, reason: str) -> None:
+    def add(self, line: SourceRecord, reason: str) -> None:
         if self._file is None:
             self._file = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             self._file.write(self._format.heading())
@@ -74,14 +74,14 @@ class Counts(Struct):
     voided: int = 0
 
 
-class Tally:
+class ImportTotals:
     """Counts lines and their money: as the file has it, and, each record once, as the service has it.
 
     In a dry run what could be recorded is `missing`, or `recorded` where no file takes what is missing; a line of an
     unknown customer too, where the import would make the customer.
     """
 
-    def __init__(self, rejected: LeftLines, missing: LeftLines | None, makes_customers: bool) -> None:
+    def __init__(self, rejected: LeftoverFile, missing: LeftoverFile | None, makes_customers: bool) -> None:
         self.counts = Counts()
         self.as_read = self.as_stored = Decimal(0)
         self.missing_customers: set[str] = set()
@@ -89,7 +89,7 @@ class Tally:
         self._makes_customers = makes_customers
         self._seen = Seen()
 
-    def add(self, line: Line, outcome: UsageOutcome) -> None:
+    def add(self, line: SourceRecord, outcome: UsageOutcome) -> None:
         """Count a line that was sent."""
         usage, error = outcome.usage, outcome.error
         is_unknown = isinstance(error, CustomerNotFoundError)
@@ -118,7 +118,7 @@ class Tally:
         else:
             self.counts.duplicate += 1
 
-    def reject(self, line: Line, reason: str) -> None:
+    def reject(self, line: SourceRecord, reason: str) -> None:
         """Count a line that is not recorded."""
         self.counts.read += 1
         self.counts.rejected += 1
@@ -132,7 +132,7 @@ class Tally:
             self.missing.close(whole)
 
 
-def _reason(line: Line, outcome: UsageOutcome) -> str:
+def _reason(line: SourceRecord, outcome: UsageOutcome) -> str:
     reason = line.fault or (outcome.error.detail if outcome.error else "")
     if isinstance(outcome.error, EventIdConflictError):
         conflicts = outcome.error.conflicts

@@ -16,7 +16,16 @@ import pytest
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head, usage
 from tests.cli import billing, billing_beside, failure, finish, given_customer, start
-from tests.cli.bills import exact_total, import_file, left_of, line, read_import, stored, write_bill, write_ndjson
+from tests.cli.imports.bills import (
+    exact_total,
+    import_file,
+    left_of,
+    line,
+    read_import,
+    stored,
+    write_bill,
+    write_ndjson,
+)
 from tests.client.answers import json_answer, problem
 from tests.client.misbehaving import Step, misbehaving, silent
 from tests.services import STARTUP_SECONDS, Service, ServiceProcess, free_port, serve_process

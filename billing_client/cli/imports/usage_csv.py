@@ -3,8 +3,8 @@
 import msgspec
 
 from billing_client import Usage, UsageRecord
-from billing_client.cli.lines import InputError, Line, checked
-from billing_client.cli.tables import EXTRA, Table, TableFormat, read_instant
+from billing_client.cli.imports.csv_tables import EXTRA, CsvSource, Table, read_instant
+from billing_client.cli.imports.lines import InputError, SourceRecord, checked
 from billing_client.contract.csv_cells import rearm
 from billing_client.contract.wire import NewUsage
 
@@ -12,7 +12,7 @@ _FIELDS = msgspec.structs.fields(NewUsage)
 _EXPORTED = [field.encode_name for field in msgspec.structs.fields(UsageRecord)]  # `record --json` adds the outcome
 
 
-class UsageTable(TableFormat):
+class UsageCsv(CsvSource):
     """Usage in CSV. A column that it does not know is refused: `event_id` must not pass for no event id.
 
     Cells of an export, known by its requestId, have an apostrophe before what a spreadsheet would run.
@@ -32,8 +32,8 @@ class UsageTable(TableFormat):
             raise InputError(f"its first line names {unknown[0][:100]!r}, but takes only {', '.join(known)}")
         self._is_export = "requestId" in table.header
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> Line:
-        """See TableFormat."""
+    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+        """See CsvSource."""
         given = {name: rearm(cell) for name, cell in cells.items()} if self._is_export else cells
         if empty := [name for name in self.required if not given[name]]:
             raise ValueError(f"it has no {', '.join(empty)}")
@@ -46,5 +46,5 @@ class UsageTable(TableFormat):
             event_id=given.get("eventId") or None,
             occurred_at=read_instant("occurredAt", occurred_at) if occurred_at else None,
         )
-        line = Line(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
+        line = SourceRecord(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
         return checked(line, given.get("requestId"))

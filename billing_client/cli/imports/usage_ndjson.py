@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from billing_client import Usage
-from billing_client.cli.lines import TOO_LONG, Line, TextLines, checked
-from billing_client.cli.tables import EXTRA
+from billing_client.cli.imports.csv_tables import EXTRA
+from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
 from billing_client.contract.decoding import ObjectDecoder, cut_to_microseconds, read_decimal
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.wire import Timestamp
@@ -36,7 +36,7 @@ _decode = ObjectDecoder[_Object](_Object, {"unitsConsumed": read_decimal, "price
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-class UsageLines:
+class UsageNdjson:
     """Usage as NDJSON. A member that it does not know is refused: `event_id` must not pass for no event id."""
 
     suffix = "ndjson"
@@ -45,26 +45,26 @@ class UsageLines:
     def __init__(self, lines: TextLines) -> None:
         self._lines = lines
 
-    def __iter__(self) -> Iterator[Line]:
-        """See Format."""
+    def __iter__(self) -> Iterator[SourceRecord]:
+        """See UsageSource."""
         for text in self._lines:
             number, source = self._lines.number, text.strip()
             if self._lines.cut_since(number):
-                yield Line(number=number, source="", fault=TOO_LONG)
+                yield SourceRecord(number=number, source="", fault=TOO_LONG)
             elif source:
                 try:
                     yield _read(number, source)
                 except ProblemError as error:
                     faults = error.details.errors or []
                     fault = "; ".join(f"{each.pointer}: {each.message}".removeprefix(": ") for each in faults)
-                    yield Line(number=number, source=source, fault=fault)
+                    yield SourceRecord(number=number, source=source, fault=fault)
 
     def heading(self) -> str:
-        """See Format."""
+        """See UsageSource."""
         return ""
 
-    def left(self, line: Line, reason: str) -> str:
-        """See Format. What is no object stands there as text."""
+    def left(self, line: SourceRecord, reason: str) -> str:
+        """See UsageSource. What is no object stands there as text."""
         members: dict[str, Any] = {"line": line.number, "reason": reason}
         try:
             members |= {name: raw for name, raw in _decode_members(line.source).items() if name not in EXTRA}
@@ -73,7 +73,7 @@ class UsageLines:
         return msgspec.json.encode(members).decode() + "\n"
 
 
-def _read(number: int, source: str) -> Line:
+def _read(number: int, source: str) -> SourceRecord:
     """What a line says. Raises ProblemError."""
     data = cut_to_microseconds(source.encode("utf-8", "surrogateescape"))
     given = _decode(data)
@@ -89,5 +89,5 @@ def _read(number: int, source: str) -> Line:
         event_id=given.event_id,
         occurred_at=given.occurred_at,
     )
-    line = Line(number=number, source=source, usage=usage, is_voided=given.voided_at is not None)
+    line = SourceRecord(number=number, source=source, usage=usage, is_voided=given.voided_at is not None)
     return checked(line, given.request_id)

@@ -2,19 +2,19 @@
 
 from typing import Literal, TextIO, get_args
 
-from billing_client.cli.focus import FocusBill
-from billing_client.cli.lines import Format, InputError, TextLines
-from billing_client.cli.tables import Table
-from billing_client.cli.usage_lines import UsageLines
-from billing_client.cli.usage_tables import UsageTable
+from billing_client.cli.imports.csv_tables import Table
+from billing_client.cli.imports.focus_csv import FocusBill
+from billing_client.cli.imports.lines import InputError, TextLines, UsageSource
+from billing_client.cli.imports.usage_csv import UsageCsv
+from billing_client.cli.imports.usage_ndjson import UsageNdjson
 
-FormatName = Literal["focus", "csv", "ndjson"]
-NAMES: tuple[FormatName, ...] = get_args(FormatName)
+InputFormat = Literal["focus", "csv", "ndjson"]
+NAMES: tuple[InputFormat, ...] = get_args(InputFormat)
 _UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how its byte order mark is read
-_TABLES = {"focus": FocusBill, "csv": UsageTable}
+_TABLES = {"focus": FocusBill, "csv": UsageCsv}
 
 
-def read_file(file: TextIO, name: FormatName | None) -> Format:
+def read_file(file: TextIO, name: InputFormat | None) -> UsageSource:
     """A file of usage, opened as UTF-8 with surrogate escapes, in the format of that name or its own.
 
     Raises InputError.
@@ -22,7 +22,7 @@ def read_file(file: TextIO, name: FormatName | None) -> Format:
     lines = TextLines(file)
     first = lines.first()
     if name == "ndjson" or (name is None and first.lstrip().startswith("{")):
-        return UsageLines(lines)
+        return UsageNdjson(lines)
     if not first and name is None:
         raise InputError("it is empty")
     if "\0" in first or first.startswith(_UTF_16):
@@ -33,7 +33,7 @@ def read_file(file: TextIO, name: FormatName | None) -> Format:
     named = {format_: len(set(format_.required) & set(table.header)) for format_ in _TABLES.values()}
     if not any(named.values()):
         raise InputError(
-            f"it is neither NDJSON, nor CSV whose first line names {', '.join(UsageTable.required)}, "
+            f"it is neither NDJSON, nor CSV whose first line names {', '.join(UsageCsv.required)}, "
             f"or (FOCUS) {', '.join(FocusBill.required)}"
         )
     return max(named, key=lambda format_: named[format_])(table)

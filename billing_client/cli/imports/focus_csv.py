@@ -5,11 +5,11 @@ ChargePeriodStart the time, and the line's Id, where it has one, the event id.
 """
 
 from billing_client import Usage
-from billing_client.cli.lines import Line
-from billing_client.cli.tables import TableFormat, read_instant
+from billing_client.cli.imports.csv_tables import CsvSource, read_instant
+from billing_client.cli.imports.lines import SourceRecord
 
 
-class FocusBill(TableFormat):
+class FocusBill(CsvSource):
     """The lines of a bill that say what was used; the columns that say the rest are left alone."""
 
     name = "FOCUS bill"
@@ -17,8 +17,8 @@ class FocusBill(TableFormat):
     required = ("SubAccountId", "ServiceName", "ConsumedQuantity", "ListUnitPrice", "ChargePeriodStart")
     optional = ("SubAccountName", "Id")
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> Line:
-        """See TableFormat."""
+    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+        """See CsvSource."""
         given = {name: "" if cell == "NULL" else cell for name, cell in cells.items()}
         if empty := [name for name in self.required if not given[name]]:
             raise ValueError(f"it has no {', '.join(empty)}")
@@ -30,4 +30,4 @@ class FocusBill(TableFormat):
             event_id=given.get("Id") or None,
             occurred_at=read_instant("ChargePeriodStart", given["ChargePeriodStart"]),
         )
-        return Line(number=number, source=source, usage=usage, customer_name=given.get("SubAccountName"))
+        return SourceRecord(number=number, source=source, usage=usage, customer_name=given.get("SubAccountName"))

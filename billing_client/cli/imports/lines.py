@@ -15,7 +15,7 @@ class InputError(Exception):
     """The input is not what it should be."""
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class SourceRecord(Struct, frozen=True, kw_only=True):
     """One use: the line of the file where it begins, how it stood there (a format's own affair), and what it says.
 
     `usage` is None where it cannot be told; then `fault` says why. What else may be wrong with its values, the client
@@ -30,19 +30,19 @@ class Line(Struct, frozen=True, kw_only=True):
     is_voided: bool = False
 
 
-class Format(Protocol):
+class UsageSource(Protocol):
     """A file of usage: its lines, and how lines are written that are left over, to be imported in their turn."""
 
     suffix: str
     names_customers: bool
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[SourceRecord]:
         """The lines, one at a time. Raises InputError where the file is not of this format at all."""
 
     def heading(self) -> str:
         """What a file of lines that are left begins with."""
 
-    def left(self, line: Line, reason: str) -> str:
+    def left(self, line: SourceRecord, reason: str) -> str:
         """A line that is left, with its number and why."""
 
 
@@ -88,7 +88,7 @@ class TextLines:
 TOO_LONG = f"it is longer than {LONGEST_LINE} characters"
 
 
-def checked(line: Line, request_id: str | None) -> Line:
+def checked(line: SourceRecord, request_id: str | None) -> SourceRecord:
     """The line, at fault where the request id that it gives, if any, is not that of its data."""
     if not request_id or line.usage is None:
         return line
@@ -99,4 +99,4 @@ def checked(line: Line, request_id: str | None) -> Line:
     if computed == request_id:
         return line
     fault = "its data is not what it was exported with: the requestId is that of other data"
-    return Line(number=line.number, source=line.source, fault=fault)
+    return SourceRecord(number=line.number, source=line.source, fault=fault)

@@ -1,0 +1,1 @@
+"""`billing import`: read a file of usage in one of several formats, and record each line once."""

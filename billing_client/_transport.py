@@ -19,7 +19,7 @@ from billing_client._config import Config
 from billing_client._errors import BillingError, CallOutcome, DeadlineExceededError, TransportError
 from billing_client._responses import RETRIED_STATUSES, WORK_REFUSED_CODES, Answer, error_of
 from billing_client._tracing import TraceHeaders, call_span
-from billing_client.contract.deadlines import Deadlines
+from billing_client.contract.deadlines import Deadlines, Limit
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
@@ -158,7 +158,7 @@ class Transport:
         session = self._open_session()
         call.deadline = time.monotonic() + self._config.timeout
         try:
-            with self._deadlines.limit():
+            with Limit(self._deadlines):
                 try:
                     return await self._attempt(session, call, read)
                 except _TryAgainError as again:

@@ -1,18 +1,19 @@
 """The pool of connections, and the one place where PostgreSQL's faults become ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import asyncpg
 
-from billing_client.contract.deadlines import Deadlines
+from billing_client.contract.deadlines import Deadlines, Limit
 from billing_service.database.connections import PooledConnection
 from billing_service.database.pgbouncer import PgBouncerConnection
 from billing_service.settings import Settings
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
@@ -24,6 +25,9 @@ READS_OF_THREE = 2  # of three connections so many may be held by reads; the res
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
 # what a worker node that goes away looks like through Citus
 _CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
+
+
+_FAULTS = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
 
 
 class DatabaseUnavailableError(Exception):
@@ -137,22 +141,23 @@ class Database:
             async with self.read_connection() as connection, connection.transaction(readonly=True):
                 yield connection, end
 
-    @asynccontextmanager
-    async def kept_connection(self) -> AsyncIterator["Connection"]:
-        """As `connection`, the one beside the pool, for one user whose blocks do not overlap.
+    async def on_kept_connection(self, work: Callable[["Connection"], Awaitable[T]]) -> T:
+        """Do some work on the connection beside the pool, for one user who waits for one work to end before the next.
 
         To take a connection from the pool and give it back costs more CPU time than a small statement does, and a
-        timer of its own 2 µs more than one for all.
-        Raises DatabaseUnavailableError.
+        timer of its own 2 µs more than one for all. Raises DatabaseUnavailableError.
         """
         try:
-            with unavailable_if_away(), self._kept_deadlines.limit():
-                yield await self._keep()
-        except DatabaseUnavailableError:
+            with Limit(self._kept_deadlines):
+                return await work(await self._keep())
+        except _FAULTS as error:
+            unavailable = as_unavailable(error)
+            if unavailable is None:
+                raise
             await self._part()
             if self._pool is not None:
                 await self._pool.expire_connections()
-            raise
+            raise unavailable from error
 
     async def _keep(self) -> "asyncpg.Connection[asyncpg.Record]":
         now = asyncio.get_running_loop().time()
@@ -210,12 +215,18 @@ def unavailable_if_away() -> Iterator[None]:
     """Turn every fault that a later try may not meet into DatabaseUnavailableError; let bugs through."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
-    except asyncpg.PostgresError as error:
-        if not _says_not_now(error):
+    except _FAULTS as error:
+        unavailable = as_unavailable(error)
+        if unavailable is None:
             raise
-        raise DatabaseUnavailableError(str(error)) from error
+        raise unavailable from error
+
+
+def as_unavailable(error: Exception) -> DatabaseUnavailableError | None:
+    """The error to raise for a fault that a later try may not meet; None for a bug."""
+    if isinstance(error, asyncpg.PostgresError) and not _says_not_now(error):
+        return None
+    return DatabaseUnavailableError(str(error) or type(error).__name__)
 
 
 def _says_not_now(error: asyncpg.PostgresError) -> bool:

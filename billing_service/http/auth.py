@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
@@ -41,12 +40,11 @@ class Caller(Struct, frozen=True):
         if not self.reaches(customer_id):
             raise ProblemError(problem("forbidden", "The API key is bound to another customer.", request_id=request_id))
 
-    def require_scope(self, scope: Scope) -> None:
-        """Raise ProblemError (403) where the caller lacks it."""
-        if scope not in self.scopes:
-            details = problem("forbidden", f"The API key lacks the scope {scope}.")
-            challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'  # RFC 6750, section 3.1
-            raise ProblemError(details, {"WWW-Authenticate": challenge})
+
+def scope_is_missing(scope: Scope) -> ProblemError:
+    """The refusal (403) of a caller whose key does not permit what it asks for."""
+    challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'  # RFC 6750, section 3.1
+    return ProblemError(problem("forbidden", f"The API key lacks the scope {scope}."), {"WWW-Authenticate": challenge})
 
 
 ANYBODY = Caller("anonymous", frozenset(SCOPES))
@@ -72,13 +70,12 @@ class Authenticator:
         self._waiting: dict[bytes, tuple[Credentials, asyncio.Future[Caller | None]]] = {}
         self._reader: asyncio.Task[None] | None = None
 
-    async def find(self, authorizations: Sequence[bytes]) -> Caller:
-        """The caller who sent these `Authorization` headers. Raises ProblemError (401), DatabaseUnavailableError."""
-        if not authorizations:
+    async def find(self, authorization: bytes | None) -> Caller:
+        """The caller who sent this `Authorization` header. Raises ProblemError (401), DatabaseUnavailableError."""
+        if authorization is None:
             if self._key_required:
                 raise _unauthenticated("Send an API key: Authorization: Bearer bk_….", _CHALLENGE)
             return ANYBODY
-        authorization = b", ".join(authorizations)
         known = self._known.get(authorization)
         if known is not None and known.until > time.monotonic():
             return known.caller

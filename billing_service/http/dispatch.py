@@ -10,12 +10,12 @@ from itertools import count
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from billing_service.http.errors import SAFE_HEADERS, ProblemError, error_response, unavailable_response
+from billing_service.http.errors import SAFE_HEADERS, error_response, unavailable_response
 from billing_service.http.hosts import HostNames
 from billing_service.http.operations import Operation, answer_operation
 from billing_service.http.rate_limits import rate_limit_headers
 from billing_service.http.requests import ApiRequest
-from billing_service.http.router import Match, Router
+from billing_service.http.router import Router
 from billing_service.http.services import Services
 from billing_service.telemetry.request_log import RequestInfo
 from billing_service.telemetry.tracing import read_trace_id
@@ -38,62 +38,67 @@ class Dispatcher:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and note how it ended. Raises what breaks an answer that has begun."""
         started = time.perf_counter()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        info = RequestInfo(
-            method=scope["method"],
-            http_request_id=http_request_id(headers),
-            trace_id=read_trace_id(headers.get(b"traceparent")),
-        )
-        match = self._find(scope, info, headers.get(b"host"))
+        fields: dict[bytes, bytes] = dict(scope["headers"])
+        if len(fields) != len(scope["headers"]):
+            fields = _join_repeated(scope["headers"])
+        info = RequestInfo(method=scope["method"], http_request_id=http_request_id(fields))
+        if b"traceparent" in fields:
+            info.trace_id = read_trace_id(fields[b"traceparent"])
+        request = ApiRequest(scope, receive, send, self._services, info, fields)
+        traces = self._services.traces
         try:
-            with self._services.traces.request(info, headers):
-                request = ApiRequest(scope, receive, send, self._services, info)
-                try:
-                    response = await self._answer(match, request)
-                finally:
-                    request.release_body()
-                info.status = response.status_code
-                self._add_headers(response, request)
-                await response(scope, receive, send)
+            if traces.is_on:
+                with traces.request(info, fields):
+                    await self._answer(request, send)
+            else:
+                await self._answer(request, send)
         finally:
             self._services.requests.add(info, time.perf_counter() - started)
 
-    def _find(self, scope: Scope, info: RequestInfo, host: bytes | None) -> Match | ProblemError:
-        try:
-            self._hosts.require(host)
-            match = self._router.find(info.method, scope["raw_path"].partition(b"?")[0])
-        except ProblemError as error:
-            return error
-        info.route = match.operation.path
-        return match
+    async def _answer(self, request: ApiRequest, send: Send) -> None:
+        response = await self._response(request)
+        request.info.status = response.status_code
+        self._add_headers(response, request)
+        await response(request.scope, request.receive, send)
 
-    async def _answer(self, match: Match | ProblemError, request: ApiRequest) -> Response:
+    async def _response(self, request: ApiRequest) -> Response:
         try:
-            if isinstance(match, ProblemError):
-                raise match
-            request.ids = match.ids()
-            return await answer_operation(match.operation, request)
+            host = request.fields.get(b"host")
+            if host not in self._hosts.served:
+                self._hosts.require(host)
+            operation, request.ids = self._router.find(request.info.method, request.scope["raw_path"])
+            request.info.route = operation.path
+            return await answer_operation(operation, request)
         except asyncio.CancelledError:  # the server's patience with calls under way is over
             return unavailable_response("The service is stopping.", request.info)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             return error_response(error, request.info)
+        finally:
+            if request.held_bytes:
+                request.release_body()
 
     def _add_headers(self, response: Response, request: ApiRequest) -> None:
         """Add what every answer says. Once the service was told to stop, each closes its connection (RFC 9112, 9.6)."""
         headers = response.raw_headers
-        headers.append((b"x-request-id", request.info.http_request_id))
-        headers.append(_NO_SNIFFING)
-        if not any(name == b"cache-control" for name, _ in headers):
+        if b"cache-control" not in dict(headers):
             headers.append(_NO_STORE)
+        headers += ((b"x-request-id", request.info.http_request_id), _NO_SNIFFING)
         if request.standings:
-            headers.extend(rate_limit_headers(request.standings))
+            headers += rate_limit_headers(request.standings)
         if self._services.shutdown.announced:
             headers.append(_CLOSE)
 
 
-def http_request_id(headers: Mapping[bytes, bytes]) -> bytes:
+def http_request_id(fields: Mapping[bytes, bytes]) -> bytes:
     """The name of a request: the caller's `X-Request-Id` where it is safe to repeat, else a new one."""
-    given = headers.get(b"x-request-id")
+    given = fields.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return f"{_OF_THIS_PROCESS}-{next(_numbers):x}".encode()
+
+
+def _join_repeated(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        fields[name] = fields[name] + b", " + value if name in fields else value
+    return fields

@@ -7,9 +7,12 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from billing_client.contract.query_parameters import NoQuery
+from billing_client.contract.request_parsing import read_query
+from billing_service.http.auth import scope_is_missing
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.api_keys import Scope
 
+_NO_QUERY = NoQuery()
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
@@ -81,21 +84,26 @@ class Operation(Struct, frozen=True, kw_only=True):
 async def answer_operation(operation: Operation, request: ApiRequest) -> Response:
     """Let the caller in and call the handler. What costs least is asked first. Raises ProblemError."""
     if operation.scope is None:
-        return await operation.handler(request, _read_query(operation, request))
+        return await _call_handler(operation, request)
     services = request.services
     with services.admission:
         if services.rate_limits is not None:
             await services.rate_limits.count_request_of_address(request.address, request.standings)
-        caller = await services.authenticator.find(request.header_values(b"authorization"))
-        request.caller = caller
+        request.caller = caller = await services.authenticator.find(request.fields.get(b"authorization"))
         request.info.key_id = caller.key_id
         if services.rate_limits is not None:
             await services.rate_limits.count_request_of_key(caller.key_id, request.standings)
-        caller.require_scope(operation.scope)
+        if operation.scope not in caller.scopes:
+            raise scope_is_missing(operation.scope)
         if operation.reach == "customer":
             caller.require_reach(request.customer_id)
-        return await operation.handler(request, _read_query(operation, request))
+        return await _call_handler(operation, request)
 
 
-def _read_query(operation: Operation, request: ApiRequest) -> Struct | None:
-    return None if operation.query is None else request.read_query(operation.query)
+async def _call_handler(operation: Operation, request: ApiRequest) -> Response:
+    query_string: bytes = request.scope["query_string"]
+    if operation.query is None:
+        return await operation.handler(request, None)
+    if operation.query is NoQuery and not query_string:
+        return await operation.handler(request, _NO_QUERY)
+    return await operation.handler(request, read_query(query_string, operation.query))

@@ -4,25 +4,14 @@ Addresses are matched as they were sent, segment by segment, so that an id may h
 afterwards. Starlette's router matches decoded paths, and needed three layers around it to do this.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 from msgspec import Struct, field
 
 from billing_client.contract.request_parsing import read_id
 from billing_service.http.errors import ProblemError, problem
 from billing_service.http.operations import Operation
-
-
-class Match(NamedTuple):
-    """An operation, and the ids in the address by their names in its path, not decoded yet."""
-
-    operation: Operation
-    segments: Mapping[str, str]
-
-    def ids(self) -> dict[str, str]:
-        """The ids, percent-decoded. Raises ProblemError (400)."""
-        return {name: read_id(segment) for name, segment in self.segments.items()}
 
 
 class _Node(Struct, eq=False):
@@ -58,22 +47,26 @@ class Router:
             if node.operations.setdefault(method, operation) is not operation:
                 raise ValueError(f"there are two operations {method} {operation.path}")
 
-    def find(self, method: str, raw_path: bytes) -> Match:
-        """The operation. Raises ProblemError: 404 for an unknown address, 405 for a method that it does not take."""
+    def find(self, method: str, raw_path: bytes) -> tuple[Operation, dict[str, str]]:
+        """The operation, and the ids in the address, percent-decoded, by their names in the operation's path.
+
+        Raises ProblemError: 400 for an id that is not valid, 404 for an unknown address, 405 for a method that the
+        address does not take.
+        """
         node = self._root
-        segments: dict[str, str] = {}
+        ids: dict[str, str] = {}
         for segment in raw_path.split(b"/")[1:]:
             if segment in node.fixed:
                 node = node.fixed[segment]
             elif segment and node.after_id is not None:
-                segments[node.id_name] = segment.decode("ascii", "replace")
+                ids[node.id_name] = read_id(segment.decode("ascii", "replace"))
                 node = node.after_id
             else:
                 raise ProblemError(problem("not_found", "Not Found."))
         operation = node.operations.get(method)
         if operation is None:
             _refuse_method(node)
-        return Match(operation, segments)
+        return operation, ids
 
 
 def _refuse_method(node: _Node) -> NoReturn:

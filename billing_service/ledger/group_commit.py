@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import asyncpg
 
 from billing_client.contract.outcomes import Decision, Submission
-from billing_service.database.pool import Connection, Database, DatabaseUnavailableError
+from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.ledger.records import UsageWriter, decide_dry_run
-from billing_service.telemetry.metrics import Metrics, Way
+from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.tracing import OFF, Traces
 
 _Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # and where in a trace the call is
@@ -50,14 +51,20 @@ class GroupCommit:
         if len(self._waiting) >= self.capacity:
             raise DatabaseUnavailableError("the queue of records is full")
         future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._waiting.append((submission, future, self._traces.place()))
-        if self._writer is None:  # which goes on for other callers, so it takes over nothing of this one's
+        place = self._traces.place() if self._traces.is_on else None
+        self._waiting.append((submission, future, place))
+        if self._writer is None:  # it goes on for other callers, so it takes over nothing of this one's context
             self._writer = asyncio.create_task(self._write(), context=Context())
         return await future
 
     async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Record a batch in one transaction. Raises DatabaseUnavailableError."""
-        return await self._record("batch", self._database.connection(), submissions, [self._traces.place()])
+        started = time.perf_counter()
+        with self._traces.commit("batch", [self._traces.place()]):
+            async with self._database.connection() as connection:
+                decisions = await self._usage.record(connection, submissions)
+        self._metrics.committed("batch", decisions, time.perf_counter() - started)
+        return decisions
 
     async def dry_run_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
@@ -76,20 +83,6 @@ class GroupCommit:
         """How many single submissions wait."""
         return len(self._waiting)
 
-    async def _record(
-        self,
-        way: Way,
-        connected: AbstractAsyncContextManager[Connection],
-        submissions: Sequence[Submission],
-        places: Sequence[Any],
-    ) -> list[Decision]:
-        started = time.perf_counter()
-        with self._traces.commit(way, places):
-            async with connected as connection:
-                decisions = await self._usage.record(connection, submissions)
-        self._metrics.committed(way, decisions, time.perf_counter() - started)
-        return decisions
-
     async def _write(self) -> None:
         try:
             while self._waiting:
@@ -104,9 +97,12 @@ class GroupCommit:
             self._writer = None
 
     async def _write_group(self, group: list[_Waiting]) -> None:
+        submissions, futures, places = zip(*group, strict=True)
+        started = time.perf_counter()
         try:
-            submissions, places = [submission for submission, _, _ in group], [place for _, _, place in group]
-            decisions = await self._record("single", self._database.kept_connection(), submissions, places)
+            with self._traces.commit("single", places):
+                record = partial(self._usage.record, submissions=submissions)
+                decisions = await self._database.on_kept_connection(record)
         except DatabaseUnavailableError:
             raise
         except asyncpg.PostgresError as error:
@@ -117,7 +113,8 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
             _fail(group, error)
         else:
-            _answer(zip([future for _, future, _ in group], decisions, strict=True))
+            self._metrics.committed("single", decisions, time.perf_counter() - started)
+            _answer(zip(futures, decisions, strict=True))
 
 
 def _answer(answers: "Iterator[tuple[asyncio.Future[Decision], Decision]]") -> None:

@@ -60,6 +60,8 @@ class UsageWriter:
             self._customers.forget()
             first = await _first_of_known_customers(connection, self._customers, submissions)
             fresh = await self._record(connection, first)
+        if len(fresh) == len(submissions):  # as in most calls
+            return [Decision("recorded", submission.record) for submission in submissions]
         stored = await _find(connection, [submission.record for id_, submission in first.items() if id_ not in fresh])
         return await _decide(submissions, first, fresh, stored, "recorded")
 
@@ -155,8 +157,6 @@ async def _decide(
     stored: dict[str, Submission],
     new: Outcome,
 ) -> list[Decision]:
-    if len(fresh) == len(submissions):  # as in most calls
-        return [Decision(new, submission.record) for submission in submissions]
     unseen = set(fresh)
     stored = stored | {id_: Submission(first[id_].record, first[id_].idempotency_key) for id_ in unseen}
     decisions = []

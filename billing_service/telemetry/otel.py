@@ -30,6 +30,8 @@ class OpenTelemetryTraces(Traces):
     That of ASGI is not used: it puts the whole address into a span, ids and query too, and cannot know the route.
     """
 
+    is_on = True
+
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._fields = [(field, field.lower().encode()) for field in propagate.get_global_textmap().fields]

@@ -25,6 +25,8 @@ def read_trace_id(traceparent: bytes | None) -> str | None:
 class Traces:
     """Spans for requests, commits and statements. This one makes none."""
 
+    is_on = False
+
     def start(self) -> None:
         """Trace the statements of this process from now on."""
 

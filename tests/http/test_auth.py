@@ -164,8 +164,8 @@ async def test_without_its_database_the_service_takes_no_unseen_key() -> None:
             refused(await get(http, "/customers"))
 
 
-def authorization(text: str) -> list[bytes]:
-    return [f"Bearer {text}".encode()]
+def authorization(text: str) -> bytes:
+    return f"Bearer {text}".encode()
 
 
 async def test_the_callers_at_hand_are_bounded(opened: Database, settings: Settings) -> None:

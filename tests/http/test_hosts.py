@@ -49,7 +49,7 @@ def test_what_was_seen_is_bounded() -> None:
     names = HostNames(Settings(database_url=URL))
     for port in range(3_000):
         names.require(b"localhost:%d" % port)
-    assert len(names._seen) == 1_000
+    assert len(names.served) == 1_000
 
 
 def test_a_page_under_a_name_of_its_own_writes_nothing(shared_service: Service) -> None:

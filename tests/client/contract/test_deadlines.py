@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from billing_client.contract.deadlines import Deadlines
+from billing_client.contract.deadlines import Deadlines, Limit
 
 SECONDS = 0.3
 
@@ -13,7 +13,7 @@ async def ended_after(deadlines: Deadlines, wait: float = 60.0) -> float:
     """How long a block was let run that would have taken `wait` seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    with pytest.raises(TimeoutError), deadlines.limit():
+    with pytest.raises(TimeoutError), Limit(deadlines):
         await asyncio.sleep(wait)
     task = asyncio.current_task()
     assert task is not None
@@ -35,9 +35,9 @@ async def test_each_block_ends_in_its_own_time() -> None:
 async def test_blocks_that_are_over_in_time_are_left_alone() -> None:
     deadlines = Deadlines(SECONDS)
     for _ in range(3):
-        with deadlines.limit():
+        with Limit(deadlines):
             await asyncio.sleep(0)
-    with pytest.raises(KeyError), deadlines.limit():
+    with pytest.raises(KeyError), Limit(deadlines):
         raise KeyError
     last = asyncio.create_task(ended_after(deadlines))
     await asyncio.sleep(SECONDS * 1.5)  # past the deadlines of the others
@@ -49,7 +49,7 @@ async def test_a_cancellation_is_no_timeout() -> None:
     reached = asyncio.Event()
 
     async def block() -> None:
-        with deadlines.limit():
+        with Limit(deadlines):
             reached.set()
             await asyncio.sleep(60)
 
@@ -66,7 +66,7 @@ async def test_a_cancellation_at_the_deadline_is_no_timeout() -> None:
     deadlines = Deadlines(SECONDS)
     task = asyncio.create_task(ended_after(deadlines))
     await asyncio.sleep(0)
-    limit = next(iter(deadlines._running))
+    limit = next(iter(deadlines.running))
     limit.stop()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -79,7 +79,7 @@ async def test_a_deadline_needs_a_task() -> None:
 
     def outside() -> None:
         try:
-            with Deadlines(1).limit():
+            with Limit(Deadlines(1)):
                 pass
         except RuntimeError as error:
             raised.set_result(error)
@@ -90,12 +90,12 @@ async def test_a_deadline_needs_a_task() -> None:
 
 async def test_a_client_that_is_closed_leaves_no_timer() -> None:
     deadlines = Deadlines(60)
-    with deadlines.limit():
+    with Limit(deadlines):
         timer = deadlines._timer
     assert timer is not None
     deadlines.close()
     deadlines.close()
     assert timer.cancelled()
-    with deadlines.limit():
+    with Limit(deadlines):
         assert deadlines._timer is not timer  # what begins later is limited too
     deadlines.close()

@@ -216,14 +216,14 @@ class BillingSystemClient:
                 yield record
 
     async def void_usage(
-        self, *, customer_id: str, request_id: str, reason: str, voided_by: str | None = None
+        self, *, customer_id: str, request_id: str, reason: str, voided_for: str | None = None
     ) -> VoidedUsage:
         """Take a record out of what is owed, for good; the record stays. A second void answers as the first.
 
         Raises UsageNotFoundError, CustomerNotFoundError, ValidationError.
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
-        body = encode_body(NewVoid, reason=reason, voided_by=voided_by)
+        body = encode_body(NewVoid, reason=reason, voided_for=voided_for)
         return await self._send(Call("POST", path, body, request_id=request_id), _VOIDED)
 
     async def summary(

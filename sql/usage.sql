@@ -4,7 +4,10 @@
 SELECT record_usage(
     $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
     string_to_array($6, E'\n'), string_to_array($7, E'\n'), coalesce($8, recorded), recorded,
-    string_to_array($10, E'\n', '')
+    string_to_array($10, E'\n', ''),
+    CASE cardinality($11::bytea[])
+        WHEN 1 THEN array_fill($11[1], ARRAY[cardinality($3::bytea[])]) ELSE $11
+    END
 )
 FROM (
     SELECT CASE cardinality($9::timestamptz[])
@@ -13,12 +16,12 @@ FROM (
 ) AS times;
 
 -- record_one_usage: records one use that is not there yet, sums included, and answers whether it did
-SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9);
+SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10);
 
 -- find_usage: the records of these (customer id, request id) pairs, in no order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, idempotency_key, voided_at, reason, voided_by
+    occurred_at, recorded_at, recorded_by, idempotency_key, voided_at, reason, voided_by, voided_for
 FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
 JOIN usage_records USING (customer_id, request_id)
 LEFT JOIN usage_voids USING (customer_id, request_id);
@@ -26,7 +29,7 @@ LEFT JOIN usage_voids USING (customer_id, request_id);
 -- list_usage: a page of a customer's records after a position, by (occurred at, request id); from is in, to is out
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, voided_at
+    occurred_at, recorded_at, recorded_by, voided_at
 FROM usage_records
 LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1
@@ -37,8 +40,8 @@ ORDER BY occurred_at, request_id
 LIMIT $6;
 
 -- void_usage: takes a record out of what is owed, or nothing where it was taken out before
-INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_at)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_for, voided_at)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (customer_id, request_id) DO NOTHING
 RETURNING request_id;
 

@@ -38,7 +38,7 @@ async def record(http: aiohttp.ClientSession, event_id: str, occurred_at: str, *
 async def void(http: aiohttp.ClientSession, stored: Any, reason: str = "metered twice", by: str = "jo") -> Any:
     """Void a record; the record."""
     path = f"/customers/{quote(stored['customerId'], safe='')}/usage/{stored['requestId']}/void"
-    return (await post(http, path, {"reason": reason, "voidedBy": by})).require(200)
+    return (await post(http, path, {"reason": reason, "voidedFor": by})).require(200)
 
 
 def digest_of(records: Iterable[Any]) -> str:

@@ -245,7 +245,7 @@ def cut_to_microseconds(data: bytes) -> bytes:
     return _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
 
 
-def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
+def decode_usage(data: bytes, received_at: datetime, recorded_by: str | None = None) -> UsageRecord[str]:
     """Read one line of usage as the record it would become, request id and exact amount included.
 
     Raises ProblemError with all the faults.
@@ -274,4 +274,5 @@ def decode_usage(data: bytes, received_at: datetime) -> UsageRecord[str]:
         event_id=usage.event_id,
         occurred_at=occurred_at,
         recorded_at=received_at,
+        recorded_by=recorded_by,
     )

@@ -11,7 +11,10 @@ _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pric
 
 
 class Submission(Struct, frozen=True):
-    """One use as a call submitted it: the record it would become, and the `Idempotency-Key` of the call."""
+    """One use as a call submitted it: the record it would become, and the `Idempotency-Key` of the call.
+
+    The record's `recorded_by` says whose call it is.
+    """
 
     record: UsageRecord[str]
     idempotency_key: str | None
@@ -44,7 +47,11 @@ def submissions_of(records: Sequence[UsageRecord[str]], idempotency_key: str | N
 
 
 def compare(submitted: Submission, stored: Submission) -> Decision:
-    """What becomes of usage whose request id is stored already. Timestamps never count."""
+    """What becomes of usage whose request id is stored already. Timestamps never count.
+
+    It is a replay where the same caller sends it under the same key again: callers choose their keys by themselves, so
+    the same key of another caller names another call.
+    """
     conflicts = [
         FieldConflict(field=name, recorded=getattr(stored.record, field), submitted=getattr(submitted.record, field))
         for name, field in _COMPARED
@@ -52,18 +59,31 @@ def compare(submitted: Submission, stored: Submission) -> Decision:
     ]
     if conflicts:
         return Decision("conflict", stored.record, conflicts)
-    if submitted.idempotency_key is not None and submitted.idempotency_key == stored.idempotency_key:
+    is_same_caller = submitted.record.recorded_by == stored.record.recorded_by
+    if is_same_caller and submitted.idempotency_key is not None and submitted.idempotency_key == stored.idempotency_key:
         return Decision("replayed", stored.record)
     return Decision("duplicate", stored.record)
 
 
-def refusal_of(decision: Decision, record: UsageRecord[str]) -> ProblemDetails[str] | None:
-    """The problem to answer a decision with; None where the usage is recorded."""
+def refusal_of(decision: Decision, record: UsageRecord[str], *, may_read: bool = True) -> ProblemDetails[str] | None:
+    """The problem to answer a decision with; None where the usage is recorded.
+
+    Args:
+        decision: What became of the submission.
+        record: The record that was submitted.
+        may_read: Whether the caller may read usage. One who may not, and so could guess event ids, is told nothing
+            that it did not send: `existing` is its own submission, with the time at which that was received, and
+            `conflicts` names the fields that differ.
+    """
+    existing = decision.record if may_read else record
     match decision.outcome:
         case "duplicate":
-            return duplicate_record(decision.record, record)
+            return duplicate_record(existing, record)
         case "conflict":
-            return event_id_conflict(decision.record, record, decision.conflicts)
+            conflicts = decision.conflicts or []
+            if not may_read:
+                conflicts = [FieldConflict(field=each.field, submitted=each.submitted) for each in conflicts]
+            return event_id_conflict(existing, record, conflicts)
         case "rejected":
             return customer_not_found(record.customer_id, record.request_id)
     return None

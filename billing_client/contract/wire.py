@@ -66,7 +66,11 @@ class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class UsageRecord(Message, Generic[D], frozen=True):
-    """One line of usage, as stored. `amount` is units x price, exact; `voided_at` is set when it no longer counts."""
+    """One line of usage, as stored.
+
+    `amount` is units x price, exact. `voided_at` is set when the record no longer counts. `recorded_by` is the API key
+    that recorded it, as `bk_` and its id; None where none was needed.
+    """
 
     request_id: str
     customer_id: str
@@ -78,20 +82,22 @@ class UsageRecord(Message, Generic[D], frozen=True):
     occurred_at: Timestamp
     recorded_at: Timestamp
     voided_at: Timestamp | None = None
+    recorded_by: str | None = None
 
 
 class NewVoid(Message, forbid_unknown_fields=True, frozen=True):
-    """Why a record no longer counts, and who says so."""
+    """Why a record no longer counts, and on whose behalf. Which API key voids it is noted without being told."""
 
     reason: Reason
-    voided_by: Name | None = None
+    voided_for: Name | None = None
 
 
 class VoidedUsage(UsageRecord[D], frozen=True, kw_only=True):
-    """A record that no longer counts."""
+    """A record that no longer counts. `voided_by` is the API key that voided it; `anonymous` where none was needed."""
 
     void_reason: str
     voided_by: str
+    voided_for: str | None = None
 
 
 class SummaryGroup(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=True):
@@ -240,12 +246,13 @@ class FieldError(Message, frozen=True):
     message: str
 
 
-class FieldConflict(Message, frozen=True):
-    """One field in which the same event id came with other data."""
+class FieldConflict(Message, omit_defaults=True, frozen=True):
+    """One field in which the same event id came with other data. `recorded` is left out for a caller who may not read
+    usage."""
 
     field: str
-    recorded: str
     submitted: str
+    recorded: str | None = None
 
 
 class ProblemDetails(Message, Generic[D], omit_defaults=True, frozen=True):

@@ -111,7 +111,7 @@ class FakeLedger:
             record = structs.replace(record, voided_at=datetime.now(UTC))
             self._usage[identity] = structs.replace(self._usage[identity], record=record)
             self._voids[identity] = VoidedUsage(
-                **structs.asdict(record), void_reason=void.reason, voided_by=void.voided_by or "anonymous"
+                **structs.asdict(record), void_reason=void.reason, voided_by="anonymous", voided_for=void.voided_for
             )
         return self._voids[identity]
 

@@ -31,7 +31,9 @@ async def create_customer(request: ApiRequest, _: NoQuery) -> Response:
     request.caller.require_reach(new.id)
     customer_id = new.id or new_customer_id()
     async with request.services.database.connection() as connection:
-        created = await customers.create_customer(connection, customer_id, new, key, datetime.now(UTC))
+        created = await customers.create_customer(
+            connection, customer_id, new, key, request.caller.key_name, datetime.now(UTC)
+        )
     headers = {"Location": path_of(customer_id)}
     if created.is_replay:
         headers["Idempotent-Replayed"] = "true"

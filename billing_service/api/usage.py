@@ -50,7 +50,7 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Record one use. The answer comes after the commit."""
     try:
         key = request.idempotency_key()
-        record = decode_usage(await request.read_json(), datetime.now(UTC))
+        record = decode_usage(await request.read_json(), datetime.now(UTC), request.caller.key_name)
         await request.count_records(1)
         request.caller.require_reach(record.customer_id, record.request_id)
     except ProblemError:
@@ -59,7 +59,7 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
         raise
     decision = await request.services.group_commit.record(Submission(record, key))
     request.info.outcome = decision.outcome
-    if refusal := refusal_of(decision, record):
+    if refusal := refusal_of(decision, record, may_read="usage:read" in request.caller.scopes):
         raise ProblemError(refusal)
     headers = {"Location": f"{path_of(record.customer_id)}/usage/{record.request_id}"}
     if decision.outcome == "replayed":
@@ -81,10 +81,11 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     else:
         request.services.metrics.rejected("batch", len(decoded) - len(submissions))
         decisions = iter(await request.services.group_commit.record_batch(submissions))
+    may_read = "usage:read" in request.caller.scopes
     results: list[BatchResult[str]] = []
     async for part in in_slices(decoded):
         results += [
-            _result(next(decisions), record)
+            _result(next(decisions), record, may_read)
             if isinstance(record, UsageRecord)
             else BatchResult[str](outcome="rejected", problem=record)
             for record in part
@@ -101,7 +102,7 @@ async def _decode_records(
     async for part in in_slices(records):
         for raw in part:
             try:
-                record = decode_usage(bytes(raw), received_at)
+                record = decode_usage(bytes(raw), received_at, caller.key_name)
                 caller.require_reach(record.customer_id, record.request_id)
                 decoded.append(record)
             except ProblemError as error:
@@ -109,8 +110,8 @@ async def _decode_records(
     return decoded
 
 
-def _result(decision: Decision, record: UsageRecord[str]) -> BatchResult[str]:
-    refusal = refusal_of(decision, record)
+def _result(decision: Decision, record: UsageRecord[str], may_read: bool) -> BatchResult[str]:
+    refusal = refusal_of(decision, record, may_read=may_read)
     return BatchResult(outcome=decision.outcome, record=None if refusal else decision.record, problem=refusal)
 
 
@@ -153,12 +154,12 @@ async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
     void = decode_new_void(await request.read_json())
-    voided_by = void.voided_by or request.caller.name
+    voided_by = request.caller.key_name or request.caller.name
     async with request.services.database.connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):
             voided = await void_record(
-                connection, customer_id, bytes.fromhex(request_id), void.reason, voided_by, datetime.now(UTC)
+                connection, customer_id, bytes.fromhex(request_id), void, voided_by, datetime.now(UTC)
             )
         if voided is None:
             await require_customer(connection, customer_id)
@@ -219,7 +220,7 @@ OPERATIONS = [
         path="/customers/{customer_id}/usage/{request_id}/void",
         handler=void_usage,
         tag="usage",
-        scope="usage:write",
+        scope="usage:void",
         reach="customer",
         body=NewVoid,
         answer=VoidedUsage[PlainDecimal],

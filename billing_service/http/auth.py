@@ -31,6 +31,11 @@ class Caller(Struct, frozen=True):
     customer_id: str | None = None
     key_id: str | None = None
 
+    @property
+    def key_name(self) -> str | None:
+        """The caller's API key as records and voids name it, `bk_` and its id; None without one."""
+        return None if self.key_id is None else f"bk_{self.key_id}"
+
     def reaches(self, customer_id: str | None) -> bool:
         """Whether this customer's data, or with None that of all, is the caller's to see and change."""
         return self.customer_id is None or self.customer_id == customer_id

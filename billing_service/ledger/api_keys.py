@@ -18,7 +18,7 @@ from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 
-Scope = Literal["usage:write", "usage:read", "customers:write", "customers:read", "admin"]
+Scope = Literal["usage:write", "usage:read", "usage:void", "customers:write", "customers:read", "admin"]
 """What a caller needs to be permitted; `admin` is all of it."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -62,6 +62,16 @@ def read_credentials(authorization: bytes) -> Credentials | None:
     """What an `Authorization` header shows, None where it is not the form of a key."""
     match = _CREDENTIALS.fullmatch(authorization)
     return None if match is None else Credentials(match[1].decode(), sha256(match[2]).digest())
+
+
+def key_name(key_id: bytes | None) -> str | None:
+    """The name of a key in records, `bk_` and its id, from the 8 bytes that are stored; None for no key."""
+    return None if key_id is None else f"bk_{key_id.hex()}"
+
+
+def key_id_bytes(name: str | None) -> bytes | None:
+    """What is stored of a key's name."""
+    return None if name is None else bytes.fromhex(name[3:])
 
 
 async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:

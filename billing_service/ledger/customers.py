@@ -9,6 +9,7 @@ from billing_client.contract.problems import ProblemError, customer_exists, cust
 from billing_client.contract.wire import Customer, NewCustomer
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.ledger.api_keys import key_id_bytes
 
 _QUERIES = load_queries("customers")
 
@@ -21,14 +22,23 @@ class CreatedCustomer(NamedTuple):
 
 
 async def create_customer(
-    connection: Connection, customer_id: str, new: NewCustomer, idempotency_key: str | None, now: datetime
+    connection: Connection,
+    customer_id: str,
+    new: NewCustomer,
+    idempotency_key: str | None,
+    created_by: str | None,
+    now: datetime,
 ) -> CreatedCustomer:
-    """Add a customer. Raises ProblemError (409) where the id is taken, unless by an earlier attempt of this call."""
-    row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, now, idempotency_key)
+    """Add a customer. `created_by` is the name of the caller's API key.
+
+    Raises ProblemError (409) where the id is taken, unless by an earlier attempt of this call.
+    """
+    key_id = key_id_bytes(created_by)
+    row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, now, idempotency_key, key_id)
     if row is not None:
         return CreatedCustomer(_customer(row), is_replay=False)
     row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
-    if row is None or not _is_retry(row, new, idempotency_key):
+    if row is None or row["created_by"] != key_id or not _is_retry(row, new, idempotency_key):
         raise ProblemError(customer_exists(customer_id))
     return CreatedCustomer(_customer(row), is_replay=True)
 

@@ -7,9 +7,10 @@ import asyncpg
 from msgspec import structs
 
 from billing_client.contract.outcomes import UNKNOWN_CUSTOMER, Decision, Submission, compare
-from billing_client.contract.wire import Outcome, UsageRecord, VoidedUsage
+from billing_client.contract.wire import NewVoid, Outcome, UsageRecord, VoidedUsage
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.ledger.api_keys import key_id_bytes, key_name
 from billing_service.ledger.rollups import take_from_rollups
 from billing_service.ledger.slices import in_slices
 
@@ -90,6 +91,7 @@ async def _record_one(connection: Connection, submission: Submission) -> Collect
         record.occurred_at,
         record.recorded_at,
         submission.idempotency_key,
+        key_id_bytes(record.recorded_by),
     )
     return (record.request_id,) if is_new else ()
 
@@ -121,6 +123,7 @@ def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     ordered = sorted(submissions, key=lambda submission: (submission.record.customer_id, submission.record.request_id))
     records = [submission.record for submission in ordered]
     recorded = [record.recorded_at for record in records]
+    callers = [record.recorded_by for record in records]
     at_once = all(record.occurred_at is record.recorded_at for record in records)
     return (
         "\n".join([record.customer_id for record in records]),
@@ -132,6 +135,7 @@ def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
         None if at_once else [record.occurred_at for record in records],
         recorded[:1] if recorded.count(recorded[0]) == len(recorded) else recorded,
         "\n".join([submission.idempotency_key or "" for submission in ordered]),
+        [key_id_bytes(key) for key in (callers[:1] if callers.count(callers[0]) == len(callers) else callers)],
     )
 
 
@@ -180,14 +184,16 @@ async def find_record(connection: Connection, customer_id: str, request_id: byte
 
 
 async def void_record(
-    connection: Connection, customer_id: str, request_id: bytes, reason: str, voided_by: str, voided_at: datetime
+    connection: Connection, customer_id: str, request_id: bytes, void: NewVoid, voided_by: str, voided_at: datetime
 ) -> VoidedUsage[str] | None:
     """Take a record out of what is owed, once; None where there is no such record."""
     record = await find_record(connection, customer_id, request_id)
     if record is None:
         return None
     async with connection.transaction():
-        voided = await connection.fetchrow(_USAGE["void_usage"], customer_id, request_id, reason, voided_by, voided_at)
+        voided = await connection.fetchrow(
+            _USAGE["void_usage"], customer_id, request_id, void.reason, voided_by, void.voided_for, voided_at
+        )
         if voided is not None:
             await take_from_rollups(connection, record)
     row = (await connection.fetch(_USAGE["find_usage"], [customer_id], [request_id]))[0]
@@ -235,9 +241,15 @@ def record_of(row: asyncpg.Record) -> UsageRecord[str]:
         occurred_at=row["occurred_at"],
         recorded_at=row["recorded_at"],
         voided_at=row["voided_at"],
+        recorded_by=key_name(row["recorded_by"]),
     )
 
 
 def voided_of(row: asyncpg.Record) -> VoidedUsage[str]:
     """The record that a row holds, voided."""
-    return VoidedUsage(**structs.asdict(record_of(row)), void_reason=row["reason"], voided_by=row["voided_by"])
+    return VoidedUsage(
+        **structs.asdict(record_of(row)),
+        void_reason=row["reason"],
+        voided_by=row["voided_by"],
+        voided_for=row["voided_for"],
+    )

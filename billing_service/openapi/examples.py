@@ -53,7 +53,8 @@ _CUSTOMER = Customer(id="acme", name="Acme", created_at=_BEGIN, updated_at=_BEGI
 _VOIDED: VoidedUsage[str] = VoidedUsage(
     **(msgspec.structs.asdict(_RECORD) | {"voided_at": datetime(2026, 11, 3, 9, 0, tzinfo=UTC)}),
     void_reason="measured twice",
-    voided_by="bob",
+    voided_by="bk_0123456789abcdef",
+    voided_for="Bob",
 )
 _GROUP: SummaryGroup[str] = SummaryGroup(service="storage", day="2026-11-02", records=1, units="1.5", amount="0.03")
 _SUM: SummaryTotal[str] = SummaryTotal(records=1, units="1.5", amount="0.03")
@@ -81,7 +82,7 @@ BODIES: Mapping[type, Any] = {
     Batch: Batch(records=[Raw(_SENT)]),
     NewCustomer: NewCustomer(name="Acme", id="acme"),
     CustomerChange: CustomerChange(name="Acme Ltd"),
-    NewVoid: NewVoid(reason="measured twice", voided_by="bob"),
+    NewVoid: NewVoid(reason="measured twice", voided_for="Bob"),
 }
 """What is sent, by its struct."""
 

@@ -26,7 +26,18 @@ from billing_client.contract.wire import (
 
 _COLUMNS = (
     *("row", "customerId", "month", "timezone", "currency", "service", "pricePerUnit", "records", "units", "amount"),
-    *("rounded", "requestId", "eventId", "occurredAt", "recordedAt", "voidedAt", "voidReason", "voidedBy", "digest"),
+    *(
+        "rounded",
+        "requestId",
+        "eventId",
+        "occurredAt",
+        "recordedAt",
+        "voidedAt",
+        "voidReason",
+        "voidedBy",
+        "voidedFor",
+        "digest",
+    ),
     "issuedAt",
 )
 Row = dict[str, str | int | None]
@@ -119,6 +130,7 @@ def _record_rows(kind: str, records: Iterable[UsageRecord[str]], more: bool) -> 
         }
         if isinstance(record, VoidedUsage):
             row |= {"voidReason": disarm(record.void_reason), "voidedBy": disarm(record.voided_by)}
+            row |= {"voidedFor": disarm(record.voided_for or "")}
         yield row
     if more:
         yield {"row": f"{kind}More"}

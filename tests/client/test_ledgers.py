@@ -100,9 +100,9 @@ async def test_a_void(filled: BillingSystemClient) -> None:
     async with filled as client:
         record = await anext(client.usage(customer_id="a/b"))
         voided = await client.void_usage(
-            customer_id="a/b", request_id=record.request_id, reason="test", voided_by="Ada"
+            customer_id="a/b", request_id=record.request_id, reason="test", voided_for="Ada"
         )
-        assert (voided.void_reason, voided.voided_by, voided.event_id) == ("test", "Ada", record.event_id)
+        assert (voided.void_reason, voided.voided_for, voided.event_id) == ("test", "Ada", record.event_id)
         assert voided.voided_at is not None
         assert await client.void_usage(customer_id="a/b", request_id=record.request_id, reason="again") == voided
         assert (await client.get_usage(customer_id="a/b", request_id=record.request_id)).voided_at == voided.voided_at

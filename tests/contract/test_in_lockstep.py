@@ -119,7 +119,7 @@ def customer_calls(draw: st.DrawFn) -> Step:
 def record_calls(draw: st.DrawFn) -> Step:
     """Reads of one record, and voids."""
     other, number = draw(st.sampled_from([None, None, None, None, "b", "nobody"])), draw(st.integers(0, MANY))
-    body = draw(st.sampled_from([{"reason": "wrong"}, {"reason": "twice", "voidedBy": "ann"}, None, {}]))
+    body = draw(st.sampled_from([{"reason": "wrong"}, {"reason": "twice", "voidedFor": "ann"}, None, {}]))
 
     def step(seen: Seen) -> Call:
         records = [*seen.records, (seen.customer("a"), "0" * 64)]

@@ -229,7 +229,7 @@ async def test_a_later_statement_says_what_changed_since(http: aiohttp.ClientSes
         "difference": {"records": 1, "amount": "2.2155", "rounded": "2.22"},
     }
     assert before["total"] == {"records": 3, "amount": "1.57", "rounded": "1.57"}
-    as_recorded = {name: value for name, value in gone.items() if name not in ("voidReason", "voidedBy")}
+    as_recorded = {name: value for name, value in gone.items() if name not in ("voidReason", "voidedBy", "voidedFor")}
     assert changes["recorded"] == [*late, as_recorded]
     assert changes["voided"] == [voided, gone]
     assert changes["more"] is False

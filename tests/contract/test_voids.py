@@ -32,12 +32,13 @@ async def record(http: aiohttp.ClientSession) -> Any:
 
 async def test_a_voided_record_stays_and_no_longer_counts(http: aiohttp.ClientSession, record: Any) -> None:
     before = datetime.now(UTC)
-    voided = (await void(http, record, REASON | {"voidedBy": "Ada"})).require(200)
+    voided = (await void(http, record, REASON | {"voidedFor": "Ada"})).require(200)
     assert before <= datetime.fromisoformat(voided["voidedAt"]) <= datetime.now(UTC)
     assert voided == record | {
         "voidedAt": voided["voidedAt"],
         "voidReason": REASON["reason"],
-        "voidedBy": "Ada",
+        "voidedBy": "anonymous",
+        "voidedFor": "Ada",
     }
     assert await totals(http) == (0, "0")
     stored = record | {"voidedAt": voided["voidedAt"]}
@@ -48,7 +49,7 @@ async def test_a_voided_record_stays_and_no_longer_counts(http: aiohttp.ClientSe
 async def test_a_second_void_answers_as_the_first(http: aiohttp.ClientSession, record: Any) -> None:
     first = (await void(http, record)).require(200)
     assert first["voidedBy"] == "anonymous"
-    assert (await void(http, record, {"reason": "another", "voidedBy": "Bob"})).require(200) == first
+    assert (await void(http, record, {"reason": "another", "voidedFor": "Bob"})).require(200) == first
 
 
 async def test_a_hundred_voids_at_once_count_once(http: aiohttp.ClientSession, record: Any, settings: Settings) -> None:
@@ -97,7 +98,7 @@ async def test_voids_summaries_and_repeats_at_once_stay_exact(http: aiohttp.Clie
         ({"reason": "a\nb"}, "/reason"),
         ({"reason": 1}, "/reason"),
         ({"reason": "x" * 1001}, "/reason"),
-        ({"reason": "x", "voidedBy": ""}, "/voidedBy"),
+        ({"reason": "x", "voidedFor": ""}, "/voidedFor"),
         ({"reason": "x", "who": "me"}, "/who"),
     ],
 )

@@ -60,13 +60,13 @@ def test_what_is_open_to_all_is_named_here() -> None:
 
 
 async def test_a_void_says_which_key_asked_for_it(service: Service, admin: aiohttp.ClientSession) -> None:
-    key = await given_key(service.settings.database_url, "usage:write", name="Support")
+    key = await given_key(service.settings.database_url, "usage:void", name="Support")
     await given_customer(admin)
-    for event, said in (("1", {}), ("2", {"voidedBy": "Ada"})):
+    for event, said in (("1", {}), ("2", {"voidedFor": "Ada"})):
         record = (await post(admin, "/usage", usage(eventId=event))).require(201)
         path = f"/customers/acme/usage/{record['requestId']}/void"
         voided = (await send(admin, "POST", path, {"reason": "a test"} | said, bearer(key))).require(200)
-        assert voided["voidedBy"] == said.get("voidedBy", f"Support (bk_{id_of(key)})")
+        assert (voided["voidedBy"], voided["voidedFor"]) == (f"bk_{id_of(key)}", said.get("voidedFor"))
 
 
 class TestAKeyBoundToACustomer:

@@ -138,7 +138,17 @@ async def test_a_table_says_what_the_statement_says(http: aiohttp.ClientSession)
     assert cells(rows["totalDifference"][0], "records", "amount", "rounded") == ["-1", "-0.06", "-0.06"]
     voided = answer["voided"]["data"][0]
     for kind in ("voided", "voidedSince"):
-        same = ("requestId", "eventId", "occurredAt", "recordedAt", "voidedAt", "voidReason", "voidedBy", "amount")
+        same = (
+            "requestId",
+            "eventId",
+            "occurredAt",
+            "recordedAt",
+            "voidedAt",
+            "voidReason",
+            "voidedBy",
+            "voidedFor",
+            "amount",
+        )
         assert cells(rows[kind][0], *same) == [voided[name] for name in same]
 
 
@@ -148,7 +158,7 @@ async def test_cells_that_a_spreadsheet_would_run_are_disarmed(http: aiohttp.Cli
         for row in rows[kind]:
             assert (rearm(row["service"]), rearm(row["customerId"])) == (NASTY, NASTY_ID)
     (voided,) = rows["voided"]
-    assert [rearm(cell) for cell in cells(voided, "eventId", "voidReason", "voidedBy")] == [NASTY_ID, NASTY, NASTY]
+    assert [rearm(cell) for cell in cells(voided, "eventId", "voidReason", "voidedFor")] == [NASTY_ID, NASTY, NASTY]
     numbers = {"records", "amount", "rounded"}
     for row in (row for kind in rows.values() for row in kind):
         assert not [cell for name, cell in row.items() if name not in numbers and cell.startswith(("=", "+", "-", "@"))]

@@ -54,7 +54,7 @@ def tampered(operation: Operation, target: Target, payload: str) -> Iterator[tup
     if request.body is not None:
         body = json.loads(request.body)
         outer, record = (body, body["records"][0]) if "records" in body else (body, body)
-        for name in {*record, "reason", "voidedBy", "name", "id"} & {*record, *texts(operation.body)}:
+        for name in {*record, "reason", "voidedFor", "name", "id"} & {*record, *texts(operation.body)}:
             kept = record.get(name)
             record[name] = payload
             yield request._replace(body=json.dumps(outer).encode()), ""

@@ -1,47 +1,62 @@
 """Bytes to structs. The fast path is one msgspec call; only where it fails is the input read again, field by field,
-to name every fault rather than the first."""
+to name every fault rather than the first.
 
-import json
-import re
+Whatever is sent, this takes linear time and at most eight times the memory of the body.
+"""
+
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Generic, TypeVar, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from billing_client.contract.amounts import multiply
-from billing_client.contract.identity import event_request_id, plain_decimal, usage_request_id
-from billing_client.contract.problems import ProblemError, invalid, invalid_input
+from billing_client.contract.identity import (
+    MAX_NUMERAL,
+    TOO_LONG,
+    event_request_id,
+    plain_decimal,
+    usage_request_id,
+)
+from billing_client.contract.json_scanning import count_elements, isolate, members, repeats_a_name
+from billing_client.contract.problems import ProblemError, excerpt, invalid
+from billing_client.contract.timestamps import read_timestamp
 from billing_client.contract.wire import (
+    MAX_BATCH_RECORDS,
     MAX_ID_LENGTH,
     MAX_NAME_LENGTH,
     Batch,
     CustomerChange,
     FieldError,
+    Id,
+    Name,
     NewCustomer,
-    NewUsage,
     NewVoid,
-    Timestamp,
     UsageRecord,
     readable,
 )
 
 T = TypeVar("T", bound=Struct)
-Check = Callable[[Raw], object]
+Check = Callable[[Raw | memoryview], object]
 
 MAX_AHEAD = timedelta(minutes=5)
-MAX_ERRORS = 100
-MAX_DEPTH = 50
-MAX_CONTAINERS = 100_000
-# the first year whose months and days have a beginning in every time zone that Python and PostgreSQL can tell
+MAX_ERRORS = 100  # that are named of one object
+MAX_BATCH_ERRORS = 10_000  # that are named of one batch, besides the first of each further record
 _EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
 
 
 class ObjectDecoder(Generic[T]):
-    """Decodes one JSON object into a struct. Raises ProblemError with all its faults."""
+    """Decodes one JSON object into a struct. Raises ProblemError with its faults, at most MAX_ERRORS of them.
+
+    `struct` is the type to decode into. `checks` replace msgspec's check of the members that they name (by their names
+    in JSON): each is given the member's JSON, and raises ValueError where it is not valid.
+    """
 
     def __init__(self, struct: Any, checks: Mapping[str, Check] | None = None) -> None:
         fields = msgspec.structs.fields(struct)
@@ -56,77 +71,82 @@ class ObjectDecoder(Generic[T]):
         self._quoted_names = [f'"{name}"'.encode() for name in self._checks]
 
     def __call__(self, data: bytes) -> T:
-        try:
-            value: T = self._decode(data)
-        except _MALFORMED as error:
-            raise self.refusal(data) from error
-        if self._may_repeat_a_name(data) and (errors := _repeated_names(data)):
-            raise _refused(errors)
+        with suppress(*_MALFORMED):  # whose message may hold the name of a member as long as the body
+            return self.decode(data)
+        raise self.refusal(data)
+
+    def decode(self, data: bytes) -> T:
+        """Decode an object, or raise ValueError or RecursionError at its first fault; `refusal` names them all."""
+        value: T = self._decode(data)
+        if self._may_repeat_a_name(data) and repeats_a_name(data):
+            raise ValueError("a name stands more than once")
         return value
 
-    def refusal(self, data: bytes) -> ProblemError:
-        """The error to raise for data that is known to be faulty."""
-        return _refused(self._faults(data))
+    def refusal(
+        self, data: bytes, max_errors: int = MAX_ERRORS, checks: Mapping[str, Check] | None = None
+    ) -> ProblemError:
+        """The error to raise for data that is known to be faulty; it names at most so many faults.
+
+        `checks` are more of those that the decoder was made with.
+        """
+        return ProblemError(invalid(self._faults(data, max_errors, self._checks | dict(checks or {})), max_errors))
 
     def _may_repeat_a_name(self, data: bytes) -> bool:
         """Cheap and never wrong when it says no: without escapes, each name stands in the bytes as it is."""
         return b"\\" in data or any(data.count(name) > 1 for name in self._quoted_names)
 
-    def _faults(self, data: bytes) -> list[FieldError]:
+    def _faults(self, data: bytes, max_errors: int, checks: Mapping[str, Check]) -> list[FieldError]:
+        # of more members than these at least one is no field, or stands more than once
+        enough = len(checks) + max_errors
         try:
-            members = _decode_members(data)
+            _check_syntax(data)
+            found = list(islice(members(data), enough + 1))
         except _MALFORMED as error:
             return [FieldError(pointer="", message=readable(error))]
-        errors = [FieldError(pointer=_pointer(n), message="is required") for n in sorted(self._required - set(members))]
-        for name, raw in members.items():
-            if len(errors) >= MAX_ERRORS:
+        values = dict(found)
+        missing = self._required - values.keys() if len(found) <= enough else set[str]()
+        errors = [FieldError(pointer=_pointer(name), message="is required") for name in sorted(missing)]
+        for name, raw in values.items():
+            if len(errors) >= max_errors:
                 return errors
-            if name not in self._checks:
-                errors.append(FieldError(pointer=_pointer(name), message="is not a field of this object"))
-                continue
-            try:
-                self._checks[name](raw)
-            except _MALFORMED as error:
-                errors.append(FieldError(pointer=_pointer(name), message=readable(error)))
-        return errors + _repeated_names(data)
+            if fault := _fault(checks.get(name), raw):
+                errors.append(FieldError(pointer=_pointer(name), message=fault))
+        counts = Counter(name for name, _ in found)
+        repeated = [name for name in values if counts[name] > 1]
+        return errors + [FieldError(pointer=_pointer(name), message="stands more than once") for name in repeated]
 
 
-def _refused(errors: list[FieldError]) -> ProblemError:
-    return ProblemError(invalid(errors[:MAX_ERRORS]))
+def _fault(check: Check | None, raw: memoryview) -> str | None:
+    """What is wrong with a member, None where nothing is; without a check it is no field."""
+    if check is None:
+        return "is not a field of this object"
+    try:
+        check(raw)
+    except _MALFORMED as error:
+        return readable(error)
+    return None
 
 
-_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+class _Object(Struct):
+    """Any object."""
+
+
+_check_syntax = msgspec.json.Decoder(_Object).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
 def _pointer(name: str) -> str:
-    return "/" + name.replace("~", "~0").replace("/", "~1")
+    """The JSON Pointer (RFC 6901) to a member. A long name, which is no field's, is cut."""
+    return "/" + excerpt(name).replace("~", "~0").replace("/", "~1")
 
 
-def _repeated_names(data: bytes) -> list[FieldError]:
-    """Find the names that stand more than once in the outermost object (RFC 8259 leaves their meaning open)."""
-    outermost: list[tuple[str, object]] = []
-
-    def note(pairs: list[tuple[str, object]]) -> None:
-        outermost[:] = pairs  # the outermost object comes last
-
-    try:
-        json.loads(data.decode("utf-8", "replace"), object_pairs_hook=note, parse_int=str, parse_float=str)
-    except _MALFORMED as error:  # msgspec does not look into what it skips
-        return [FieldError(pointer="", message=readable(error))]
-    counts = Counter(name for name, _ in outermost)
-    return [
-        FieldError(pointer=_pointer(name), message="stands more than once")
-        for name, count in counts.items()
-        if count > 1
-    ]
-
-
-def read_decimal(raw: Raw | str) -> str:
+def read_decimal(raw: Raw | memoryview | str) -> str:
     """Read a JSON number, or a string that holds one, digit by digit. Raises ValueError."""
     if isinstance(raw, str):
         return plain_decimal(raw)
     text = bytes(raw)
+    if len(text) > 6 * MAX_NUMERAL:  # a character takes six when it is escaped
+        raise ValueError(TOO_LONG)
     if text.startswith(b'"'):
         return plain_decimal(_decode_text(text))
     if text[:1] not in b"-0123456789":
@@ -134,74 +154,88 @@ def read_decimal(raw: Raw | str) -> str:
     return plain_decimal(text.decode("ascii"))
 
 
-def read_instant(value: datetime) -> datetime:
-    """An instant in UTC. Raises ValueError where UTC has no such year."""
-    try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be within the years 1 to 9999 in UTC") from error
+def read_optional_timestamp(raw: Raw | memoryview) -> datetime | None:
+    """Read the JSON of a timestamp or null. Raises ValueError."""
+    text = _decode_optional_text(raw)
+    return None if text is None else read_timestamp(text)
 
 
-def _read_occurred_at(raw: Raw) -> datetime | None:
-    value = _decode_occurred_at(raw)
-    return None if value is None else _not_ahead(value, datetime.now(UTC))
+_decode_optional_text = msgspec.json.Decoder(str | None).decode
 
 
-def _not_ahead(value: datetime, now: datetime) -> datetime:
-    instant = read_instant(value)
+def _not_ahead(instant: datetime, received_at: datetime) -> datetime:
     if instant < _EARLIEST:
         raise ValueError("must not be before the year 2")
-    if instant > now + MAX_AHEAD:
+    if instant > received_at + MAX_AHEAD:
         raise ValueError("must be at most 5 minutes ahead of the service's clock")
     return instant
 
 
-_decode_occurred_at = msgspec.json.Decoder(get_type_hints(NewUsage, include_extras=True)["occurred_at"]).decode
-_decode_usage = ObjectDecoder[NewUsage[Raw]](
-    NewUsage[Raw],
-    {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": _read_occurred_at},
-)
+def _check_occurred_at(received_at: datetime, raw: Raw | memoryview) -> None:
+    if instant := read_optional_timestamp(raw):
+        _not_ahead(instant, received_at)
+
+
+class _SentUsage(Struct, rename="camel", forbid_unknown_fields=True):
+    """NewUsage as it may be sent: its numbers are numbers or strings, its time is text."""
+
+    customer_id: Id
+    service: Name
+    units_consumed: Raw
+    price_per_unit: Raw
+    event_id: Id | None = None
+    occurred_at: str | None = None
+
+
+_decode_usage = ObjectDecoder[_SentUsage](_SentUsage, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal})
 decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
 decode_new_void = ObjectDecoder[NewVoid](NewVoid)
 decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
-_decode_batch = ObjectDecoder[Batch](Batch)
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_ESCAPE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
+
+
+class _UnreadBatch(Struct, forbid_unknown_fields=True):
+    """A batch whose records are not even told apart."""
+
+    records: Raw
+
+
+def _check_records(raw: Raw | memoryview) -> None:
+    if bytes(memoryview(raw)[:1]) != b"[":
+        raise ValueError("must be an array")
+    if count_elements(memoryview(raw), MAX_BATCH_RECORDS) > MAX_BATCH_RECORDS:
+        raise ValueError(_TOO_MANY)
+
+
+_TOO_MANY = f"must hold at most {MAX_BATCH_RECORDS} records"
+_SCRAP = 14  # bytes: a fourth of what a record takes while it is still bytes
+_decode_batch = ObjectDecoder[Batch](Batch, {"records": _check_records})
+_decode_unread_batch = ObjectDecoder[_UnreadBatch](_UnreadBatch)
+_decode_records = msgspec.json.Decoder(list[Raw]).decode
 
 
 def decode_batch(data: bytes) -> Batch:
-    """Read a batch whose records stay bytes. Raises ProblemError where it is no batch at all.
+    """Read a batch whose records, at most MAX_BATCH_RECORDS, stay bytes. Raises ProblemError where it is no batch.
 
-    msgspec refuses the whole of it for half a surrogate pair in one record, as a string cut in the middle of an emoji
-    has, and for one that is nested too deeply. What stands in their place then harms that record alone.
+    msgspec refuses the whole of it for half a surrogate pair in one record and for one that is nested too deeply. What
+    `isolate` puts in their place then harms that record alone.
     """
-    try:
-        return _decode_batch(data)
-    except ProblemError:
-        isolated = _without_depths(_ESCAPE.sub(lambda escape: b"\xff" if escape[1] else escape[0], data))
-        if isolated == data:
-            raise
-        return _decode_batch(isolated)
+    with suppress(*_MALFORMED):
+        return _read_batch(data)
+    data = isolate(data)
+    with suppress(*_MALFORMED):
+        return _read_batch(data)
+    raise _decode_batch.refusal(data)
 
 
-def _without_depths(data: bytes) -> bytes:
-    """Put null for each value nested deeper than any record is: what holds it is refused with or without it."""
-    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
-        return data
-    parts, depth, kept = [], 0, 0
-    for token in _STRUCTURE.finditer(data):
-        mark = token[0][:1]
-        if mark in b"[{":
-            depth += 1
-            if depth == MAX_DEPTH:
-                parts.append(data[kept : token.start()] + b"null")
-        elif mark in b"]}":
-            depth -= 1
-            if depth == MAX_DEPTH - 1:
-                kept = token.end()
-    return data if depth else b"".join(parts) + data[kept:]
+def _read_batch(data: bytes) -> Batch:
+    if data.count(b",") * _SCRAP > len(data):  # what may be very many records is counted before each takes memory
+        records = _decode_unread_batch.decode(data).records
+        _check_records(records)
+        return Batch(records=_decode_records(records))
+    batch = _decode_batch.decode(data)
+    if len(batch.records) > MAX_BATCH_RECORDS:
+        raise ValueError(_TOO_MANY)
+    return batch
 
 
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -215,7 +249,7 @@ class _PlainUsage(Struct, rename="camel", forbid_unknown_fields=True):
     units_consumed: str
     price_per_unit: str
     event_id: _Id | None = None
-    occurred_at: Timestamp | None = None
+    occurred_at: str | None = None
 
 
 _decode_plain_usage = msgspec.json.Decoder(_PlainUsage).decode
@@ -237,29 +271,29 @@ def _read_plain_usage(data: bytes) -> _PlainUsage | None:
     return usage if data.count(b'"') == 4 * members else None
 
 
-_FINER_THAN_MICROSECONDS = re.compile(rb'("occurredAt"\s*:\s*"[^"\\]*\.[0-9]{6})[0-9]+')
+def _read_usage(data: bytes, received_at: datetime) -> tuple[_SentUsage | _PlainUsage, str, str, datetime] | None:
+    """Usage as it was sent, its decimals in plain notation, and when it occurred; None for what is at fault."""
+    try:
+        usage = _read_plain_usage(data) or _decode_usage.decode(data)
+        given = usage.occurred_at
+        at = received_at if given is None else _not_ahead(read_timestamp(given), received_at)
+        return usage, read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit), at
+    except _MALFORMED:
+        return None
 
 
-def cut_to_microseconds(data: bytes) -> bytes:
-    """Cut off what is finer in `occurredAt`, since rounding up could move usage into the next hour, day or month."""
-    return _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
-
-
-def decode_usage(data: bytes, received_at: datetime, recorded_by: str | None = None) -> UsageRecord[str]:
+def decode_usage(
+    data: bytes, received_at: datetime, recorded_by: str | None = None, max_errors: int = MAX_ERRORS
+) -> UsageRecord[str]:
     """Read one line of usage as the record it would become, request id and exact amount included.
 
-    Raises ProblemError with all the faults.
+    `data` is the JSON; `received_at`, by which `occurredAt` is in the future or not, the time of receipt in UTC;
+    `recorded_by` the name of the caller's API key. Raises ProblemError with the faults, at most `max_errors` of them.
     """
-    if b"occurredAt" in data:
-        data = cut_to_microseconds(data)
-    usage = _read_plain_usage(data) or _decode_usage(data)
-    try:
-        units, price = read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit)
-        occurred_at = received_at if usage.occurred_at is None else _not_ahead(usage.occurred_at, received_at)
-    except _MALFORMED as error:
-        refusal = _decode_usage.refusal(data)
-        # by now the time may no longer be too far ahead
-        raise refusal if refusal.details.errors else invalid_input("/occurredAt", str(error)) from error
+    fields = _read_usage(data, received_at)
+    if fields is None:
+        raise _decode_usage.refusal(data, max_errors, {"occurredAt": partial(_check_occurred_at, received_at)})
+    usage, units, price, occurred_at = fields
     if usage.event_id is None:
         request_id = usage_request_id(usage.customer_id, usage.service, units, price)
     else:
@@ -276,3 +310,24 @@ def decode_usage(data: bytes, received_at: datetime, recorded_by: str | None = N
         recorded_at=received_at,
         recorded_by=recorded_by,
     )
+
+
+class RecordDecoder:
+    """Reads the records of one batch, one after the other, as `decode_usage` does.
+
+    An answer must not be many times what was sent. So at most MAX_BATCH_ERRORS faults are named in all, MAX_ERRORS of
+    one record; when they are used up each further record that is refused is told its first fault alone.
+    """
+
+    def __init__(self, received_at: datetime, recorded_by: str | None = None) -> None:
+        self._received_at = received_at
+        self._recorded_by = recorded_by
+        self._left = MAX_BATCH_ERRORS
+
+    def __call__(self, raw: Raw) -> UsageRecord[str]:
+        """The next record. Raises ProblemError."""
+        try:
+            return decode_usage(bytes(raw), self._received_at, self._recorded_by, min(MAX_ERRORS, self._left) or 1)
+        except ProblemError as error:
+            self._left = max(0, self._left - len(error.details.errors or ()))
+            raise

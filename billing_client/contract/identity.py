@@ -18,12 +18,14 @@ import msgspec
 
 MAX_DIGITS = 38
 MAX_FRACTION_DIGITS = 18
+MAX_NUMERAL = 100_000  # characters that a number may be written in, needless zeros included
 
 # numeric-string of the General Decimal Arithmetic specification, less its special values
 _NUMERAL = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?")
 _PLAIN = re.compile(
     r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
 )  # what is written so already, of 38 digits at most
+TOO_LONG = f"must have at most {MAX_DIGITS} digits, written in at most {MAX_NUMERAL} characters"
 _encode = msgspec.json.Encoder().encode  # writes strings as RFC 8785, section 3.2.2.2 wants them
 
 
@@ -32,10 +34,12 @@ def plain_decimal(text: str) -> str:
 
     `15`, `15.0` and `1.5e1` give `15`; every zero gives `0`.
     Raises ValueError, with a message fit for a caller, for anything but a finite number that is not negative
-    and has at most 38 digits, at most 18 of them after the point.
+    and has at most 38 digits, at most 18 of them after the point, written in at most MAX_NUMERAL characters.
     """
     if _PLAIN.fullmatch(text):
         return text
+    if len(text) > MAX_NUMERAL:
+        raise ValueError(TOO_LONG)
     match = _NUMERAL.fullmatch(text)
     if match is None:
         raise ValueError("must be a finite decimal number")

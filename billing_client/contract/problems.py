@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from billing_client.contract.wire import FieldConflict, FieldError, ProblemDetails, UsageRecord
 
+MAX_EXCERPT = 64  # characters of what a caller sent, in an error's words
+
 
 class Kind(NamedTuple):
     status: int
@@ -68,11 +70,17 @@ def problem(
     )
 
 
-def invalid(errors: list[FieldError]) -> ProblemDetails[str]:
-    """The problem of input with these faults."""
-    return problem(
-        "validation_error", "; ".join(f"{e.pointer or 'body'}: {e.message}" for e in errors[:3]), errors=errors
-    )
+def excerpt(text: str) -> str:
+    """The text, or the beginning of one that is longer than MAX_EXCERPT: no answer repeats at length what was sent."""
+    return text if len(text) <= MAX_EXCERPT else f"{text[:MAX_EXCERPT]}…"
+
+
+def invalid(errors: list[FieldError], max_errors: int | None = None) -> ProblemDetails[str]:
+    """The problem of input with these faults, of which at most `max_errors` are named where that is given."""
+    words = [f"{each.pointer or 'body'}: {each.message}" for each in errors[:3][:max_errors]]
+    if max_errors is not None and len(errors) >= max_errors:
+        words.append("only the first error is named" if max_errors == 1 else f"at most {max_errors} errors are named")
+    return problem("validation_error", "; ".join(words), errors=errors[:max_errors])
 
 
 def invalid_input(pointer: str, message: str) -> ProblemError:
@@ -81,15 +89,15 @@ def invalid_input(pointer: str, message: str) -> ProblemError:
 
 
 def customer_not_found(customer_id: str, request_id: str | None = None) -> ProblemDetails[str]:
-    return problem("customer_not_found", f"There is no customer {customer_id!r}.", request_id=request_id)
+    return problem("customer_not_found", f"There is no customer {excerpt(customer_id)!r}.", request_id=request_id)
 
 
 def customer_exists(customer_id: str) -> ProblemDetails[str]:
-    return problem("customer_exists", f"The customer id {customer_id!r} is taken.")
+    return problem("customer_exists", f"The customer id {excerpt(customer_id)!r} is taken.")
 
 
 def usage_not_found(request_id: str) -> ProblemDetails[str]:
-    return problem("usage_not_found", f"This customer has no usage {request_id!r}.")
+    return problem("usage_not_found", f"This customer has no usage {excerpt(request_id)!r}.")
 
 
 def duplicate_record(existing: UsageRecord[str] | None, record: UsageRecord[str]) -> ProblemDetails[str]:

@@ -12,6 +12,7 @@ from msgspec import Raw
 from multidict import CIMultiDictProxy
 
 from billing_client.contract.decoding import (
+    RecordDecoder,
     decode_batch,
     decode_customer_change,
     decode_new_customer,
@@ -40,7 +41,6 @@ from billing_client.contract.request_parsing import (
 )
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import (
-    MAX_BATCH_RECORDS,
     BatchResult,
     BatchResults,
     Customer,
@@ -167,10 +167,8 @@ class Endpoints:
         query = read_query(request.query, BatchQuery)
         key = _key(request)
         batch = decode_batch(_body(request))
-        if len(batch.records) > MAX_BATCH_RECORDS:
-            raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
-        now = datetime.now(UTC)
-        decoded = [_decode_record(raw, now) for raw in batch.records]
+        decode = RecordDecoder(datetime.now(UTC))
+        decoded = [_decode_record(raw, decode) for raw in batch.records]
         results = self._ledger.record([read for read in decoded if isinstance(read, UsageRecord)], key, query.dry_run)
         each = [next(results) if isinstance(read, UsageRecord) else read for read in decoded]
         return json_response(BatchResults(results=each))
@@ -263,9 +261,9 @@ def _body(request: Request) -> bytes:
     return request.body
 
 
-def _decode_record(raw: Raw, received_at: datetime) -> UsageRecord[str] | BatchResult[str]:
+def _decode_record(raw: Raw, decode: RecordDecoder) -> UsageRecord[str] | BatchResult[str]:
     try:
-        return decode_usage(bytes(raw), received_at)
+        return decode(raw)
     except ProblemError as error:
         return BatchResult(outcome="rejected", problem=error.details)
 

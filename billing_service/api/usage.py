@@ -9,13 +9,12 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
-from billing_client.contract.decoding import decode_batch, decode_new_void, decode_usage
+from billing_client.contract.decoding import RecordDecoder, decode_batch, decode_new_void, decode_usage
 from billing_client.contract.outcomes import Decision, Submission, refusal_of, submissions_of
 from billing_client.contract.problems import usage_not_found
 from billing_client.contract.query_parameters import BatchQuery, NoQuery, UsageQuery
 from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
 from billing_client.contract.wire import (
-    MAX_BATCH_RECORDS,
     Batch,
     BatchResult,
     BatchResults,
@@ -30,7 +29,7 @@ from billing_client.contract.wire import (
 from billing_service.api.customers import path_of
 from billing_service.http.auth import Caller
 from billing_service.http.cursors import read_cursor, write_cursor
-from billing_service.http.errors import ProblemError, invalid_input
+from billing_service.http.errors import ProblemError
 from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
@@ -71,8 +70,6 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
     key = request.idempotency_key()
     batch = decode_batch(await request.read_json())
-    if len(batch.records) > MAX_BATCH_RECORDS:
-        raise invalid_input("/records", f"must hold at most {MAX_BATCH_RECORDS} records")
     await request.count_records(len(batch.records))
     decoded = await _decode_records(batch.records, datetime.now(UTC), request.caller)
     submissions = submissions_of([record for record in decoded if isinstance(record, UsageRecord)], key)
@@ -99,10 +96,11 @@ async def _decode_records(
 ) -> list[UsageRecord[str] | ProblemDetails[str]]:
     """Each record of a batch, or the problem that it has."""
     decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
+    decode = RecordDecoder(received_at, caller.key_name)
     async for part in in_slices(records):
         for raw in part:
             try:
-                record = decode_usage(bytes(raw), received_at, caller.key_name)
+                record = decode(raw)
                 caller.require_reach(record.customer_id, record.request_id)
                 decoded.append(record)
             except ProblemError as error:

@@ -280,3 +280,32 @@ async def test_a_deeply_nested_body_that_is_no_batch_is_refused(
     answer = await post(shared_http, "/usage/batch", body)
     assert answer.status == 400
     assert answer.body["code"] == "validation_error"
+
+
+async def test_a_batch_names_a_bounded_number_of_errors(shared_http: aiohttp.ClientSession, customer: str) -> None:
+    bad = {f"field{number}": 0 for number in range(200)}
+    records = [bad] * 120 + [usage(customerId=customer)]
+    results = await send_batch(shared_http, records)
+    named = [len(result["problem"]["errors"]) for result in results[:-1]]
+    assert named == [100] * 100 + [1] * 20
+    assert results[0]["problem"]["detail"].endswith("; at most 100 errors are named")
+    assert results[-2]["problem"]["detail"] == "/field0: is not a field of this object; only the first error is named"
+    assert results[-1]["outcome"] == "recorded"
+    single = (await post(shared_http, "/usage", bad)).problem("validation_error", *[f"/field{n}" for n in range(100)])
+    assert single["errors"] == results[0]["problem"]["errors"]
+
+
+async def test_an_error_quotes_a_short_piece_of_what_was_sent(
+    shared_http: aiohttp.ClientSession, customer: str
+) -> None:
+    record = usage(customerId=customer) | {"x" * 1_000: 0}
+    answer = await post(shared_http, "/usage", record)
+    answer.problem("validation_error", f"/{'x' * 64}…")
+    answer = await post(shared_http, "/usage", usage(customerId="c" * 128))
+    assert answer.problem("customer_not_found")["detail"] == f"There is no customer '{'c' * 64}…'."
+
+
+async def test_a_record_of_many_scraps_harms_no_other(shared_http: aiohttp.ClientSession, customer: str) -> None:
+    scraps = usage(customerId=customer, eventId=[0] * 20_000)
+    results = await send_batch(shared_http, [scraps, usage(customerId=customer)])
+    assert [result["outcome"] for result in results] == ["rejected", "recorded"]

@@ -89,7 +89,7 @@ def test_the_reference_shows_every_public_name_once() -> None:
 
 def test_the_reference_has_the_tree_of_errors() -> None:
     rows = re.findall(r"^\| (?:`(\w+)` ← )?`(\w+Error)` \|", section(CLIENT, "## Errors"), re.MULTILINE)
-    public = [vars(billing_client)[name] for name in billing_client.__all__ if name.endswith("Error")]
+    public = [getattr(billing_client, name) for name in billing_client.__all__ if name.endswith("Error")]
     errors = [error for error in public if issubclass(error, BillingError) and error is not BillingError]
     assert {name: base or "BillingError" for base, name in rows} == {
         error.__name__: error.__bases__[0].__name__ for error in errors

@@ -127,6 +127,13 @@ def test_make_runs_the_tests_as_the_readme_does() -> None:
     assert f"\n\t{command}\n" in (ROOT / "Makefile").read_text("utf-8")
 
 
+def test_every_make_target_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {target for document in DOCUMENTS for target in re.findall(r"`make (\w+)`", document.read_text("utf-8"))}
+    assert {"fmt", "check", "test", "bench", "faults", "docs"} <= targets
+    assert named <= targets
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= 180
 

@@ -5,7 +5,7 @@ COPY billing_client billing_client
 COPY billing_service billing_service
 COPY sql sql
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
-# a virtual environment without pip, so that the final stage holds nothing that can install
+# Without pip in the virtual environment, nothing in the final image can install packages.
 RUN python -m venv --without-pip /opt/billing \
     && pip --python /opt/billing/bin/python install --no-cache-dir "$(echo /dist/*.whl)[service,redis,otel]"
 

@@ -1,10 +1,10 @@
-"""A walk through the client and its edge cases: each step says what it expects, and what it got.
+"""A tour of the client and its edge cases. Each step prints what it expects and what it got.
 
     pip install "billing-system[examples]"
     python examples/demo.py
 
-Each run makes a customer of its own, so run it as often as you like. It exits with 1 where a step did not get what it
-expected.
+Every run creates its own customer, so you can run it as often as you like. It exits with 1 if a step got something else
+than it expected.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Check = Callable[[str, str, str], None]
 
 
 async def attempt(call: Awaitable[UsageRecord]) -> str:
-    """Make a call, and say what came of it."""
+    """Make a call and describe the result."""
     try:
         record = await call
     except DuplicateRecordError as error:
@@ -53,7 +53,7 @@ async def attempt(call: Awaitable[UsageRecord]) -> str:
 
 
 async def show_calls(client: BillingSystemClient, customer_id: str, check: Check) -> None:
-    """One usage a call."""
+    """Record one use per call."""
     use = partial(client.record_usage, customer_id=customer_id)
 
     got = await attempt(use(service="storage", units_consumed="0.1", price_per_unit="0.20"))
@@ -87,7 +87,7 @@ async def show_calls(client: BillingSystemClient, customer_id: str, check: Check
 
 
 async def show_batches(client: BillingSystemClient, url: str, customer_id: str, check: Check) -> None:
-    """Many usages a call: one that is refused does no harm to its neighbours."""
+    """Record many uses per call: one that is refused does not affect the others."""
     queue = partial(Usage, customer_id=customer_id, service="queue", price_per_unit="0.25")
     usages = [
         queue(units_consumed=4, event_id="queue-1"),
@@ -111,14 +111,14 @@ async def show_batches(client: BillingSystemClient, url: str, customer_id: str, 
 
 @asynccontextmanager
 async def first_answer_lost(url: str) -> AsyncIterator[str]:
-    """An address of the service, at which the first answer is lost on the way."""
+    """A proxy in front of the service that drops the first answer. Yields its address."""
     service, lost = urlsplit(url), asyncio.Event()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, requests = await asyncio.open_connection(service.hostname, service.port, ssl=service.scheme == "https")
         relays.create_task(carry(reader, requests))
         if not lost.is_set():
-            await answers.read(1)  # what is answered is recorded
+            await answers.read(1)  # the answer comes after the commit, so the usage is recorded
             lost.set()
             writer.close()
         await carry(answers, writer)
@@ -139,7 +139,7 @@ async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
 
 
 async def show_concurrency(client: BillingSystemClient, customer_id: str, check: Check) -> None:
-    """The same usage from everywhere at once, and what is stored in the end."""
+    """Record the same use in many concurrent calls, then list what is stored."""
     burst = partial(client.record_usage, customer_id=customer_id, service="burst", units_consumed=9, price_per_unit=1)
     records = await asyncio.gather(*(burst(on_duplicate="return") for _ in range(50)))
     outcomes = Counter(record.outcome for record in records)
@@ -151,7 +151,7 @@ async def show_concurrency(client: BillingSystemClient, customer_id: str, check:
 
 
 async def walk(url: str) -> int:
-    """Take all steps; gives how many did not go as expected."""
+    """Run all steps. Returns how many did not go as expected."""
     console, failed = Console(highlight=False, markup=False, soft_wrap=True), 0
 
     def check(title: str, expected: str, got: str) -> None:

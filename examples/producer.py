@@ -1,10 +1,10 @@
-"""A producer that loses nothing: each use is on disk before the next, and is delivered in the background.
+"""A producer that loses no usage: each use is written to disk first and delivered in the background.
 
     pip install billing-system
     python examples/producer.py --spool usage.db --uses 1000
 
-Stop the service meanwhile, or kill this program, and run it again: what was safe is delivered, and counts once. It
-exits with 1 where something is left in the spool.
+Stop the service while it runs, or kill this program and run it again: everything that was on disk is delivered, and
+counts once. It exits with 1 if something is left in the spool.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from billing_client import (
 
 
 def tell(event: RecorderEvent) -> None:
-    """Show what goes on, but for what is simply delivered."""
+    """Print every event except plain deliveries."""
     match event:
         case AttemptEvent(error=BillingError() as error):
             print(f"sent again in {event.wait:.1f} s: {error.detail}")
@@ -39,10 +39,10 @@ def tell(event: RecorderEvent) -> None:
 
 
 async def produce(url: str, spool: Path, uses: int) -> RecorderCounts:
-    """Record so many uses of the customer `acme`; gives what became of them."""
+    """Record `uses` uses of the customer `acme`. Returns the counts of the recorder."""
     run = uuid4()
     async with BillingSystemClient(base_url=url, timeout=2) as client:
-        with suppress(CustomerExistsError, TransportError):  # without a service usage can be recorded all the same
+        with suppress(CustomerExistsError, TransportError):  # usage can be recorded while the service is away
             await client.create_customer(name="Acme", customer_id="acme")
         async with client.recorder(spool=spool, on_event=tell, close_timeout=5) as recorder:
             print(f"left by an earlier run: {recorder.counts.pending} uses")

@@ -1,8 +1,8 @@
--- name_grantee: tells `grant` which role it is for; until the end of the transaction
+-- name_grantee: say which role `grant` is for; valid until the end of the transaction
 SELECT set_config('billing.grantee', $1, true);
 
--- grant: lets a role do what the service does, and no more: nothing is deleted, no record changed, no table made, no
--- key made or changed. In the place of what it was granted before
+-- grant: give a role the rights the service needs, and no more. It cannot delete, change a record, create a table, or
+-- create or revoke a key. Rights that it had before are revoked first.
 DO $$
 DECLARE
     grantee text := current_setting('billing.grantee');

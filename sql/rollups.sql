@@ -1,18 +1,19 @@
--- take_from_rollups: takes a voided record out of one sum
+-- take_from_rollups: subtract a voided record from one sum
 UPDATE usage_rollups
 SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket = $3 AND service = $4;
 
--- used_cells: in which cells of UTC, of a length ($3), from $4 to $5 a customer has any usage, by the sums of a grain ($2)
+-- used_cells: the UTC intervals of length $3 between $4 and $5 in which a customer has usage, found in the sums of $2 minutes
 SELECT DISTINCT date_bin($3::interval, bucket, timestamptz '2000-01-01T00:00:00Z') AS cell
 FROM usage_rollups
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket >= $4::timestamptz AND bucket < $5::timestamptz AND records > 0
 ORDER BY cell
 LIMIT $6;
 
--- summarize_rollups: what a customer's sums in stretches of time ($4 to $8) add up to, by service ($2) and by the numbers
--- of periods, of which one gains what is in a stretch and another loses it. The subquery is ordered, by what is the same
--- for all of it, so that the planner looks each stretch up by key, whatever number of them it expects.
+-- summarize_rollups: totals of a customer by period and, if $2, by service. $4 to $8 are stretches of time: the sums in a
+-- stretch are added to one period (gains) and subtracted from another (loses)
+-- ORDER BY a constant keeps the planner from flattening the subquery. So it looks each stretch up in the primary key,
+-- however many stretches it expects.
 WITH parts AS (
     SELECT gains, loses, CASE WHEN $2::boolean THEN service END AS service,
         sum(records) AS records, sum(units) AS units, sum(amount) AS amount
@@ -35,7 +36,7 @@ FROM sides
 GROUP BY period, service
 LIMIT $3;
 
--- summarize_records: the same of the records in stretches of time ($4 to $7)
+-- summarize_records: the same totals, from the records in the stretches $4 to $7
 WITH parts AS (
     SELECT gains, loses, CASE WHEN $2::boolean THEN service END AS service,
         count(*) AS records, sum(units_consumed) AS units, sum(units_consumed * price_per_unit) AS amount
@@ -59,7 +60,7 @@ FROM sides
 GROUP BY period, service
 LIMIT $3;
 
--- verify_rollups: every rollup that is not what its records add up to; the sums come as stored and as recomputed
+-- verify_rollups: every sum that differs from what its records add up to, as stored and as recomputed
 SELECT customer_id, bucket_minutes, bucket, service,
     sum(stored_records)::bigint AS stored_records, sum(records)::bigint AS records,
     trim_scale(sum(stored_units))::text AS stored_units, trim_scale(sum(units))::text AS units,
@@ -85,5 +86,5 @@ GROUP BY customer_id, bucket_minutes, bucket, service
 HAVING sum(stored_records) <> sum(records) OR sum(stored_units) <> sum(units) OR sum(stored_amount) <> sum(amount)
 ORDER BY customer_id, bucket_minutes, bucket, service;
 
--- count_rollups: how many there are
+-- count_rollups: the number of sums
 SELECT count(*) FROM usage_rollups;

@@ -1,7 +1,7 @@
--- lock: lets one migration run at a time; held to the end of the transaction
+-- lock: let only one migration run at a time; released at the end of the transaction
 SELECT pg_advisory_xact_lock(hashtext('billing_service.schema_migrations'));
 
--- create_table: the record of what was applied; customers' data is not in it
+-- create_table: create the list of applied migrations
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -10,17 +10,17 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     CONSTRAINT schema_migrations_pkey PRIMARY KEY (version)
 );
 
--- add_breaking: the column, where an earlier program made the table
+-- add_breaking: add the column if an earlier program created the table
 ALTER TABLE schema_migrations ADD COLUMN IF NOT EXISTS breaking boolean NOT NULL DEFAULT false;
 
--- exists: whether a migration ever ran here
+-- exists: whether any migration was applied to this database
 SELECT to_regclass('schema_migrations') IS NOT NULL;
 
--- current_version: the newest migration applied, 0 where there is none
+-- current_version: the version of the newest applied migration, or 0
 SELECT coalesce(max(version), 0) FROM schema_migrations;
 
--- breaks: whether a program that knows the first $1 migrations cannot run on what came after them
+-- breaks: whether a program that knows only the first $1 migrations cannot run on this schema
 SELECT EXISTS (SELECT FROM schema_migrations WHERE version > $1 AND breaking);
 
--- applied: notes a migration as applied
+-- applied: note that a migration was applied
 INSERT INTO schema_migrations (version, name, applied_at, breaking) VALUES ($1, $2, now(), $3);

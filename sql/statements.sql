@@ -1,5 +1,5 @@
--- statement_lines: what a customer's records from $2 to $3 that count add up to, by service and price; the late ones,
--- recorded when that time was over, once more by themselves
+-- statement_lines: totals of a customer's records from $2 to $3 by service and price, without voided ones. The late_
+-- columns are the part that was recorded after $3
 SELECT service, trim_scale(price_per_unit)::text AS price_per_unit, count(*) AS records,
     trim_scale(sum(units_consumed))::text AS units,
     trim_scale(sum(units_consumed) * price_per_unit)::text AS amount,
@@ -12,13 +12,13 @@ WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::
 GROUP BY service, price_per_unit
 ORDER BY service, usage_records.price_per_unit;
 
--- statement_digest: the SHA-256 of the request ids of the records that statement_lines counts, in ascending order
+-- statement_digest: the SHA-256 of the request ids, in ascending order, of the records that statement_lines counts
 SELECT sha256(coalesce(string_agg(request_id, ''::bytea ORDER BY request_id), ''::bytea))
 FROM usage_records
 LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::timestamptz AND voided_at IS NULL;
 
--- recorded_after: records from $2 to $3 recorded after $4 save those of $5, the last recorded first
+-- recorded_after: records from $2 to $3 that were recorded after $4, without those in $5, latest first
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, voided_at
@@ -30,8 +30,8 @@ WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::
 ORDER BY recorded_at DESC, request_id DESC
 LIMIT $6;
 
--- voided_after: records from $2 to $3 voided after $4 save those of $5, the last voided first; with each, how many
--- there are and what they add up to
+-- voided_after: records from $2 to $3 that were voided after $4, without those in $5, latest first; every row has the
+-- number and the amount of all of them
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, voided_at, reason, voided_by, voided_for,
@@ -44,12 +44,12 @@ WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::
 ORDER BY voided_at DESC, request_id DESC
 LIMIT $6;
 
--- find_statement: a statement as it was issued
+-- find_statement: read a statement as it was issued
 SELECT issued_at, lines::text AS lines, settled_at, recently_recorded, recently_voided
 FROM statements
 WHERE customer_id = $1 AND month = $2 AND timezone = $3 AND digest = $4;
 
--- note_statement: keeps what was issued, or nothing where the same was issued before
+-- note_statement: keep a statement as issued; does nothing if it was issued before
 INSERT INTO statements (
     customer_id, month, timezone, digest, issued_at, lines, settled_at, recently_recorded, recently_voided
 )

@@ -1,6 +1,6 @@
--- record_usage: records what is not there yet, sums included, and answers the request ids of what it recorded, or null
--- where it was told ($1) that all of it is new, and it was. Text comes joined by line feeds, of which none of it has any; one
--- time of record stands for all, and no times of occurrence for the times of record.
+-- record_usage: record what is new and add it to the sums. Returns the request ids of what was new, or null if the caller
+-- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains. One time of
+-- recording ($9) stands for all; without times of occurrence ($8) they are the times of recording.
 SELECT record_usage(
     $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
     string_to_array($6, E'\n'), string_to_array($7, E'\n'), coalesce($8, recorded), recorded,
@@ -15,10 +15,10 @@ FROM (
     END AS recorded
 ) AS times;
 
--- record_one_usage: records one use that is not there yet, sums included, and answers whether it did
+-- record_one_usage: record one use if it is new, and add it to the sums. Returns whether it was new
 SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10);
 
--- find_usage: the records of these (customer id, request id) pairs, in no order
+-- find_usage: the records with these (customer id, request id) pairs, in any order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, idempotency_key, voided_at, reason, voided_by, voided_for
@@ -26,7 +26,7 @@ FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
 JOIN usage_records USING (customer_id, request_id)
 LEFT JOIN usage_voids USING (customer_id, request_id);
 
--- list_usage: a page of a customer's records after a position, by (occurred at, request id); from is in, to is out
+-- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, voided_at
@@ -39,13 +39,13 @@ WHERE customer_id = $1
 ORDER BY occurred_at, request_id
 LIMIT $6;
 
--- void_usage: takes a record out of what is owed, or nothing where it was taken out before
+-- void_usage: void a record; no row is returned if it was voided before
 INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_for, voided_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (customer_id, request_id) DO NOTHING
 RETURNING request_id;
 
--- all_identities: what the request id of every record is made of
+-- all_identities: everything the request ids are made from, for every record
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit
 FROM usage_records;

@@ -1,5 +1,5 @@
--- Customers, what they used, and what that adds up to. Every key begins with the customer id, so that the same tables can be
--- distributed by customer; a record is never updated or deleted. Ids compare by code point ("C"), the same everywhere.
+-- Customers, their usage, and its sums. Every key starts with the customer id, so that the tables can be distributed by
+-- customer. Records are never updated or deleted. Ids are compared by code point (collation "C"), which is the same everywhere.
 
 CREATE TABLE customers (
     customer_id text COLLATE "C" NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE usage_records (
     CONSTRAINT usage_records_pkey PRIMARY KEY (customer_id, request_id),
     CONSTRAINT usage_records_customer_fkey FOREIGN KEY (customer_id) REFERENCES customers (customer_id),
     CONSTRAINT usage_records_request_id_check CHECK (octet_length(request_id) = 32),
-    -- NaN and Infinity sort above every number, so the upper bound keeps them out too
+    -- NaN and Infinity sort above every number, so the upper bound excludes them too
     CONSTRAINT usage_records_units_consumed_check CHECK (
         units_consumed >= 0 AND units_consumed < 1e38 AND scale(units_consumed) <= 18
     ),
@@ -34,7 +34,7 @@ CREATE TABLE usage_records (
 
 CREATE INDEX usage_records_occurred_at_idx ON usage_records (customer_id, occurred_at, request_id);
 
--- A void takes a record out of what is owed; the record stays.
+-- A void takes a record out of the totals. The record itself stays.
 CREATE TABLE usage_voids (
     customer_id text COLLATE "C" NOT NULL,
     request_id bytea NOT NULL,
@@ -45,8 +45,8 @@ CREATE TABLE usage_voids (
     CONSTRAINT usage_voids_usage_record_fkey FOREIGN KEY (customer_id, request_id) REFERENCES usage_records
 );
 
--- What the records that are not voided add up to, by UTC day and by quarter of an hour, which every time zone's
--- hours, days and months are made of; written in the transaction that writes the records.
+-- Sums of the records that are not voided, by UTC day and by quarter of an hour. The hours, days and months of every time
+-- zone consist of quarters of an hour. Sums are written in the same transaction as the records.
 CREATE TABLE usage_rollups (
     customer_id text COLLATE "C" NOT NULL,
     grain_minutes smallint NOT NULL,
@@ -61,9 +61,9 @@ CREATE TABLE usage_rollups (
     CONSTRAINT usage_rollups_records_check CHECK (records >= 0 AND units >= 0 AND amount >= 0)
 );
 
--- Statements as they were issued, so that a later one can say what changed since: line by line, and which records were
--- recorded or voided. All up to settled_at was in sight when the statement was issued; of what is later, the recent ids
--- were, since what was timed before the statement may have been committed after it was read.
+-- Statements as issued, so that a later one can say what has changed: the lines, and which records were added or voided.
+-- Everything up to settled_at was visible to the statement. Of what is later, only the records in recently_recorded and
+-- recently_voided were, because a transaction can commit after a statement that its timestamps are older than.
 CREATE TABLE statements (
     customer_id text COLLATE "C" NOT NULL,
     month date NOT NULL,
@@ -79,9 +79,9 @@ CREATE TABLE statements (
     CONSTRAINT statements_digest_check CHECK (octet_length(digest) = 32)
 );
 
--- Records what is not there yet and adds it to the rollups; answers the request ids of what it recorded. One call, so one
--- round trip and one transaction. The arrays come ordered by (customer id, request id), and the rollups are taken in the
--- order of their key, so that several writers never wait for each other in a circle.
+-- Records what is new and adds it to the sums. Returns the request ids of what was new. It is one call, so one round trip
+-- and one transaction. The arrays are ordered by (customer id, request id), and sums are locked in the order of their key,
+-- so that concurrent writers cannot deadlock.
 CREATE FUNCTION record_usage(
     customer_ids text[],
     request_ids bytea[],

@@ -1,5 +1,5 @@
--- When usage of each service was last recorded: what tells "no usage" from "metering broken", across restarts. A few rows
--- without a customer, written every few seconds at most; where the other tables are distributed, this one stays whole.
+-- When usage of each service was last recorded. It tells "no usage" from "metering is broken", also after a restart. It has
+-- a few rows, no customer id, and is written every few seconds at most; if the other tables are distributed, this one is not.
 
 CREATE TABLE service_activity (
     service text COLLATE "C" NOT NULL,

@@ -1,5 +1,5 @@
--- The keys of callers. They are no customer's data: the table is not distributed, and a key may be there before the
--- customer it is bound to. Of the secret only its SHA-256 is kept.
+-- API keys. They do not belong to a customer: the table is not distributed, and a key may exist before the customer it is
+-- bound to. Only the SHA-256 of the secret is stored.
 CREATE TABLE api_keys (
     key_id text COLLATE "C" NOT NULL,
     secret_sha256 bytea NOT NULL,

@@ -1,6 +1,6 @@
--- Sums of three hours in the place of sums of a day: no zone's midnight is far from the end of one.
--- breaking: a program of the version before reads sums of days. The column's other name sees to it that one which still
--- runs fails where it would answer without them. Nothing is recorded or summed up while this runs.
+-- Sums of three hours replace the sums of a day: the midnight of every time zone is close to a boundary of three hours.
+-- breaking: older programs read sums of days. The column is renamed so that an older program that is still running fails,
+-- instead of returning wrong totals. Nothing can be recorded or summed up while this runs.
 
 ALTER TABLE usage_rollups RENAME COLUMN grain_minutes TO bucket_minutes;
 

@@ -1,14 +1,13 @@
--- Most usage is new: an insert that takes that for granted looks each record up once instead of twice, and need not tell what
--- it inserted. Earlier programs go on with the function that they call.
+-- Most usage is new. An insert that expects this looks each record up once instead of twice, and need not return what it
+-- inserted. Older programs keep calling the older function.
 
--- The sums of the current time are added to again and again: with room beside it a new version of a sum stays on its page,
--- and no index has to be told.
+-- The sums of the current time are updated again and again. With free space on the page a new version of the row stays
+-- there (a HOT update), and no index has to be changed.
 ALTER TABLE usage_rollups SET (fillfactor = 50);
 
--- Records what is not there yet and adds it to the rollups; answers the request ids of what it recorded, null where it was
--- told that all is new and nothing was there. One call, so one round trip and one transaction. The arrays come ordered by
--- (customer id, request id), and the rollups are taken in the order of their key, so that several writers never wait for
--- each other in a circle.
+-- Records what is new and adds it to the sums. Returns the request ids of what was new, or null if the caller expected all of
+-- it to be new and it was. It is one call, so one round trip and one transaction. The arrays are ordered by (customer id,
+-- request id), and sums are locked in the order of their key, so that concurrent writers cannot deadlock.
 CREATE FUNCTION record_usage(
     all_new boolean,
     customer_ids text[],

@@ -1,5 +1,5 @@
--- Records one use where it is not there yet and adds it to the rollups, 15 minutes first as in record_usage; says whether it was
--- new. Without arrays, which cost a call that comes alone as much as all the rest of its work.
+-- Records one use if it is new and adds it to the sums, first to the one of 15 minutes, as record_usage does. Returns whether
+-- it was new. It takes no arrays, because they cost a single record as much as all the rest of its work.
 CREATE FUNCTION record_one_usage(
     customer_id text,
     request_id bytea,

@@ -30,7 +30,7 @@ def test_help_describes_each_command_as_the_command_does() -> None:
 
 
 def test_the_documentation_says_the_same_of_exit_codes() -> None:
-    documented = (ROOT / "docs" / "client.md").read_text("utf-8").partition("| exit code | |\n|---|---|\n")[2]
+    documented = (ROOT / "docs/guides/command-line.md").read_text("utf-8").partition("| exit code | |\n|---|---|\n")[2]
     rows = [f"| {int(code)} | {MEANINGS[code]} |" for code in ExitCode]
     assert documented.partition("\n\n")[0].splitlines() == rows
 

@@ -1,4 +1,4 @@
-"""The examples of the client in the documents, run as they stand there."""
+"""The examples of the client in the documentation, run as they stand there."""
 
 import os
 import re
@@ -11,20 +11,27 @@ from tests.cli import given_customer
 from tests.services import Service
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs/tutorial.md"
+RECORDER = ROOT / "docs/guides/durable-recorder.md"
+REPORTING = ROOT / "docs/guides/report-usage.md"
+TESTING = ROOT / "docs/guides/test-your-code.md"
+API = ROOT / "docs/reference/http-api.md"
+LOCAL = "http://127.0.0.1:3000"
 AROUND = (
     "import asyncio\nfrom billing_client import BillingSystemClient\n\nasync def main():\n{}\nasyncio.run(main())\n"
 )
 
 
-def examples(document: str, containing: str) -> list[str]:
-    """The Python of a document that has these words in it."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if containing in block]
+def blocks(document: Path, language: str = "python") -> list[str]:
+    """The fenced blocks of a document in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run(code: str, service: Service, folder: Path) -> str:
+    """What a program prints that runs in this folder and talks to the service."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", code.replace(LOCAL, service.url)],
         cwd=folder,
         env={**os.environ, "BILLING_BASE_URL": service.url, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -35,18 +42,32 @@ def run(code: str, service: Service, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_examples_of_the_client_document_run(service: Service, tmp_path: Path) -> None:
+def test_the_programs_of_the_tutorial_print_what_it_says(service: Service, tmp_path: Path) -> None:
+    programs, outputs = blocks(TUTORIAL), blocks(TUTORIAL, "text")
+    assert [run(program, service, tmp_path) for program in programs] == outputs
+    assert len(programs) == 5
+
+
+def test_the_examples_of_reporting_run(service: Service, tmp_path: Path) -> None:
     given_customer(service)
-    produce, look = examples("docs/client.md", "usage.db")
+    outcomes, reconcile = blocks(REPORTING)
+    recorded, duplicate, conflict = run(outcomes, service, tmp_path).splitlines()
+    assert recorded == "recorded: 0.03"
+    assert duplicate.startswith("another call recorded it at ")
+    assert conflict == "unitsConsumed: recorded 1.5, submitted 2"
+    assert run(reconcile, service, tmp_path) == "missing: job-0\nmissing: job-1\nmissing: job-2\n"
+
+
+def test_the_examples_of_the_recorder_run(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    produce, inspect = blocks(RECORDER)
     assert "delivered=100, duplicates=0, dead=0, pending=0" in run(produce, service, tmp_path)
-    assert "0 are sent again" in run(look, service, tmp_path)
+    assert "0 are sent again" in run(inspect, service, tmp_path)
 
 
 def write_tests(folder: Path) -> None:
     """Write the example of how to test one's code: the plugin enabled, the code, its tests."""
-    section = (ROOT / "docs/client.md").read_text().partition("\n## Test your code\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    for name, block in zip(("conftest.py", "jobs.py", "test_jobs.py"), blocks, strict=True):
+    for name, block in zip(("conftest.py", "jobs.py", "test_jobs.py"), blocks(TESTING), strict=True):
         (folder / name).write_text(block)
 
 
@@ -57,9 +78,18 @@ def test_the_example_of_testing_ones_code_runs(tmp_path: Path) -> None:
     assert "3 passed in" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_example_of_the_readme_runs(service: Service, tmp_path: Path) -> None:
+def test_the_examples_of_the_readme_run(service: Service, tmp_path: Path) -> None:
     given_customer(service)
-    (fragment,) = examples("README.md", "usage.db")
+    first, fragment = blocks(README)
+    recorded = [line.split()[0] for line in run(first, service, tmp_path).splitlines()]
+    assert recorded == ["recorded"] * 4
+    assert run(first, service, tmp_path).startswith("already recorded at ")
     code = AROUND.format(indent(f"async with BillingSystemClient() as client:\n{indent(fragment, '    ')}", "    "))
-    run(code + "print('done')", service, tmp_path)
+    run(code, service, tmp_path)
     assert (tmp_path / "usage.db").exists()
+
+
+def test_the_request_id_of_the_reference_is_what_it_says(service: Service, tmp_path: Path) -> None:
+    (code,) = blocks(API)
+    (said,) = re.findall(r"^# ([0-9a-f]{64})$", code, re.MULTILINE)
+    assert run(code, service, tmp_path) == f"{said}\n"

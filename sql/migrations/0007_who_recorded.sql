@@ -1,5 +1,5 @@
--- Which API key recorded a use or added a customer: 8 bytes, null where no key was asked for. A retry is known by the key
--- and the Idempotency-Key together. Earlier programs go on with the functions that they call.
+-- The API key that recorded a use or created a customer: 8 bytes, null if no key was needed. A retry is recognised by this key
+-- and the Idempotency-Key together. Older programs keep calling the older functions.
 
 ALTER TABLE usage_records ADD COLUMN recorded_by bytea;
 
@@ -9,10 +9,10 @@ ALTER TABLE customers ADD COLUMN created_by bytea;
 
 ALTER TABLE customers ADD CONSTRAINT customers_created_by_check CHECK (octet_length(created_by) = 8) NOT VALID;
 
--- voided_by is the API key that voided; voided_for is whom that was for, in the caller's words.
+-- voided_by is the API key that voided the record. voided_for is on whose behalf, in the caller's words.
 ALTER TABLE usage_voids ADD COLUMN voided_for text;
 
--- As before, and with the keys that recorded.
+-- As before, with the keys that recorded.
 CREATE FUNCTION record_usage(
     all_new boolean,
     customer_ids text[],

@@ -4,11 +4,11 @@ to name every fault rather than the first.
 Whatever is sent, this takes linear time and at most eight times the memory of the body.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Generic, TypeVar, get_origin, get_type_hints
 
@@ -24,7 +24,8 @@ from billing_client.contract.identity import (
     usage_request_id,
 )
 from billing_client.contract.json_scanning import count_elements, isolate, members, repeats_a_name
-from billing_client.contract.problems import ProblemError, excerpt, invalid, invalid_input
+from billing_client.contract.problems import ProblemError, excerpt, invalid
+from billing_client.contract.timestamps import read_timestamp
 from billing_client.contract.wire import (
     MAX_BATCH_RECORDS,
     MAX_ID_LENGTH,
@@ -32,10 +33,10 @@ from billing_client.contract.wire import (
     Batch,
     CustomerChange,
     FieldError,
+    Id,
+    Name,
     NewCustomer,
-    NewUsage,
     NewVoid,
-    Timestamp,
     UsageRecord,
     readable,
 )
@@ -46,8 +47,7 @@ Check = Callable[[Raw | memoryview], object]
 MAX_AHEAD = timedelta(minutes=5)
 MAX_ERRORS = 100  # that are named of one object
 MAX_BATCH_ERRORS = 10_000  # that are named of one batch, besides the first of each further record
-# the first year whose months and days have a beginning in every time zone that Python and PostgreSQL can tell
-_EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # which has a date in every time zone, and is no infinity to PostgreSQL
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
 
 
@@ -82,17 +82,22 @@ class ObjectDecoder(Generic[T]):
             raise ValueError("a name stands more than once")
         return value
 
-    def refusal(self, data: bytes, max_errors: int = MAX_ERRORS) -> ProblemError:
-        """The error to raise for data that is known to be faulty; it names at most so many faults."""
-        return ProblemError(invalid(self._faults(data, max_errors), max_errors))
+    def refusal(
+        self, data: bytes, max_errors: int = MAX_ERRORS, checks: Mapping[str, Check] | None = None
+    ) -> ProblemError:
+        """The error to raise for data that is known to be faulty; it names at most so many faults.
+
+        `checks` are more of those that the decoder was made with.
+        """
+        return ProblemError(invalid(self._faults(data, max_errors, self._checks | dict(checks or {})), max_errors))
 
     def _may_repeat_a_name(self, data: bytes) -> bool:
         """Cheap and never wrong when it says no: without escapes, each name stands in the bytes as it is."""
         return b"\\" in data or any(data.count(name) > 1 for name in self._quoted_names)
 
-    def _faults(self, data: bytes, max_errors: int) -> list[FieldError]:
+    def _faults(self, data: bytes, max_errors: int, checks: Mapping[str, Check]) -> list[FieldError]:
         # of more members than these at least one is no field, or stands more than once
-        enough = len(self._checks) + max_errors
+        enough = len(checks) + max_errors
         try:
             _check_syntax(data)
             found = list(islice(members(data), enough + 1))
@@ -104,20 +109,22 @@ class ObjectDecoder(Generic[T]):
         for name, raw in values.items():
             if len(errors) >= max_errors:
                 return errors
-            if fault := self._fault(name, raw):
+            if fault := _fault(checks.get(name), raw):
                 errors.append(FieldError(pointer=_pointer(name), message=fault))
         counts = Counter(name for name, _ in found)
         repeated = [name for name in values if counts[name] > 1]
         return errors + [FieldError(pointer=_pointer(name), message="stands more than once") for name in repeated]
 
-    def _fault(self, name: str, raw: memoryview) -> str | None:
-        if name not in self._checks:
-            return "is not a field of this object"
-        try:
-            self._checks[name](raw)
-        except _MALFORMED as error:
-            return readable(error)
-        return None
+
+def _fault(check: Check | None, raw: memoryview) -> str | None:
+    """What is wrong with a member, None where nothing is; without a check it is no field."""
+    if check is None:
+        return "is not a field of this object"
+    try:
+        check(raw)
+    except _MALFORMED as error:
+        return readable(error)
+    return None
 
 
 class _Object(Struct):
@@ -147,36 +154,39 @@ def read_decimal(raw: Raw | memoryview | str) -> str:
     return plain_decimal(text.decode("ascii"))
 
 
-def read_instant(value: datetime) -> datetime:
-    """An instant in UTC. Raises ValueError where UTC has no such year."""
-    try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be within the years 1 to 9999 in UTC") from error
+def read_optional_timestamp(raw: Raw | memoryview) -> datetime | None:
+    """Read the JSON of a timestamp or null. Raises ValueError."""
+    text = _decode_optional_text(raw)
+    return None if text is None else read_timestamp(text)
 
 
-def _read_occurred_at(raw: Raw | memoryview) -> datetime | None:
-    value = _decode_occurred_at(raw)
-    return None if value is None else _not_ahead(value, datetime.now(UTC))
+_decode_optional_text = msgspec.json.Decoder(str | None).decode
 
 
-_AHEAD = "must be at most 5 minutes ahead of the service's clock"
+def _occurred_at(instant: datetime, received_at: datetime) -> datetime:
+    """When usage occurred that says this instant: on the first day of year 1 it counts as occurred at the day's end."""
+    if instant > received_at + MAX_AHEAD:
+        raise ValueError("must be at most 5 minutes ahead of the service's clock")
+    return max(instant, _EARLIEST)
 
 
-def _not_ahead(value: datetime, now: datetime) -> datetime:
-    instant = read_instant(value)
-    if instant < _EARLIEST:
-        raise ValueError("must not be before the year 2")
-    if instant > now + MAX_AHEAD:
-        raise ValueError(_AHEAD)
-    return instant
+def _check_occurred_at(received_at: datetime, raw: Raw | memoryview) -> None:
+    if instant := read_optional_timestamp(raw):
+        _occurred_at(instant, received_at)
 
 
-_decode_occurred_at = msgspec.json.Decoder(get_type_hints(NewUsage, include_extras=True)["occurred_at"]).decode
-_decode_usage = ObjectDecoder[NewUsage[Raw]](
-    NewUsage[Raw],
-    {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": _read_occurred_at},
-)
+class _SentUsage(Struct, rename="camel", forbid_unknown_fields=True):
+    """NewUsage as it may be sent: its numbers are numbers or strings, its time is text."""
+
+    customer_id: Id
+    service: Name
+    units_consumed: Raw
+    price_per_unit: Raw
+    event_id: Id | None = None
+    occurred_at: str | None = None
+
+
+_decode_usage = ObjectDecoder[_SentUsage](_SentUsage, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal})
 decode_new_customer = ObjectDecoder[NewCustomer](NewCustomer)
 decode_new_void = ObjectDecoder[NewVoid](NewVoid)
 decode_customer_change = ObjectDecoder[CustomerChange](CustomerChange)
@@ -238,7 +248,7 @@ class _PlainUsage(Struct, rename="camel", forbid_unknown_fields=True):
     units_consumed: str
     price_per_unit: str
     event_id: _Id | None = None
-    occurred_at: Timestamp | None = None
+    occurred_at: str | None = None
 
 
 _decode_plain_usage = msgspec.json.Decoder(_PlainUsage).decode
@@ -260,19 +270,12 @@ def _read_plain_usage(data: bytes) -> _PlainUsage | None:
     return usage if data.count(b'"') == 4 * members else None
 
 
-_FINER_THAN_MICROSECONDS = re.compile(rb'("occurredAt"\s*:\s*"[^"\\]*\.[0-9]{6})[0-9]+')
-
-
-def cut_to_microseconds(data: bytes) -> bytes:
-    """Cut off what is finer in `occurredAt`, since rounding up could move usage into the next hour, day or month."""
-    return _FINER_THAN_MICROSECONDS.sub(rb"\1", data)
-
-
-def _read_usage(data: bytes, received_at: datetime) -> tuple[NewUsage[Raw] | _PlainUsage, str, str, datetime] | None:
+def _read_usage(data: bytes, received_at: datetime) -> tuple[_SentUsage | _PlainUsage, str, str, datetime] | None:
     """Usage as it was sent, its decimals in plain notation, and when it occurred; None for what is at fault."""
     try:
         usage = _read_plain_usage(data) or _decode_usage.decode(data)
-        at = received_at if usage.occurred_at is None else _not_ahead(usage.occurred_at, received_at)
+        given = usage.occurred_at
+        at = received_at if given is None else _occurred_at(read_timestamp(given), received_at)
         return usage, read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit), at
     except _MALFORMED:
         return None
@@ -284,13 +287,9 @@ def decode_usage(data: bytes, received_at: datetime, max_errors: int = MAX_ERROR
     `data` is the JSON; `received_at`, by which `occurredAt` is in the future or not, the time of receipt in UTC.
     Raises ProblemError with the faults, at most `max_errors` of them.
     """
-    if b"occurredAt" in data:
-        data = cut_to_microseconds(data)
     fields = _read_usage(data, received_at)
     if fields is None:
-        refusal = _decode_usage.refusal(data, max_errors)
-        # by now the time may no longer be too far ahead
-        raise refusal if refusal.details.errors else invalid_input("/occurredAt", _AHEAD)
+        raise _decode_usage.refusal(data, max_errors, {"occurredAt": partial(_check_occurred_at, received_at)})
     usage, units, price, occurred_at = fields
     if usage.event_id is None:
         request_id = usage_request_id(usage.customer_id, usage.service, units, price)

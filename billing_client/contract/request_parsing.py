@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qsl, unquote
@@ -11,9 +11,9 @@ from zoneinfo import available_timezones
 import msgspec
 from msgspec import Struct
 
-from billing_client.contract.decoding import read_instant
-from billing_client.contract.problems import ProblemError, invalid, invalid_input, problem
+from billing_client.contract.problems import ProblemError, excerpt, invalid, invalid_input, problem
 from billing_client.contract.query_parameters import NoQuery
+from billing_client.contract.timestamps import read_instant, read_timestamp
 from billing_client.contract.wire import FieldError, Id, readable
 
 Q = TypeVar("Q", bound=Struct)
@@ -75,12 +75,10 @@ def _query_items(query: bytes) -> list[tuple[str, str]]:
 
 
 class _Parameter(NamedTuple):
-    """A parameter's name in Python and its type. Only numbers are read from text that is not theirs: msgspec would take
-    a number for a time too."""
+    """A parameter's name in Python and what reads its text. `read` raises ValueError."""
 
     field: str
-    type: Any
-    is_number: bool
+    read: Callable[[str], Any]
     is_required: bool
 
 
@@ -88,16 +86,21 @@ class _Parameter(NamedTuple):
 def _parameters(struct: type[Struct]) -> dict[str, _Parameter]:
     """The parameters of a query by the name on the wire."""
     hints = get_type_hints(struct, include_extras=True)
-    numbers = (msgspec.inspect.IntType, msgspec.inspect.BoolType)
     return {
-        field.encode_name: _Parameter(
-            field.name,
-            hints[field.name],
-            isinstance(msgspec.inspect.type_info(hints[field.name]), numbers),
-            field.required,
-        )
+        field.encode_name: _Parameter(field.name, _reader(hints[field.name]), field.required)
         for field in msgspec.structs.fields(struct)
     }
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """What reads the text of a parameter of this type."""
+    type_ = msgspec.inspect.type_info(hint)
+    kinds = type_.types if isinstance(type_, msgspec.inspect.UnionType) else (type_,)
+    if any(isinstance(kind, msgspec.inspect.DateTimeType) for kind in kinds):
+        return read_timestamp
+    # only numbers are read from text that is not theirs
+    is_number = isinstance(type_, (msgspec.inspect.IntType, msgspec.inspect.BoolType))
+    return functools.partial(msgspec.convert, type=hint, strict=not is_number)
 
 
 def read_query(query: bytes, struct: type[Q]) -> Q:
@@ -116,9 +119,9 @@ def read_query(query: bytes, struct: type[Q]) -> Q:
             parameter = parameters[name]
             if parameter.field in values:
                 raise ValueError("must be given once")
-            values[parameter.field] = msgspec.convert(text, parameter.type, strict=not parameter.is_number)
+            values[parameter.field] = parameter.read(text)
         except ValueError as error:
-            errors.append(FieldError(pointer=f"query/{name}", message=readable(error)))
+            errors.append(FieldError(pointer=f"query/{excerpt(name)}", message=readable(error)))
     for name, parameter in parameters.items():
         if parameter.is_required and name not in names:
             errors.append(FieldError(pointer=f"query/{name}", message="is required"))

@@ -9,9 +9,9 @@ from msgspec import Raw, Struct
 from billing_client import Usage
 from billing_client.cli.imports.csv_tables import EXTRA
 from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
-from billing_client.contract.decoding import ObjectDecoder, cut_to_microseconds, read_decimal
+from billing_client.contract.decoding import ObjectDecoder, read_decimal, read_optional_timestamp
 from billing_client.contract.problems import ProblemError
-from billing_client.contract.wire import Timestamp
+from billing_client.contract.timestamps import read_timestamp
 
 
 class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
@@ -22,7 +22,7 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     units_consumed: Raw
     price_per_unit: Raw
     event_id: str | None = None
-    occurred_at: Timestamp | None = None
+    occurred_at: str | None = None
     request_id: str | None = None
     amount: Any = None
     recorded_at: Any = None
@@ -32,7 +32,9 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     reason: Any = None
 
 
-_decode = ObjectDecoder[_Object](_Object, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal})
+_decode = ObjectDecoder[_Object](
+    _Object, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": read_optional_timestamp}
+)
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -75,10 +77,11 @@ class UsageNdjson:
 
 def _read(number: int, source: str) -> SourceRecord:
     """What a line says. Raises ProblemError."""
-    data = cut_to_microseconds(source.encode("utf-8", "surrogateescape"))
+    data = source.encode("utf-8", "surrogateescape")
     given = _decode(data)
     try:
         units, price = read_decimal(given.units_consumed), read_decimal(given.price_per_unit)
+        occurred_at = None if given.occurred_at is None else read_timestamp(given.occurred_at)
     except ValueError as error:
         raise _decode.refusal(data) from error
     usage = Usage(
@@ -87,7 +90,7 @@ def _read(number: int, source: str) -> SourceRecord:
         units_consumed=units,
         price_per_unit=price,
         event_id=given.event_id,
-        occurred_at=given.occurred_at,
+        occurred_at=occurred_at,
     )
     line = SourceRecord(number=number, source=source, usage=usage, is_voided=given.voided_at is not None)
     return checked(line, given.request_id)

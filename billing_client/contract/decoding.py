@@ -47,7 +47,7 @@ Check = Callable[[Raw | memoryview], object]
 MAX_AHEAD = timedelta(minutes=5)
 MAX_ERRORS = 100  # that are named of one object
 MAX_BATCH_ERRORS = 10_000  # that are named of one batch, besides the first of each further record
-_EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)  # which has a date in every time zone, and is no infinity to PostgreSQL
 _MALFORMED = (ValueError, RecursionError)  # msgspec's and the codec's errors are ValueErrors
 
 
@@ -163,17 +163,16 @@ def read_optional_timestamp(raw: Raw | memoryview) -> datetime | None:
 _decode_optional_text = msgspec.json.Decoder(str | None).decode
 
 
-def _not_ahead(instant: datetime, received_at: datetime) -> datetime:
-    if instant < _EARLIEST:
-        raise ValueError("must not be before the year 2")
+def _occurred_at(instant: datetime, received_at: datetime) -> datetime:
+    """When usage occurred that says this instant: on the first day of year 1 it counts as occurred at the day's end."""
     if instant > received_at + MAX_AHEAD:
         raise ValueError("must be at most 5 minutes ahead of the service's clock")
-    return instant
+    return max(instant, _EARLIEST)
 
 
 def _check_occurred_at(received_at: datetime, raw: Raw | memoryview) -> None:
     if instant := read_optional_timestamp(raw):
-        _not_ahead(instant, received_at)
+        _occurred_at(instant, received_at)
 
 
 class _SentUsage(Struct, rename="camel", forbid_unknown_fields=True):
@@ -276,7 +275,7 @@ def _read_usage(data: bytes, received_at: datetime) -> tuple[_SentUsage | _Plain
     try:
         usage = _read_plain_usage(data) or _decode_usage.decode(data)
         given = usage.occurred_at
-        at = received_at if given is None else _not_ahead(read_timestamp(given), received_at)
+        at = received_at if given is None else _occurred_at(read_timestamp(given), received_at)
         return usage, read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit), at
     except _MALFORMED:
         return None

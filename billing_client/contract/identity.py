@@ -20,8 +20,10 @@ MAX_DIGITS = 38
 MAX_FRACTION_DIGITS = 18
 MAX_NUMERAL = 100_000  # characters that a number may be written in, needless zeros included
 
-# numeric-string of the General Decimal Arithmetic specification, less its special values
-_NUMERAL = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?")
+# What a string may hold: numeric-string of the General Decimal Arithmetic specification, which Decimal() of most
+# languages takes, less its special values. It has more than a number of JSON (RFC 8259): `+1`, `0012`, `.5` and `1.`.
+NUMERAL = r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?"
+_NUMERAL = re.compile(NUMERAL)
 _PLAIN = re.compile(
     r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
 )  # what is written so already, of 38 digits at most

@@ -15,7 +15,8 @@ from billing_client.contract.wire import FieldError
 
 Period = Literal["month", "day", "hour"]
 _PERIODS: tuple[Period, ...] = ("hour", "day", "month")  # the finest first: its groups lie within the others'
-_MONTH = re.compile(r"(?!0000|0001|9999)([0-9]{4})-(0[1-9]|1[0-2])")
+_MONTH = re.compile(r"(?!0000|9999)([0-9]{4})-(0[1-9]|1[0-2])")
+_FIRST = datetime(1, 1, 1, 0, 0, 1, tzinfo=UTC)  # the second before is -infinity to asyncpg
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,7 +84,7 @@ def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
     """The month that a statement is asked for. Raises ProblemError with all the faults of the query."""
     errors = []
     if not _MONTH.fullmatch(query.month):
-        message = "must be a month such as 2026-11, from 0002-01 to 9998-12"
+        message = "must be a month such as 2026-11, from 0001-01 to 9998-12"
         errors.append(FieldError(pointer="query/month", message=message))
     if query.since is not None and not _DIGEST.fullmatch(query.since):
         errors.append(FieldError(pointer="query/since", message="must be a digest: 64 lower-case hex digits"))
@@ -100,4 +101,12 @@ def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
     """When a day begins. An hour that comes twice counts from the first time, one that is left out not at all."""
-    return datetime(day.year, day.month, day.day, tzinfo=zone, fold=0).astimezone(UTC)
+    return to_utc(datetime(day.year, day.month, day.day, tzinfo=zone, fold=0))
+
+
+def to_utc(local: datetime) -> datetime:
+    """The instant of a local time. Where the first month begins before year 1 does in UTC, it begins with that."""
+    try:
+        return local.astimezone(UTC)
+    except OverflowError:
+        return _FIRST

@@ -29,7 +29,7 @@ Month = Annotated[
     Meta(
         description="A month such as 2026-11.",
         examples=["2026-11"],
-        extra_json_schema={"pattern": "^(?!0000|0001|9999)[0-9]{4}-(0[1-9]|1[0-2])$"},
+        extra_json_schema={"pattern": "^(?!0000|9999)[0-9]{4}-(0[1-9]|1[0-2])$"},
     ),
 ]
 StatementDigest = Annotated[

@@ -21,6 +21,14 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=NO_CONT
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
 Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
+OccurredAt = Annotated[
+    datetime,
+    Meta(
+        tz=True,
+        description="An RFC 3339 time, at most 5 minutes ahead. What is finer than microseconds is cut off; a leap "
+        "second counts as the last microsecond before it, the first day of year 1 as its end.",
+    ),
+]
 Digest = Annotated[
     str,
     Meta(
@@ -62,7 +70,7 @@ class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=Tr
     units_consumed: D
     price_per_unit: D
     event_id: Id | None = None
-    occurred_at: Timestamp | None = None
+    occurred_at: OccurredAt | None = None
 
 
 class UsageRecord(Message, Generic[D], frozen=True):

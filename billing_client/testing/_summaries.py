@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from billing_client.contract.amounts import total
-from billing_client.contract.periods import Asked, period_labels
+from billing_client.contract.periods import Asked, period_labels, to_utc
 from billing_client.contract.wire import SummaryGroup, UsageRecord
 
 
@@ -38,7 +38,7 @@ def _start_of(period: str, local: datetime) -> datetime:
         offset = timezone(local.utcoffset() or timedelta(0))
         return local.replace(minute=0, second=0, microsecond=0, tzinfo=offset).astimezone(UTC)
     day = local.day if period == "day" else 1
-    return local.replace(day=day, hour=0, minute=0, second=0, microsecond=0, fold=0).astimezone(UTC)
+    return to_utc(local.replace(day=day, hour=0, minute=0, second=0, microsecond=0, fold=0))
 
 
 def _grouped(

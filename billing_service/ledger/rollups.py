@@ -20,7 +20,7 @@ from billing_service.ledger.periods import DAY, GRAINS, HOUR, Cut, cells, cut, f
 _QUERIES = load_queries("rollups")
 MINUTE = HOUR / 60
 # all usage lies between, and every zone has a local time for both
-EARLIEST, LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 MAX_CELLS = 2_000  # in more time than these make up it pays to ask first where any usage is
 
 

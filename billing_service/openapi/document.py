@@ -7,7 +7,7 @@ from typing import Any, get_origin
 import msgspec
 
 from billing_client import __version__
-from billing_client.contract.identity import MAX_DIGITS, MAX_FRACTION_DIGITS
+from billing_client.contract.identity import MAX_DIGITS, MAX_FRACTION_DIGITS, MAX_NUMERAL, NUMERAL
 from billing_client.contract.problems import KINDS
 from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, ProblemDetails
 from billing_service.http.errors import PROBLEM_TYPE
@@ -56,11 +56,13 @@ _HEADERS_OF = {
 _DECIMALS: dict[type, dict[str, Any]] = {
     SentDecimal: {
         "type": ["string", "number"],
-        "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$",
+        "pattern": f"^{NUMERAL}$",
+        "maxLength": MAX_NUMERAL,
         "minimum": 0,
         "exclusiveMaximum": 10**MAX_DIGITS,
-        "description": "A JSON number, or a string that holds one, taken digit by digit: "
-        f"at most {MAX_DIGITS} digits, at most {MAX_FRACTION_DIGITS} of them after the point.",
+        "description": "A JSON number, or a string that holds a decimal number, taken digit by digit: "
+        f"at most {MAX_DIGITS} digits, at most {MAX_FRACTION_DIGITS} of them after the point. A string may have what "
+        "a JSON number has not: a plus sign, leading zeros, no digit on one side of the point.",
     },
     PlainDecimal: {"type": "string", "pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$", "description": "An exact decimal."},
 }

@@ -90,6 +90,39 @@ async def test_the_hour_that_comes_twice_in_autumn_is_two_hours(http: aiohttp.Cl
     ]
 
 
+@pytest.mark.parametrize(
+    ("timezone", "hours", "days"),
+    [
+        ("UTC", ["02T00:00:00+00:00", "31T23:00:00+00:00"], ["02", "31"]),
+        ("Etc/GMT+12", ["01T12:00:00-12:00", "31T11:00:00-12:00"], ["01", "31"]),
+        ("Etc/GMT-14", ["02T14:00:00+14:00", "01T13:00:00+14:00"], ["02", "01"]),
+    ],
+)
+async def test_usage_of_year_1_is_summed_up(
+    http: aiohttp.ClientSession, timezone: str, hours: list[str], days: list[str]
+) -> None:
+    await given_customer(http)
+    for instant in ("0001-01-01T00:00:00Z", "0001-01-31T23:59:59Z"):
+        (await post(http, "/usage", usage(eventId=instant, occurredAt=instant))).require(201)
+    months = ["0001-02" if timezone == "Etc/GMT-14" and n else "0001-01" for n in (0, 1)]
+    for member, labels in (("hour", hours), ("day", days)):
+        answer = await summary(http, groupBy=member, timezone=timezone)
+        assert [group[member] for group in answer["groups"]] == [
+            f"{month}-{label}" for month, label in zip(months, labels, strict=True)
+        ]
+    by_month = await summary(http, groupBy="month", timezone=timezone)
+    assert [group["month"] for group in by_month["groups"]] == sorted(set(months))
+    assert by_month["total"]["records"] == (await summary(http))["total"]["records"] == 2
+
+
+async def test_usage_of_the_first_day_can_be_voided(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    record = (await post(http, "/usage", usage(occurredAt="0001-01-01T00:00:00Z"))).require(201)
+    (await post(http, f"/customers/acme/usage/{record['requestId']}/void", {"reason": "no time was set"})).require(200)
+    for group_by in ("", "hour", "month"):
+        assert (await summary(http, groupBy=group_by))["total"]["records"] == 0
+
+
 async def test_from_is_in_and_to_is_out(http: aiohttp.ClientSession) -> None:
     await given_customer(http)
     for number, instant in enumerate(("2026-03-01T00:00:00Z", "2026-03-31T23:59:59.999999Z", "2026-04-01T00:00:00Z")):

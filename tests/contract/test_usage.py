@@ -173,6 +173,10 @@ async def test_usage_of_an_unknown_customer_is_not_recorded_until_there_is_one(
         ("1e37", "1" + "0" * 37),
         ('"1E-18"', "0.000000000000000001"),
         ('"\\u0031\\u002e5"', "1.5"),
+        ('"+1"', "1"),  # what follows is no JSON number, but may be in a string
+        ('".5"', "0.5"),
+        ('"1."', "1"),
+        ('"0012"', "12"),
     ],
 )
 def test_numbers_are_taken_digit_by_digit(shared_service: Service, customer: str, spelling: str, plain: str) -> None:
@@ -209,7 +213,14 @@ def test_the_answer_is_what_is_stored_to_the_last_digit(
         ("2025-03-01T05:30:00+05:30", "2025-03-01T00:00:00Z"),
         ("2025-02-28T23:59:59.999999Z", "2025-02-28T23:59:59.999999Z"),
         ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+        ("2025-02-28 23:30:00+00:00", "2025-02-28T23:30:00Z"),
+        ("2025-02-28t23:30:00.5-00:00", "2025-02-28T23:30:00.500000Z"),
+        ("2024-02-29T23:59:59.9999999Z", "2024-02-29T23:59:59.999999Z"),
+        ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.999999Z"),
+        ("2016-12-31T15:59:60.75-08:00", "2016-12-31T23:59:59.999999Z"),
         ("0002-01-01T00:00:00Z", "0002-01-01T00:00:00Z"),
+        ("0001-01-02T00:00:00.000001Z", "0001-01-02T00:00:00.000001Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-02T00:00:00Z"),
     ],
 )
 async def test_times_come_with_an_offset_and_are_told_in_utc(
@@ -218,6 +229,15 @@ async def test_times_come_with_an_offset_and_are_told_in_utc(
     record = (await post(shared_http, "/usage", usage(customerId=customer, occurredAt=occurred_at))).require(201)
     assert record["occurredAt"] == utc
     assert await stored(shared_http, customer) == [record]
+
+
+@pytest.mark.parametrize("name", ["occurredAt", "occurred\\u0041t", "\\u006fccurredAt"])
+async def test_what_is_finer_than_microseconds_is_cut_off_however_the_name_is_written(
+    shared_service: Service, customer: str, name: str
+) -> None:
+    report = json.dumps(usage(customerId=customer))[:-1] + f',"{name}":"2026-01-31T23:59:59.999999999Z"}}'
+    record = exchange(shared_service, json_request("/usage", report.encode())).require(201)
+    assert record["occurredAt"] == "2026-01-31T23:59:59.999999Z"
 
 
 async def test_usage_may_be_five_minutes_ahead_and_no_more(shared_http: aiohttp.ClientSession, customer: str) -> None:
@@ -265,6 +285,9 @@ async def test_every_time_that_is_taken_is_stored_as_a_finite_one(
         ({"occurredAt": 1735689600}, ["/occurredAt"]),
         ({"occurredAt": "2025-02-30T00:00:00Z"}, ["/occurredAt"]),
         ({"occurredAt": "0001-01-01T00:00:00+14:00"}, ["/occurredAt"]),
+        ({"occurredAt": "2025-01-01T00:00:00+0000"}, ["/occurredAt"]),
+        ({"occurredAt": "2025-01-01T12:00:60Z"}, ["/occurredAt"]),
+        ({"occurredAt": 1735689600, "eventId": 1}, ["/eventId", "/occurredAt"]),
         ({"occurredAt": "9999-12-31T23:59:59Z"}, ["/occurredAt"]),
         ({"occurredAt": ""}, ["/occurredAt"]),
         ({"customerid": "a", "amount": 1}, ["/amount", "/customerid"]),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from openapi_spec_validator import validate
 
+from billing_client.contract.identity import plain_decimal
 from billing_service.app import OPERATIONS
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings
@@ -86,3 +88,14 @@ async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path, see
         output = (await process.communicate())[0].decode()
     assert process.returncode == 0, output
     assert "Stateful" in output
+
+
+def test_the_pattern_of_a_number_is_what_is_taken_as_one(document: Any) -> None:
+    vectors = json.loads((ROOT / "billing_client" / "contract" / "request_id_vectors.json").read_text())
+    pattern = document["components"]["schemas"]["NewUsage"]["properties"]["unitsConsumed"]["pattern"]
+    for text in (spelling for vector in vectors["decimals"] for spelling in vector["spellings"]):
+        assert re.search(pattern, text), text
+    for text in vectors["refusedDecimals"]:
+        with pytest.raises(ValueError, match="^must ") as refused:
+            plain_decimal(text)
+        assert bool(re.search(pattern, text)) == ("finite" not in str(refused.value)) or text == "1\n"  # "$" in Python

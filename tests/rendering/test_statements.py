@@ -203,7 +203,7 @@ async def test_a_form_that_there_is_not(shared_http: aiohttp.ClientSession, acce
         ("month=2026-00", ["query/month"]),
         ("month=2026-1", ["query/month"]),
         ("month=2026-01-01", ["query/month"]),
-        ("month=0001-12", ["query/month"]),
+        ("month=0000-12", ["query/month"]),
         ("month=9999-01", ["query/month"]),
         ("month=%D9%A2%D9%A0%D9%A2%D9%A6-01", ["query/month"]),  # digits, but not ASCII
         ("month=2026-01%0A", ["query/month"]),
@@ -221,11 +221,20 @@ async def test_a_bad_query(shared_http: aiohttp.ClientSession, query: str, point
     (await get(shared_http, f"{PATH}?{query}")).problem("validation_error", *pointers)
 
 
-@pytest.mark.parametrize("month", ["0002-01", "9998-12"])
+@pytest.mark.parametrize("month", ["0001-01", "9998-12"])
 async def test_the_first_and_the_last_month(http: aiohttp.ClientSession, month: str) -> None:
     await given_customer(http)
     for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"):
         assert (await statement(http, month, timezone=zone))["total"]["records"] == 0
+
+
+async def test_usage_of_the_first_month_has_a_statement(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    await record(http, "1", "0001-01-01T00:00:00Z")
+    for zone in ("UTC", "Asia/Shanghai", "America/New_York"):
+        first = await statement(http, "0001-01", timezone=zone)
+        again = await statement(http, "0001-01", timezone=zone, since=first["digest"])
+        assert (first["total"]["records"], again["changes"]["lines"]) == (1, [])
 
 
 async def test_a_customer_that_is_not_there(shared_http: aiohttp.ClientSession) -> None:

@@ -1,50 +1,57 @@
-"""Many uses in batches: bounded memory for input without end, an outcome for each use, in order."""
+"""Records any number of uses in batches: bounded memory, and an outcome for each use, in order."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from decimal import Decimal
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
 
+from billing_client._calls import ApiCall
 from billing_client._encoding import EncodedUsage, encode_usage
 from billing_client._errors import (
     BillingError,
     DuplicateRecordError,
     EventIdConflictError,
-    UnexpectedResponseError,
     ValidationError,
 )
 from billing_client._records import Usage, UsageRecord
-from billing_client._responses import Answer, decode_answer, error_of_problem
-from billing_client._transport import Call, Transport
+from billing_client._responses import decode_response, error_from_problem, unexpected
+from billing_client._transport import Transport
 from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
 
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024  # a batch ends after the use with which it reaches this size
 
 
-class Result(BatchResult[Decimal], frozen=True):
-    """A result with its record as callers get it."""
+class UsageResult(BatchResult[Decimal], frozen=True):
+    """What became of one record of a batch, with the record as callers get it."""
 
     record: UsageRecord | None = None
 
 
-class _Results(Struct):
-    results: list[Result]
+class _UsageResults(Struct):
+    results: list[UsageResult]
 
 
-_RESULTS = msgspec.json.Decoder(_Results)
+_RESULTS = msgspec.json.Decoder(_UsageResults)
 
 
 class UsageOutcome(Struct, frozen=True, kw_only=True):
     """What became of one use of a batch.
 
-    `record` is the stored record, None where nothing is stored for it; `error` is what `record_usage` would have
-    raised, None where the use is recorded, was recorded by this very call before (`replayed`), or is `recordable`.
+    Attributes:
+        usage: The use, as it was given.
+        outcome: `recorded`; `replayed` if this very call recorded it before; `duplicate` if another call did;
+            `conflict` if its event id is recorded with other data; `rejected` if it was refused; or, in a dry run,
+            `recordable`.
+        request_id: The request id of the use. None if the use is not valid.
+        record: The stored record. None if nothing is stored for the use.
+        error: What `record_usage` would have raised. None if it would have raised nothing.
     """
 
     usage: Usage
@@ -54,7 +61,11 @@ class UsageOutcome(Struct, frozen=True, kw_only=True):
     error: BillingError | None
 
 
-_Entry = tuple[Usage, EncodedUsage | ValidationError]
+class _Item(NamedTuple):
+    """A use of a batch, encoded, or with the error of what is wrong with it."""
+
+    usage: Usage
+    encoded: EncodedUsage | ValidationError
 
 
 async def record_usages(
@@ -70,9 +81,9 @@ async def record_usages(
         raise ValueError(f"batch_size must be 1 to {MAX_BATCH_RECORDS}, concurrency at least 1")
     sending: deque[asyncio.Task[list[UsageOutcome]]] = deque()
     try:
-        async with aclosing(_batches(usages, batch_size)) as batches:
+        async with aclosing(_split(usages, batch_size)) as batches:
             async for batch in batches:
-                sending.append(asyncio.create_task(_send(transport, batch, dry_run, repeatable)))
+                sending.append(asyncio.create_task(_record_batch(transport, batch, dry_run, repeatable)))
                 if len(sending) == concurrency:
                     for outcome in await sending[0]:
                         yield outcome
@@ -87,17 +98,18 @@ async def record_usages(
         await asyncio.gather(*sending, return_exceptions=True)
 
 
-async def _batches(
-    usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int
-) -> AsyncGenerator[list[_Entry], None]:
+async def _split(usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int) -> AsyncGenerator[list[_Item], None]:
     """Batches of at most `batch_size` uses and about BATCH_BYTES, each as soon as it is full."""
-    batch: list[_Entry] = []
+    batch: list[_Item] = []
     size = 0
-    async with aclosing(_each(usages)) as each:
+    async with aclosing(_iterate(usages)) as each:
         async for usage in each:
-            entry = _encoded(usage)
-            batch.append((usage, entry))
-            size += len(entry.body) if isinstance(entry, EncodedUsage) else 0
+            try:
+                encoded: EncodedUsage | ValidationError = encode_usage(usage)
+            except ValidationError as error:
+                encoded = error
+            batch.append(_Item(usage, encoded))
+            size += len(encoded.body) if isinstance(encoded, EncodedUsage) else 0
             if len(batch) == batch_size or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
@@ -105,7 +117,7 @@ async def _batches(
         yield batch
 
 
-async def _each(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncGenerator[Usage, None]:
+async def _iterate(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncGenerator[Usage, None]:
     if isinstance(usages, AsyncIterable):
         async for usage in usages:
             yield usage
@@ -114,59 +126,56 @@ async def _each(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncGenerato
             yield usage
 
 
-def _encoded(usage: Usage) -> EncodedUsage | ValidationError:
-    try:
-        return encode_usage(usage)
-    except ValidationError as error:
-        return error
-
-
-async def _send(transport: Transport, batch: list[_Entry], dry_run: bool, repeatable: bool) -> list[UsageOutcome]:
-    bodies = [entry.body for _, entry in batch if isinstance(entry, EncodedUsage)]
-    call = batch_call(bodies, _key_of(bodies) if repeatable else str(uuid4()))
-    call.query = {"dryRun": "true"} if dry_run else {}
-    given = iter(await send_batch(transport, call, len(bodies)) if bodies else ())
+async def _record_batch(
+    transport: Transport, batch: list[_Item], dry_run: bool, repeatable: bool
+) -> list[UsageOutcome]:
+    valid = [item.encoded for item in batch if isinstance(item.encoded, EncodedUsage)]
+    call = batch_call(valid, _key_of(valid) if repeatable else str(uuid4()), dry_run)
+    results = iter(await send_batch(transport, call, valid) if valid else ())
     return [
-        outcome_of(usage, entry.request_id, next(given), call)
-        if isinstance(entry, EncodedUsage)
-        else UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=entry)
-        for usage, entry in batch
+        UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=encoded)
+        if isinstance(encoded, ValidationError)
+        else outcome_from_result(usage, encoded.request_id, next(results), call)
+        for usage, encoded in batch
     ]
 
 
-def _key_of(bodies: Iterable[bytes]) -> str:
-    return f"batch-{sha256(b','.join(bodies)).hexdigest()[:32]}"
+def _key_of(usages: Iterable[EncodedUsage]) -> str:
+    """The Idempotency-Key of a repeatable batch: the same uses, the same key."""
+    return f"batch-{sha256(b','.join(usage.body for usage in usages)).hexdigest()[:32]}"
 
 
-def batch_call(bodies: Iterable[bytes], idempotency_key: str) -> Call:
-    """The call that records encoded uses."""
-    return Call("POST", "/usage/batch", b'{"records":[' + b",".join(bodies) + b"]}", idempotency_key)
+def batch_call(usages: Iterable[EncodedUsage], idempotency_key: str, dry_run: bool = False) -> ApiCall:
+    """The call that records these uses."""
+    body = b'{"records":[' + b",".join(usage.body for usage in usages) + b"]}"
+    return ApiCall("POST", "/usage/batch", body, idempotency_key, query={"dryRun": "true"} if dry_run else {})
 
 
-async def send_batch(transport: Transport, call: Call, records: int) -> list[Result]:
-    """Send a batch of so many records; gives a result for each, in order. Raises BillingError."""
-    return _results(call, await transport.send(call), records)
-
-
-def _results(call: Call, answer: Answer, expected: int) -> list[Result]:
-    results = decode_answer(_RESULTS, answer, call.facts("unknown")).results
-    if len(results) != expected or not all(map(_is_whole, results)):
-        detail = f"the service answered {len(results)} results for {expected} records, or some without their members"
-        raise UnexpectedResponseError(detail, status=answer.status, **call.facts("unknown"))
+async def send_batch(transport: Transport, call: ApiCall, usages: Sequence[EncodedUsage]) -> list[UsageResult]:
+    """Send the call that records these uses, and give a result for each, in order. Raises BillingError."""
+    response = await transport.send(call)
+    results = decode_response(_RESULTS, response, call).results
+    if len(results) != len(usages) or not all(map(_is_complete, results)):
+        detail = f"the service answered {len(results)} results for {len(usages)} records, or some without their members"
+        raise unexpected(detail, response, call)
     return results
 
 
-def _is_whole(result: Result) -> bool:
-    done = result.outcome in ("recorded", "replayed", "recordable")
-    return (result.record is not None, result.problem is not None) == (done, not done)
+def _is_complete(result: UsageResult) -> bool:
+    """Whether a result has the one member that goes with its outcome."""
+    is_stored = result.outcome in ("recorded", "replayed", "recordable")
+    return (result.record is not None, result.problem is not None) == (is_stored, not is_stored)
 
 
-def outcome_of(usage: Usage, request_id: str, result: Result, call: Call) -> UsageOutcome:
-    """What a result of a batch says of its use."""
-    error = None if result.problem is None else error_of_problem(result.problem, call.facts("rejected"))
-    record = result.record
-    if isinstance(error, (DuplicateRecordError, EventIdConflictError)):
-        record = error.existing
-    elif record is not None and result.outcome in ("recorded", "replayed"):
-        record = msgspec.structs.replace(record, outcome=result.outcome)
+def outcome_from_result(usage: Usage, request_id: str, result: UsageResult, call: ApiCall) -> UsageOutcome:
+    """What a result of a batch says about its use."""
+    error: BillingError | None = None
+    record: UsageRecord | None = None
+    if result.problem is not None:
+        error = error_from_problem(result.problem, result.problem.status, call.facts("rejected"))
+        if isinstance(error, DuplicateRecordError | EventIdConflictError):
+            record = error.existing
+    elif result.record is not None:
+        is_stored = result.outcome in ("recorded", "replayed")
+        record = msgspec.structs.replace(result.record, outcome=result.outcome if is_stored else None)
     return UsageOutcome(usage=usage, outcome=result.outcome, request_id=request_id, record=record, error=error)

@@ -15,17 +15,18 @@ from msgspec import Struct
 
 from billing_client import _batches
 from billing_client._batches import UsageOutcome
+from billing_client._calls import ApiCall
 from billing_client._config import load_config
 from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
 from billing_client._errors import DuplicateRecordError
 from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import decode_answer, decode_line
-from billing_client._transport import Call, Transport
+from billing_client._responses import decode_line, decode_response
+from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
 from billing_client.contract.wire import Customer, CustomerChange, NewCustomer, NewVoid
 from billing_client.spooling.events import RecorderEvent
-from billing_client.spooling.recorder import UsageRecorder, make_recorder
+from billing_client.spooling.recorder import RecorderOptions, UsageRecorder
 
 T = TypeVar("T", bound=Struct)
 
@@ -134,15 +135,15 @@ class BillingSystemClient:
             occurred_at=occurred_at,
         )
         encoded = encode_usage(usage)
-        call = Call("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
+        call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
         try:
-            answer = await self._transport.send(call)
+            response = await self._transport.send(call)
         except DuplicateRecordError as error:
             if on_duplicate == "raise":
                 raise
             return error.existing
-        record = decode_answer(_RECORD, answer, call.facts("unknown"))
-        replayed = answer.headers.get("Idempotent-Replayed") == "true"
+        record = decode_response(_RECORD, response, call)
+        replayed = response.headers.get("Idempotent-Replayed") == "true"
         return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
 
     def record_usages(
@@ -184,8 +185,7 @@ class BillingSystemClient:
         called for each attempt and each record that is delivered, a duplicate or dead. At its end the block delivers
         for at most `close_timeout` seconds. Raises ConfigurationError, and when the block begins SpoolError.
         """
-        return make_recorder(
-            self._transport,
+        options = RecorderOptions(
             spool=None if spool is None else Path(spool),
             on_event=on_event,
             on_full=on_full,
@@ -194,6 +194,7 @@ class BillingSystemClient:
             batch_size=batch_size,
             close_timeout=close_timeout,
         )
+        return UsageRecorder(self._transport, options)
 
     async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
         """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""
@@ -224,7 +225,7 @@ class BillingSystemClient:
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
         body = encode_body(NewVoid, reason=reason, voided_for=voided_for)
-        return await self._send(Call("POST", path, body, request_id=request_id), _VOIDED)
+        return await self._send(ApiCall("POST", path, body, request_id=request_id), _VOIDED)
 
     async def summary(
         self,
@@ -282,7 +283,7 @@ class BillingSystemClient:
         call = _export_call(customer_id, service, start, end, "ndjson")
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
-                yield decode_line(_RECORD, line, call.facts("unknown"))
+                yield decode_line(_RECORD, line, call)
 
     async def export_lines(
         self,
@@ -302,7 +303,7 @@ class BillingSystemClient:
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
         body = encode_body(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
-        return await self._send(Call("POST", "/customers", body, str(uuid4())), _CUSTOMER)
+        return await self._send(ApiCall("POST", "/customers", body, str(uuid4())), _CUSTOMER)
 
     async def get_customer(self, *, customer_id: str) -> Customer:
         """One customer. Raises CustomerNotFoundError."""
@@ -311,7 +312,7 @@ class BillingSystemClient:
     async def update_customer(self, *, customer_id: str, name: str) -> Customer:
         """Change a customer's name. Raises CustomerNotFoundError."""
         body = encode_body(CustomerChange, name=name)
-        return await self._send(Call("PATCH", f"/customers/{path_segment(customer_id)}", body), _CUSTOMER)
+        return await self._send(ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body), _CUSTOMER)
 
     async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
         """All customers by id; pages are read as needed."""
@@ -329,10 +330,10 @@ class BillingSystemClient:
             yield page
 
     async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
-        return await self._send(Call("GET", path, query=query or {}), decoder)
+        return await self._send(ApiCall("GET", path, query=query or {}), decoder)
 
-    async def _send(self, call: Call, decoder: "msgspec.json.Decoder[T]") -> T:
-        return decode_answer(decoder, await self._transport.send(call), call.facts("unknown"))
+    async def _send(self, call: ApiCall, decoder: "msgspec.json.Decoder[T]") -> T:
+        return decode_response(decoder, await self._transport.send(call), call)
 
 
 def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
@@ -343,10 +344,10 @@ def _span_query(service: str | None, start: datetime | None, end: datetime | Non
 
 def _export_call(
     customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
-) -> Call:
+) -> ApiCall:
     query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
     query |= _span_query(service, start, end) | {"format": format_}
-    return Call("GET", "/usage/export", query=query)
+    return ApiCall("GET", "/usage/export", query=query)
 
 
 def _summary_query(

@@ -1,4 +1,4 @@
-"""From the bytes of an answer to what the caller gets: a typed result, or the error that fits."""
+"""From the bytes of a response to a typed result, or to the error that it means."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 import msgspec
 
+from billing_client._calls import ApiCall
 from billing_client._errors import (
     AuthenticationError,
     BillingError,
@@ -32,7 +33,7 @@ from billing_client.contract.wire import ProblemDetails
 T = TypeVar("T")
 
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
-# what the service says only after it has looked for the usage: no attempt of the call has recorded it either
+# codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
     {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}
 )
@@ -57,64 +58,66 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
 _decode_problem = msgspec.json.Decoder(ProblemDetails[Decimal]).decode
 
 
-class Answer(NamedTuple):
-    """An answer; its body was read to the end, but for a stream's, which `response` holds."""
+class Response(NamedTuple):
+    """A response whose body was read to the end, except for a stream, whose body is still in `stream`."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    response: aiohttp.ClientResponse
+    stream: aiohttp.ClientResponse
 
 
-def decode_answer(decoder: "msgspec.json.Decoder[T]", answer: Answer, facts: dict[str, Any]) -> T:
-    """The body of a successful answer. Raises UnexpectedResponseError."""
+def decode_response(decoder: "msgspec.json.Decoder[T]", response: Response, call: ApiCall) -> T:
+    """Decode the body of a successful response. Raises UnexpectedResponseError if it is not what was asked for."""
     try:
-        return decoder.decode(answer.body)
+        return decoder.decode(response.body)
     except (ValueError, RecursionError) as error:
-        detail = f"the answer is not what was asked for: {error}"
-        raise UnexpectedResponseError(detail, status=answer.status, **facts | {"outcome": "unknown"}) from error
+        raise unexpected(f"the response is not what was asked for: {error}", response, call) from error
 
 
-def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, facts: dict[str, Any]) -> T:
-    """One line of a streamed answer. Raises UnexpectedResponseError."""
+def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, call: ApiCall) -> T:
+    """Decode one line of a stream. Raises UnexpectedResponseError."""
     try:
         return decoder.decode(line)
     except (ValueError, RecursionError) as error:
-        raise UnexpectedResponseError(f"a line is not what was asked for: {error}", status=200, **facts) from error
+        detail = f"a line of the stream is not what was asked for: {error}"
+        raise UnexpectedResponseError(detail, status=200, **call.facts("unknown")) from error
 
 
-def error_of(answer: Answer, facts: dict[str, Any]) -> BillingError:
-    """The error that an answer other than success is."""
+def unexpected(detail: str, response: Response, call: ApiCall) -> UnexpectedResponseError:
+    """The error of a success response that is outside the contract: nobody knows what became of the call."""
+    return UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
+
+
+def error_from_response(response: Response, call: ApiCall) -> BillingError:
+    """The error that a response other than success means."""
     try:
-        details = _decode_problem(answer.body)
+        problem = _decode_problem(response.body)
     except (ValueError, RecursionError):
-        kind = _BY_STATUS.get(answer.status, UnexpectedResponseError)
-        start = answer.body[:200].decode("utf-8", "replace")
-        return kind(f"the service answered {answer.status}: {start!r}", status=answer.status, **facts)
-    return error_of_problem(details, facts, answer.status)
+        kind = _BY_STATUS.get(response.status, UnexpectedResponseError)
+        start = response.body[:200].decode("utf-8", "replace")
+        detail = f"the service answered {response.status}: {start!r}"
+        return kind(detail, status=response.status, **call.facts())
+    return error_from_problem(problem, response.status, call.facts())
 
 
-def error_of_problem(
-    details: ProblemDetails[Decimal], facts: dict[str, Any], status: int | None = None
-) -> BillingError:
-    """The error that a problem is."""
-    status = status or details.status
-    given = {**facts, "status": status, "code": details.code}
-    given["request_id"] = details.request_id or facts.get("request_id")
-    if details.existing is not None and details.code == "duplicate_record":
-        duplicate = DuplicateRecordError(details.detail, **given)
-        duplicate.existing = stored(details.existing)
+def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dict[str, Any]) -> BillingError:
+    """The error that a problem (RFC 9457) means; `facts` are those of its call."""
+    given = {**facts, "status": status, "code": problem.code}
+    given["request_id"] = problem.request_id or facts.get("request_id")
+    if problem.existing is not None and problem.code == "duplicate_record":
+        duplicate = DuplicateRecordError(problem.detail, **given)
+        duplicate.existing = _stored_before(problem.existing)
         return duplicate
-    if details.existing is not None and details.code == "event_id_conflict":
-        conflict = EventIdConflictError(details.detail, **given)
-        conflict.existing, conflict.conflicts = stored(details.existing), details.conflicts or []
+    if problem.existing is not None and problem.code == "event_id_conflict":
+        conflict = EventIdConflictError(problem.detail, **given)
+        conflict.existing, conflict.conflicts = _stored_before(problem.existing), problem.conflicts or []
         return conflict
     if status in (400, 415):
-        return ValidationError(details.detail, errors=details.errors or [], **given)
-    kind = _BY_CODE.get(details.code) or _BY_STATUS.get(status, UnexpectedResponseError)
-    return kind(details.detail, **given)
+        return ValidationError(problem.detail, errors=problem.errors or [], **given)
+    kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(status, UnexpectedResponseError)
+    return kind(problem.detail, **given)
 
 
-def stored(record: wire.UsageRecord[Decimal]) -> UsageRecord:
-    """The stored record that another call had recorded."""
+def _stored_before(record: wire.UsageRecord[Decimal]) -> UsageRecord:
     return UsageRecord(**msgspec.structs.asdict(record), outcome="duplicate")

@@ -1,4 +1,4 @@
-"""The bounds of a spool: who finds no room waits in line."""
+"""The bounds of a spool. A call that finds it full waits for its turn."""
 
 import asyncio
 import logging
@@ -9,60 +9,63 @@ from billing_client._errors import SpoolFullError
 _logger = logging.getLogger(__name__)
 
 
-class Room:
-    """Room for so many records and bytes. What is taken may exceed it, where a spool came with more."""
+class Capacity:
+    """Counts records and bytes against a maximum. A spool that already held more when it was opened may exceed it."""
 
     def __init__(self, max_records: int, max_bytes: int) -> None:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._records = 0
         self._bytes = 0
-        self._is_told = False
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._has_warned = False
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def occupy(self, records: int, size: int) -> None:
-        """Take room, whether there is any or not."""
+        """Count what is there, even beyond the maximum."""
         self._records += records
         self._bytes += size
 
     async def reserve(self, size: int, wait: bool) -> None:
-        """Take room for one record, in the order of the calls. Raises SpoolFullError where it may not wait."""
-        if not self._line and self._fits(size):
+        """Reserve room for one record, in the order of the calls. Raises SpoolFullError if it may not wait."""
+        if not self._queue and self._fits(size):
             self.occupy(1, size)
             return
         if not wait:
-            raise SpoolFullError(f"the spool is full: {self._records} records, {self._bytes} bytes")
-        if not self._is_told:
+            raise SpoolFullError(
+                f"the spool is full: it holds {self._records} records, {self._bytes} bytes; record again later, "
+                "or raise max_records and max_bytes"
+            )
+        if not self._has_warned:
             _logger.warning("record() waits: the spool holds %d records, %d bytes", self._records, self._bytes)
-            self._is_told = True
+            self._has_warned = True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((size, turn))
+        self._queue.append((size, turn))
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # its room was taken at the same moment
+            if not turn.cancelled() and turn.exception() is None:  # its room was reserved at the same moment
                 self.release(1, size)
-            self._admit()  # whoever stands behind may be smaller
+            self._admit()  # the next in the queue may be smaller
             raise
 
     def release(self, records: int, size: int) -> None:
-        """Give room back."""
+        """Free the room of records that are gone."""
         self.occupy(-records, -size)
         self._admit()
 
     def close(self) -> None:
-        """Send away who waits: they get a RuntimeError."""
-        for _, turn in self._line:
+        """Fail the calls that wait, with a RuntimeError."""
+        for _, turn in self._queue:
             if not turn.done():
                 turn.set_exception(RuntimeError("this recorder was closed"))
-        self._line.clear()
+        self._queue.clear()
 
     def _fits(self, size: int) -> bool:
         return self._records < self._max_records and self._bytes + size <= self._max_bytes
 
     def _admit(self) -> None:
-        while self._line and (self._line[0][1].done() or self._fits(self._line[0][0])):
-            size, turn = self._line.popleft()
+        while self._queue and (self._queue[0][1].done() or self._fits(self._queue[0][0])):
+            size, turn = self._queue.popleft()
             if not turn.done():
                 self.occupy(1, size)
                 turn.set_result(None)

@@ -1,120 +1,185 @@
-"""A spool as its recorder uses it: records go in at one end, batches come out at the other."""
+"""The spool of a running recorder: new records go in at one end, batches to deliver come out at the other."""
 
-from collections.abc import Collection, Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
 from msgspec import Struct
 
 from billing_client._batches import BATCH_BYTES
 from billing_client._encoding import EncodedUsage
-from billing_client.spooling.spool import Spool
+from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
-
-class Entry(Struct, frozen=True):
-    """A use to keep; without an Idempotency-Key it gets one."""
-
-    usage: EncodedUsage
-    idempotency_key: str | None
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Pending(Struct, frozen=True):
-    """A record that waits to be delivered; `attempts` counts the one it was taken for."""
+    """A record that waits to be delivered. `attempts` includes the one that it was taken for."""
 
     seq: int
     idempotency_key: str
-    request_id: str
     attempts: int
-    body: bytes
+    usage: EncodedUsage
 
 
-class _Group:
-    """The records that share an Idempotency-Key, so that one batch can carry them; no two of them the same usage.
+class _BatchKeys:
+    """Gives records their Idempotency-Key: records in a row share one, so that one batch can carry them.
 
-    So a key and a request id name one call of `record()` for ever, and what the
-    service says tells apart whose record it has: `replayed` is this very call's, `duplicate` is another call's.
+    No two records with the same request id share a key. So a key and a request id together name one call of `record()`
+    for ever, and the service can tell a retry of that call (`replayed`) from another call (`duplicate`).
     """
 
-    def __init__(self, records: int) -> None:
-        self._records = records
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
         self._begin()
 
     def _begin(self) -> None:
         self._key = str(uuid4())
         self._request_ids: set[str] = set()
-        self._size = 0
+        self._bytes = 0
 
     def key_for(self, usage: EncodedUsage) -> str:
-        """The key of the group that takes in this use: the present one, or where it cannot, the next."""
-        is_full = len(self._request_ids) == self._records or self._size + len(usage.body) > BATCH_BYTES
+        """The current key, or a new one if the batch of the current key is full or holds the same usage."""
+        is_full = len(self._request_ids) == self._batch_size or self._bytes + len(usage.body) > BATCH_BYTES
         if is_full or usage.request_id in self._request_ids:
             self._begin()
         self._request_ids.add(usage.request_id)
-        self._size += len(usage.body)
+        self._bytes += len(usage.body)
         return self._key
 
 
-class Outbox(Spool):
-    """The spool of a recorder that runs, on disk or, without a path, in memory. Every method raises SpoolError."""
+def _in_thread(
+    method: Callable[Concatenate["Outbox", P], T],
+) -> Callable[Concatenate["Outbox", P], Coroutine[Any, Any, T]]:
+    """Make a method of Outbox a coroutine that runs in the outbox's thread."""
+
+    @wraps(method)
+    async def run(outbox: "Outbox", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(method, outbox, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(outbox.executor, call)
+
+    return run
+
+
+class Outbox:
+    """The spool of a running recorder, on disk or, without a path, in memory.
+
+    One thread does all work on the file, one call after the other, so no fsync blocks the event loop. A call that is
+    cancelled is carried out all the same. Every method raises SpoolError.
+    """
+
+    file: SpoolFile
 
     def __init__(self, path: Path | None, batch_size: int) -> None:
-        self._file = SpoolFile(path, create=True, read_only=False)
-        self._group = _Group(batch_size)
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="billing-spool")
+        self._path = path
+        self._keys = _BatchKeys(batch_size)
 
-    def check_process(self) -> None:
-        """Raises SpoolForkedError in a process that was forked from the one that opened it."""
-        self._file.check_process()
+    async def open(self) -> SpoolStatus:
+        """Open the file, and say what it holds."""
+        try:
+            return await self._open()
+        except BaseException:
+            self.executor.submit(self._close_file)
+            self.executor.shutdown(wait=False)
+            raise
 
-    def append(self, entries: Iterable[Entry]) -> None:
-        """Keep uses, all or none; on disk when it returns."""
+    @_in_thread
+    def _open(self) -> SpoolStatus:
+        self.file = SpoolFile(self._path, create=True, read_only=False)
+        self._contents = SpoolContents(self.file)
+        return self._contents.status()
+
+    async def close(self) -> None:
+        """Close the file, after all calls that were made before."""
+        try:
+            await asyncio.shield(self._close())
+        finally:
+            self.executor.shutdown(wait=False)
+
+    @_in_thread
+    def _close(self) -> None:
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
+    @_in_thread
+    def append(self, usages: Iterable[tuple[EncodedUsage, str | None]]) -> None:
+        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one."""
         recorded_at = _now()
         rows = [
             {
-                "idempotency_key": entry.idempotency_key or self._group.key_for(entry.usage),
-                "request_id": entry.usage.request_id,
+                "idempotency_key": idempotency_key or self._keys.key_for(usage),
+                "request_id": usage.request_id,
                 "recorded_at": recorded_at,
-                "body": entry.usage.body,
+                "body": usage.body,
             }
-            for entry in entries
+            for usage, idempotency_key in usages
         ]
-        with self._file.transaction() as connection:
+        with self.file.transaction() as connection:
             connection.executemany(SQL["append"], rows)
 
+    @_in_thread
     def take(self, records: int) -> list[Pending]:
-        """At most so many records for one batch, each another usage, with this attempt counted on disk."""
-        with self._file.transaction() as connection:
+        """The first records in line, at most so many, for one batch. This attempt is counted on disk first."""
+        with self.file.transaction() as connection:
             rows = connection.execute(SQL["next_batch"], {"records": records}).fetchall()
             batch: dict[str, Pending] = {}
             for seq, key, request_id, attempts, body in rows:
-                if request_id in batch:
+                if request_id in batch:  # the same usage twice: the second goes into the next batch
                     break
-                batch[request_id] = Pending(seq, key, request_id, attempts + 1, body)
+                batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
             taken = list(batch.values())
             if taken:
                 connection.execute(SQL["count_attempt"], {"first": taken[0].seq, "last": taken[-1].seq})
         return taken
 
+    @_in_thread
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:
-        """Forget what is delivered, and bury what was refused with the JSON of its problem."""
+        """Remove what is done, and make what was refused a dead letter, with the JSON of its problem."""
         dead_at = _now()
-        with self._file.transaction() as connection:
+        with self.file.transaction() as connection:
             for record, problem in dead:
-                connection.execute(SQL["bury"], {"seq": record.seq, "dead_at": dead_at, "problem": problem})
+                connection.execute(SQL["add_dead"], {"seq": record.seq, "dead_at": dead_at, "problem": problem})
             settled = [*done, *(record for record, _ in dead)]
             connection.executemany(SQL["remove"], ({"seq": record.seq} for record in settled))
 
-    def discard_sized(self, request_ids: Collection[str] | None) -> tuple[int, int]:
-        """As `discard`; says how many, and their bytes."""
-        before = self.status().bytes
-        return self.discard(request_ids), before - self.status().bytes
-
+    @_in_thread
     def put_last(self, record: Pending) -> None:
-        """Let the others go first."""
-        with self._file.transaction() as connection:
+        """Move a record to the end of the line."""
+        with self.file.transaction() as connection:
             connection.execute(SQL["append_again"], {"seq": record.seq})
             connection.execute(SQL["remove"], {"seq": record.seq})
+
+    @_in_thread
+    def status(self) -> SpoolStatus:
+        """See Spool.status."""
+        return self._contents.status()
+
+    @_in_thread
+    def dead_letters(self) -> list[DeadLetter]:
+        """See Spool.dead_letters."""
+        return self._contents.dead_letters()
+
+    @_in_thread
+    def redrive(self, request_ids: Collection[str] | None) -> int:
+        """See Spool.redrive."""
+        return self._contents.redrive(request_ids)
+
+    @_in_thread
+    def discard(self, request_ids: Collection[str] | None) -> tuple[int, int]:
+        """See Spool.discard. Gives the number of dead letters deleted, and their bytes."""
+        before = self._contents.status().bytes
+        return self._contents.discard(request_ids), before - self._contents.status().bytes
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""A spool as its operator sees it: what waits in it, what the service refused, and putting that back in line."""
+"""A spool as its operator sees it: what is pending, what the service refused, and how to send that again."""
 
 import os
 from collections.abc import Collection
@@ -20,8 +20,15 @@ _PROBLEM = msgspec.json.Decoder(ProblemDetails[Decimal])
 
 
 class SpoolStatus(Struct, frozen=True, kw_only=True):
-    """What a spool holds. `attempted` of the `pending` records were sent before; `oldest` is when the first of the
-    pending was recorded; `bytes` are those of the JSON of all records, the `dead` too."""
+    """What a spool holds.
+
+    Attributes:
+        pending: How many records wait to be delivered.
+        attempted: How many of the pending records were sent before.
+        dead: How many records the service refused (dead letters).
+        bytes: The size of the JSON of all records, dead letters included.
+        oldest: When the first pending record was recorded; None if none is pending.
+    """
 
     pending: int
     attempted: int
@@ -31,7 +38,17 @@ class SpoolStatus(Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A use that the service refused, and its problem (RFC 9457)."""
+    """A use that the service refused.
+
+    Attributes:
+        usage: The use.
+        request_id: Its request id.
+        idempotency_key: The Idempotency-Key under which it was sent, and would be sent again.
+        recorded_at: When `record()` was called.
+        dead_at: When the service refused it.
+        attempts: How often it was sent.
+        problem: Why it was refused (RFC 9457).
+    """
 
     usage: Usage
     request_id: str
@@ -42,29 +59,14 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     problem: ProblemDetails[Decimal]
 
 
-class Spool:
-    """The spool of a recorder that does not run; with `read_only`, also of one that does.
+class SpoolContents:
+    """What is in a spool's file. Every method raises SpoolError."""
 
-    A context manager, for one thread. Raises SpoolError: SpoolInUseError where a recorder holds it.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        self._file = SpoolFile(Path(path), create=False, read_only=read_only)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def __init__(self, file: SpoolFile) -> None:
+        self._file = file
 
     def status(self) -> SpoolStatus:
-        """What it holds."""
+        """Count what it holds."""
         ((pending, attempted, size, oldest),) = self._file.rows("count_pending")
         ((dead, dead_size),) = self._file.rows("count_dead")
         return SpoolStatus(
@@ -80,22 +82,66 @@ class Spool:
         return [_dead_letter(row) for row in self._file.rows("all_dead")]
 
     def redrive(self, request_ids: Collection[str] | None = None) -> int:
-        """Put dead letters, all or those with these request ids, at the end of the line again; says how many.
+        """Put dead letters back in line, to be sent again once the cause of the refusal is fixed.
 
-        They keep their Idempotency-Key. For when what made the service refuse them is mended.
+        They go to the end of the line and keep their Idempotency-Key. The next recorder sends them.
+
+        Args:
+            request_ids: Which dead letters. None means all.
+
+        Returns:
+            How many were put back.
         """
         chosen = {"request_ids": _chosen(request_ids)}
         with self._file.transaction() as connection:
-            connection.execute(SQL["revive"], chosen)
+            connection.execute(SQL["redrive"], chosen)
             return connection.execute(SQL["discard"], chosen).rowcount
 
     def discard(self, request_ids: Collection[str] | None = None) -> int:
-        """Delete dead letters, all or those with these request ids, for good; says how many."""
+        """Delete dead letters for good.
+
+        Args:
+            request_ids: Which dead letters. None means all.
+
+        Returns:
+            How many were deleted.
+        """
         with self._file.transaction() as connection:
             return connection.execute(SQL["discard"], {"request_ids": _chosen(request_ids)}).rowcount
 
 
-def usage_of(body: bytes) -> Usage:
+class Spool(SpoolContents):
+    """The spool of a recorder that is not running; with `read_only`, also of one that is.
+
+    A context manager, for use in one thread.
+
+    Args:
+        path: The file that the recorder was given.
+        read_only: Open it for `status` and `dead_letters` only. Every other method then raises SpoolError.
+
+    Raises:
+        SpoolInUseError: A recorder is running on it, and `read_only` is False.
+        SpoolCorruptError: The file is damaged.
+        SpoolError: The file is missing or is not a spool. Every method can raise SpoolError too.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        super().__init__(SpoolFile(Path(path), create=False, read_only=read_only))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def decode_usage(body: bytes) -> Usage:
     """The use that the JSON of a record holds."""
     return Usage(**msgspec.structs.asdict(_USAGE.decode(body)))
 
@@ -107,7 +153,7 @@ def _chosen(request_ids: Collection[str] | None) -> str | None:
 def _dead_letter(row: Any) -> DeadLetter:
     request_id, idempotency_key, recorded_at, attempts, body, dead_at, problem = row
     return DeadLetter(
-        usage=usage_of(body),
+        usage=decode_usage(body),
         request_id=request_id,
         idempotency_key=idempotency_key,
         recorded_at=datetime.fromisoformat(recorded_at),

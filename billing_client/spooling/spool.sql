@@ -86,14 +86,14 @@ LIMIT :records;
 -- count_attempt: counts an attempt to deliver these records
 UPDATE pending SET attempts = attempts + 1 WHERE seq BETWEEN :first AND :last;
 
--- bury: moves a record that was refused to the dead letters
+-- add_dead: copies a record that was refused to the dead letters
 INSERT INTO dead (seq, idempotency_key, request_id, recorded_at, attempts, body, dead_at, problem)
 SELECT seq, idempotency_key, request_id, recorded_at, attempts, body, :dead_at, :problem FROM pending WHERE seq = :seq;
 
--- remove: takes a record out of the line
+-- remove: deletes a pending record
 DELETE FROM pending WHERE seq = :seq;
 
--- append_again: adds a record that is in line once more at its end; so it gets a seq that no other ever had or will have
+-- append_again: copies a pending record to the end of the line, under a seq that was never used
 INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
 SELECT idempotency_key, request_id, recorded_at, attempts, body FROM pending WHERE seq = :seq;
 
@@ -106,7 +106,7 @@ SELECT count(*), coalesce(sum(length(body)), 0) FROM dead;
 -- all_dead: the dead letters, in the order they were recorded
 SELECT request_id, idempotency_key, recorded_at, attempts, body, dead_at, problem FROM dead ORDER BY seq;
 
--- revive: puts dead letters at the end of the line, all or those with these request ids (a JSON array)
+-- redrive: copies dead letters to the end of the line, all or those with these request ids (a JSON array)
 INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
 SELECT idempotency_key, request_id, recorded_at, attempts, body
 FROM dead

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import aiohttp
 
@@ -15,6 +15,8 @@ from tests.client.misbehaving import Connection, Request, Step, answer
 from tests.services import free_port
 
 E = TypeVar("E", bound=RecorderEvent)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Hook:
@@ -93,6 +95,11 @@ def passing_on(url: str, then: Step | None = None) -> Step:
         await (then or answer(response.status, body))(connection, request)
 
     return step
+
+
+async def in_spool_thread(recorder: UsageRecorder, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Call a function in the one thread that may use the recorder's file."""
+    return await asyncio.get_running_loop().run_in_executor(recorder._outbox.executor, function, *arguments)
 
 
 async def settle(recorder: UsageRecorder) -> None:

@@ -8,7 +8,8 @@ from email.utils import formatdate
 import pytest
 
 from billing_client import BillingError, UnavailableError
-from billing_client._transport import Call, _TryAgainError, _waits
+from billing_client._calls import ApiCall
+from billing_client._transport import _RetryableError, _waits
 from tests.client.answers import USAGE, client_of, problem, recorded
 from tests.client.misbehaving import Step, answer, disconnect, misbehaving
 
@@ -22,7 +23,7 @@ def waits(count: int, asked_for: float = 0.0) -> list[float]:
     generator.send(None)
     error = BillingError("busy")
     error.retry_after = asked_for
-    again = _TryAgainError(Call("GET", "/"), error)
+    again = _RetryableError(ApiCall("GET", "/"), error)
     return [generator.send(again) for _ in range(count)]
 
 

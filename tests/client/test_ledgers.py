@@ -136,5 +136,5 @@ async def test_a_line_that_is_no_record() -> None:
     async with misbehaving(answer(200, LINE + b'{"requestId": 1}\n')) as server, client_of(server) as client:
         export = client.export_usage()
         await anext(export)
-        with pytest.raises(UnexpectedResponseError, match="a line is not"):
+        with pytest.raises(UnexpectedResponseError, match="a line of the stream is not"):
             await anext(export)

@@ -21,6 +21,7 @@ from billing_client import (
     UnavailableError,
     UnexpectedResponseError,
 )
+from billing_client._calls import ApiCall
 from billing_client.testing import FakeBillingServer, Fault
 from tests.calls import json_request, request_head
 from tests.client.answers import USAGE, usage
@@ -285,9 +286,7 @@ async def test_a_body_larger_than_a_service_takes(server: FakeBillingServer, cli
 
 async def send_raw(client: BillingSystemClient, body: bytes) -> None:
     """Send a body that no method of the client would."""
-    from billing_client._transport import Call as Sent
-
-    await client._transport.send(Sent("POST", "/customers", body))
+    await client._transport.send(ApiCall("POST", "/customers", body))
 
 
 @pytest.mark.parametrize("leave", [lambda: None, lambda: time.sleep(0.05)], ids=["at once", "soon"])

@@ -9,8 +9,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from billing_client import BillingSystemClient
+from billing_client._calls import ApiCall
 from billing_client._config import load_config
-from billing_client._transport import Call, Transport
+from billing_client._transport import Transport
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.app import create_app
 from billing_service.database.pool import Database
@@ -51,7 +52,7 @@ def hasty_service() -> ASGIApp:
 class _ForgetfulTransport(Transport):
     """Gives each attempt of a call a name of its own."""
 
-    async def _request(self, session: Any, call: Call) -> Any:
+    async def _request(self, session: Any, call: ApiCall) -> Any:
         call.headers["Idempotency-Key"] = call.idempotency_key = str(uuid4())
         return await super()._request(session, call)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from billing_client import SpoolFullError
-from billing_client.spooling.capacity import Room
+from billing_client.spooling.capacity import Capacity
 from tests.client.answers import client_of, record_all, usage
 from tests.client.misbehaving import Connection, Request, misbehaving
 from tests.client.recorders import away, kept, settle, status_of
 
 
-async def reserve(room: Room, size: int) -> "asyncio.Task[None]":
+async def reserve(room: Capacity, size: int) -> "asyncio.Task[None]":
     """A call that wants room, and has begun to wait where there is none."""
     task = asyncio.create_task(room.reserve(size, wait=True))
     await asyncio.sleep(0)
@@ -21,7 +21,7 @@ async def reserve(room: Room, size: int) -> "asyncio.Task[None]":
 
 
 async def test_who_finds_no_room_waits_in_the_order_of_the_calls(caplog: pytest.LogCaptureFixture) -> None:
-    room = Room(max_records=2, max_bytes=100)
+    room = Capacity(max_records=2, max_bytes=100)
     large, larger, small = [await reserve(room, size) for size in (60, 60, 10)]
     assert (large.done(), larger.done(), small.done()) == (True, False, False)
     room.release(1, 60)
@@ -36,7 +36,7 @@ async def test_who_finds_no_room_waits_in_the_order_of_the_calls(caplog: pytest.
 
 
 async def test_who_gives_up_leaves_the_room_to_the_next() -> None:
-    room = Room(max_records=10, max_bytes=100)
+    room = Capacity(max_records=10, max_bytes=100)
     await room.reserve(60, wait=True)
     large, small = [await reserve(room, size) for size in (60, 40)]
     large.cancel()
@@ -45,7 +45,7 @@ async def test_who_gives_up_leaves_the_room_to_the_next() -> None:
 
 
 async def test_who_gives_up_at_the_moment_of_being_let_in_gives_the_room_back() -> None:
-    room = Room(max_records=1, max_bytes=100)
+    room = Capacity(max_records=1, max_bytes=100)
     await room.reserve(1, wait=True)
     first, second = [await reserve(room, 1) for _ in range(2)]
     room.release(1, 1)
@@ -57,9 +57,9 @@ async def test_who_gives_up_at_the_moment_of_being_let_in_gives_the_room_back() 
 
 
 async def test_who_may_not_wait_is_refused() -> None:
-    room = Room(max_records=1, max_bytes=100)
+    room = Capacity(max_records=1, max_bytes=100)
     await room.reserve(1, wait=False)
-    with pytest.raises(SpoolFullError, match="the spool is full: 1 records, 1 bytes"):
+    with pytest.raises(SpoolFullError, match="the spool is full: it holds 1 records, 1 bytes"):
         await room.reserve(1, wait=False)
 
 
@@ -98,14 +98,13 @@ async def test_what_a_spool_came_with_counts_too_and_so_do_dead_letters(tmp_path
         away() as client,
         client.recorder(spool=spool, max_records=2, on_full="raise", close_timeout=0) as recorder,
     ):
-        outbox = recorder._thread.outbox
-        batch = await recorder._thread.call(outbox.take, 2)
-        await recorder._thread.call(outbox.settle, [], [(record, b"{}") for record in batch])
+        batch = await recorder._outbox.take(2)
+        await recorder._outbox.settle([], [(record, b"{}") for record in batch])
         with pytest.raises(SpoolFullError):
             await recorder.record(usage(3))
-        assert await recorder.discard([batch[0].request_id]) == 1
+        assert await recorder.discard([batch[0].usage.request_id]) == 1
         await recorder.record(usage(3))
-        assert (await recorder.status()).bytes == sum(len(batch[1].body) for _ in range(2))
+        assert (await recorder.status()).bytes == sum(len(batch[1].usage.body) for _ in range(2))
 
 
 async def test_closing_sends_away_who_waits_for_room(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ async def test_closing_refuses_who_was_given_room_at_that_moment(tmp_path: Path)
             await recorder.record(usage(1))
             waiting = asyncio.create_task(recorder.record(usage(2)))
             await asyncio.sleep(0)
-            recorder._room.release(1, 0)
+            recorder._capacity.release(1, 0)
         with pytest.raises(RuntimeError, match="closed"):
             await waiting
     assert status_of(tmp_path / "usage.db").pending == 1

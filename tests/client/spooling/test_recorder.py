@@ -24,7 +24,7 @@ from billing_client import (
 )
 from billing_client.contract.identity import event_request_id
 from tests.client.answers import usage
-from tests.client.recorders import Hook, away, kept, settle, status_of
+from tests.client.recorders import Hook, away, in_spool_thread, kept, settle, status_of
 
 
 async def stored(client: BillingSystemClient, customer_id: str) -> list[UsageRecord]:
@@ -56,8 +56,10 @@ async def test_a_record_is_on_disk_before_it_is_delivered(tmp_path: Path) -> Non
         for number in range(3):
             await recorder.record(usage(number))
             assert status_of(spool).pending == number + 1
-        connection = recorder._thread.outbox._file._connection
-        pragmas = [await recorder._thread.call(_pragma, connection, name) for name in ("journal_mode", "synchronous")]
+        connection = recorder._outbox.file._connection
+        pragmas = [
+            await in_spool_thread(recorder, _pragma, connection, name) for name in ("journal_mode", "synchronous")
+        ]
         assert pragmas == ["wal", 2]
     assert recorder.counts == RecorderCounts(recorded=3, delivered=0, duplicates=0, dead=0, pending=3)
 
@@ -152,7 +154,7 @@ async def test_equal_usage_without_an_event_id_counts_once(
         await settle(recorder)
     assert hook.kinds == ["delivered", "duplicate"]
     assert len(await stored(client, customer_id)) == 1
-    assert "1 records without an event id count for nothing" in caplog.text
+    assert "1 records without an event id add nothing" in caplog.text
 
 
 async def test_a_call_repeated_under_its_own_key_is_one_call(

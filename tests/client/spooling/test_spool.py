@@ -22,7 +22,7 @@ from billing_client import (
 )
 from billing_client.spooling.spool_file import VERSION
 from tests.client.answers import usage
-from tests.client.recorders import away, kept, settle, status_of
+from tests.client.recorders import away, in_spool_thread, kept, settle, status_of
 from tests.services import Service
 
 HOLD = """
@@ -53,7 +53,7 @@ async def main():
             parent, child = os.getpid(), os.fork()
             if child == 0:
                 asyncio.run(use(recorder, parent))
-                vars(recorder._thread.outbox._file).clear()  # as if the child had forgotten the recorder
+                vars(recorder._outbox.file).clear()  # as if the child had forgotten the recorder
                 gc.collect()
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
@@ -206,10 +206,10 @@ async def test_delivery_goes_on_once_the_spool_can_be_written_again(
 ) -> None:
     await kept(tmp_path / "usage.db", usage(1), usage(2))
     async with client.recorder(spool=tmp_path / "usage.db") as recorder:
-        connection = recorder._thread.outbox._file._connection
-        await recorder._thread.call(connection.execute, "PRAGMA query_only = ON")
+        connection = recorder._outbox.file._connection
+        await in_spool_thread(recorder, connection.execute, "PRAGMA query_only = ON")
         await recorder.flush(0.5)
-        await recorder._thread.call(connection.execute, "PRAGMA query_only = OFF")
+        await in_spool_thread(recorder, connection.execute, "PRAGMA query_only = OFF")
         await settle(recorder)
     assert "nothing is delivered for now" in caplog.text
     assert recorder.counts.delivered == 2
@@ -238,11 +238,11 @@ async def fill(recorder: UsageRecorder) -> int:
 
 async def test_a_spool_that_may_not_grow_is_told_and_all_is_well_when_it_may(tmp_path: Path) -> None:
     async with away() as client, client.recorder(spool=tmp_path / "usage.db", close_timeout=0) as recorder:
-        connection = recorder._thread.outbox._file._connection
-        await recorder._thread.call(connection.execute, "PRAGMA max_page_count = 20")
+        connection = recorder._outbox.file._connection
+        await in_spool_thread(recorder, connection.execute, "PRAGMA max_page_count = 20")
         taken = await fill(recorder)
         assert taken > 0
-        await recorder._thread.call(connection.execute, "PRAGMA max_page_count = 1000000")
+        await in_spool_thread(recorder, connection.execute, "PRAGMA max_page_count = 1000000")
         await recorder.record(usage(taken))
     assert status_of(tmp_path / "usage.db").pending == taken + 1
 

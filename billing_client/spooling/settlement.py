@@ -1,0 +1,91 @@
+"""What the service's result for a record means for the record."""
+
+from decimal import Decimal
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from billing_client._batches import UsageResult, outcome_from_result
+from billing_client._calls import ApiCall
+from billing_client._errors import BillingError, UnexpectedResponseError
+from billing_client._responses import RETRIED_STATUSES, error_from_problem
+from billing_client.contract.wire import ProblemDetails, UsageRecord
+from billing_client.spooling.events import DeadEvent, DeliveredEvent, DuplicateEvent
+from billing_client.spooling.outbox import Pending
+from billing_client.spooling.spool import decode_usage
+
+DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept"]
+
+
+class Settlement(Struct, frozen=True):
+    """A record that was sent, the service's result for it, and what becomes of it. One that is `kept` is sent again."""
+
+    record: Pending
+    result: UsageResult
+    outcome: DeliveryOutcome
+
+
+def outcome_of_delivery(record: Pending, result: UsageResult) -> DeliveryOutcome:
+    """What becomes of a record.
+
+    The service answers `replayed` if it recorded this very record at an earlier attempt, which it knows by the
+    Idempotency-Key. A proxy may remove that header; then it answers `duplicate`. That is still this record if it was
+    sent before and the stored record occurred at the same microsecond.
+    """
+    problem = result.problem
+    if result.outcome in ("recorded", "replayed"):
+        return "delivered"
+    if problem is None or problem.status in RETRIED_STATUSES or problem.status >= 500:
+        return "kept"
+    if result.outcome == "duplicate" and problem.existing is not None:
+        return "delivered" if _is_same_call(record, problem.existing) else "duplicate"
+    return "dead"
+
+
+def _is_same_call(record: Pending, existing: UsageRecord[Decimal]) -> bool:
+    return record.attempts > 1 and existing.occurred_at == decode_usage(record.usage.body).occurred_at
+
+
+def event_of(settlement: Settlement, call: ApiCall) -> DeliveredEvent | DuplicateEvent | DeadEvent | None:
+    """What the hook is told about a record; None if the record is kept."""
+    record, result, outcome = settlement.record, settlement.result, settlement.outcome
+    usage = decode_usage(record.usage.body)
+    answered = outcome_from_result(usage, record.usage.request_id, result, call)
+    facts: dict[str, Any] = {
+        "usage": usage,
+        "request_id": record.usage.request_id,
+        "idempotency_key": record.idempotency_key,
+        "attempts": record.attempts,
+    }
+    if outcome == "dead" and answered.error is not None:
+        return DeadEvent(error=answered.error, **facts)
+    if outcome == "duplicate" and answered.record is not None:
+        return DuplicateEvent(record=answered.record, **facts)
+    if outcome == "delivered" and answered.record is not None:
+        stored = answered.record
+        if result.outcome == "duplicate":
+            stored = msgspec.structs.replace(stored, outcome="replayed")
+        return DeliveredEvent(record=stored, **facts)
+    return None
+
+
+def error_of_kept(result: UsageResult, call: ApiCall) -> BillingError:
+    """Why a record is sent again though its batch was answered."""
+    if result.problem is not None:
+        return error_from_problem(result.problem, result.problem.status, call.facts("rejected"))
+    return UnexpectedResponseError(f"the service answered {result.outcome!r} to a record", **call.facts("unknown"))
+
+
+def refusal(error: BillingError) -> UsageResult:
+    """The result of a record that was sent alone and whose whole batch was refused."""
+    status = error.status or 400
+    problem: ProblemDetails[Decimal] = ProblemDetails(
+        type="about:blank",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=error.detail,
+        code=error.code or "validation_error",
+    )
+    return UsageResult(outcome="rejected", problem=problem)

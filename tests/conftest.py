@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -16,12 +17,17 @@ from tests.services import Service, running_service
 
 pytest_plugins = ["billing_client.testing"]
 _STACK = pytest.StashKey[ExitStack]()
-_SERVER = pytest.StashKey[Server]()
+_PREPARED = pytest.StashKey[tuple[Server, str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_STACK] = ExitStack()
-    config.stash[_SERVER] = config.stash[_STACK].enter_context(find_server())
+    """Start the server and make the template database; the workers of pytest-xdist share those of their controller."""
+    if (given := getattr(config, "workerinput", None)) is not None:
+        config.stash[_PREPARED] = Server(*given["database_server"]), given["template_database"]
+        return
+    config.stash[_STACK] = stack = ExitStack()
+    server = stack.enter_context(find_server())
+    config.stash[_PREPARED] = server, stack.enter_context(migrated_database(server))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -29,22 +35,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_STACK].close()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what it shares."""
+    server, template = node.config.stash[_PREPARED]
+    node.workerinput.update(database_server=tuple(server), template_database=template)
+
+
 def pytest_report_header(config: pytest.Config) -> str:
-    server = config.stash[_SERVER]
+    server, _ = config.stash[_PREPARED]
     return f"database: {server.kind}, PostgreSQL {server_version(server)}"
 
 
 @pytest.fixture(scope="session")
 def database_server(pytestconfig: pytest.Config) -> Server:
     """The PostgreSQL server of this run."""
-    return pytestconfig.stash[_SERVER]
+    return pytestconfig.stash[_PREPARED][0]
 
 
 @pytest.fixture(scope="session")
-def template_database(database_server: Server) -> Iterator[str]:
+def template_database(pytestconfig: pytest.Config) -> str:
     """The name of a migrated database from which each test's own is cloned."""
-    with migrated_database(database_server) as name:
-        yield name
+    return pytestconfig.stash[_PREPARED][1]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The service, run for real: in a thread on a socket of its own, or as a process of its own."""
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from billing_service.http.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.tracing import OFF, Traces
+from tests.programs import bare_environment
 
 STARTUP_SECONDS = 60
 P = ParamSpec("P")
@@ -86,12 +86,11 @@ class ServiceProcess:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.output_file = folder / f"output-{time.monotonic_ns()}.txt"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BILLING_", "DATABASE"))}
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=folder,  # where no .env lies, unless the test put it there
-                env=inherited | dict(environment or {}),
+                env=bare_environment() | dict(environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

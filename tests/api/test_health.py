@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from billing_service.settings import Settings
-from tests.calls import get, given_customer, post, send, usage
+from tests.calls import Answer, get, given_customer, post, send, usage
 from tests.ledger.test_group_commit import writes_held_up
 from tests.services import free_port, running_service
 
@@ -50,10 +50,12 @@ async def test_a_queue_without_room_is_not_ready(
         async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
             await given_customer(http)
             async with writes_held_up(connection):
-                calls = [asyncio.create_task(post(http, "/usage", usage(eventId=f"{n}"))) for n in range(3)]
+                calls: list[asyncio.Task[Answer]] = []
                 async with asyncio.timeout(30):
                     while (answer := await get(http, "/readyz")).status == 200:
-                        pass
+                        report = post(http, "/usage", usage(eventId=f"{len(calls)}"))
+                        calls.append(asyncio.create_task(report))
+                        await asyncio.sleep(0.01)
                 assert "queue" in answer.problem("unavailable")["detail"]
             await asyncio.gather(*calls)
             (await get(http, "/readyz")).require(200)

@@ -1,14 +1,15 @@
-"""The command `billing`, run as its users run it: as a process, against a real service."""
+"""The command `billing` against a real service: within the test's process, or as a process of its own."""
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from billing_client.cli.__main__ import main
 from tests.calls import exchange, json_request
+from tests.programs import Finished, bare_environment, run_main
 from tests.services import Service
 
 UNFIT_FOR_USERS = (
@@ -18,7 +19,6 @@ UNFIT_FOR_USERS = (
     "never retrieved",
     "destroyed but it is pending",
 )
-Finished = subprocess.CompletedProcess[str]
 
 
 def start(
@@ -30,10 +30,9 @@ def start(
     **environment: Any,
 ) -> "subprocess.Popen[bytes]":
     """Start the command, its output in pipes; no setting comes from the environment of whoever runs the tests."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
     return subprocess.Popen(
         [sys.executable, "-W", "always::ResourceWarning", "-m", "billing_client.cli", *arguments],
-        env=inherited | {"PYTHONUTF8": "1", "COLUMNS": "200"} | environment,
+        env=bare_environment() | {"PYTHONUTF8": "1", "COLUMNS": "200"} | environment,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -45,18 +44,28 @@ def finish(process: "subprocess.Popen[bytes]", given: bytes | None = None) -> Fi
     """What the command did; whatever happens to it, it shows no traceback and leaves nothing open."""
     with process:
         stdout, stderr = ((output or b"").decode() for output in process.communicate(given))
-    assert not any(words in stderr for words in UNFIT_FOR_USERS), stderr
-    return Finished(process.args, process.returncode, stdout, stderr)
+    return presentable(Finished(process.args, process.returncode, stdout, stderr))
 
 
-def billing(*arguments: str | Path, given: bytes | None = None, **environment: Any) -> Finished:
-    """Run the command to its end; `given` is its standard input."""
+def presentable(done: Finished) -> Finished:
+    assert not any(words in done.stderr for words in UNFIT_FOR_USERS), done.stderr
+    return done
+
+
+def billing_process(*arguments: str | Path, given: bytes | None = None, **environment: Any) -> Finished:
+    """Run the command to its end as a process; `given` is its standard input."""
     stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
     return finish(start(*arguments, stdin=stdin, **environment), given)
 
 
-async def billing_beside(*arguments: str | Path, **environment: Any) -> Finished:
-    """Run the command to its end, while this loop goes on."""
+def billing(*arguments: str | Path, **environment: str) -> Finished:
+    """Run the command to its end within this process."""
+    done = run_main(main, *map(str, arguments), environment={"COLUMNS": "200"} | environment)
+    return presentable(done)
+
+
+async def billing_beside(*arguments: str | Path, **environment: str) -> Finished:
+    """Run the command to its end within this process, while this loop goes on."""
     return await asyncio.to_thread(billing, *arguments, **environment)
 
 

@@ -6,12 +6,12 @@ import pytest
 import billing_client
 from billing_client.cli import command
 from billing_client.cli.exit_codes import MEANINGS, ExitCode
-from tests.cli import billing
+from tests.cli import billing, billing_process
 from tests.examples import ROOT
 
 
 def test_help_names_each_command_and_each_exit_code() -> None:
-    shown = billing("--help")
+    shown = billing_process("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
     assert commands == ["record", "import", "summary", "export", "spool"]

@@ -6,10 +6,11 @@ import pytest
 
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request, usage
-from tests.cli import Finished, billing, failure
+from tests.cli import billing, failure
 from tests.cli.imports.bills import line, read_import, rejects_of, write_bill, write_ndjson
 from tests.databases import run
 from tests.keys import given_key
+from tests.programs import Finished
 from tests.services import Service
 
 

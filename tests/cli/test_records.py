@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.calls import exchange, request_head
-from tests.cli import Finished, billing, billing_beside, failure, finish, given_customer, start
+from tests.cli import billing, billing_beside, billing_process, failure, finish, given_customer, start
 from tests.client.answers import problem, recorded
 from tests.client.misbehaving import disconnect, misbehaving, silent
+from tests.programs import Finished
 from tests.services import Service
 
 ARGUMENTS = ("--customer", "acme", "--service", "storage", "--units", "1.50", "--price", "2e-2")
@@ -107,7 +108,7 @@ def test_a_time_without_an_offset_is_refused(service: Service) -> None:
 def test_a_terminal_that_cannot_show_a_name_is_no_fault(service: Service) -> None:
     given_customer(service)
     arguments = ("record", *ARGUMENTS, "--service", "caf\xe9 \U0001f980", "--base-url", service.url)
-    done = billing(*arguments, PYTHONUTF8="0", PYTHONIOENCODING="iso8859-5")
+    done = billing_process(*arguments, PYTHONUTF8="0", PYTHONIOENCODING="iso8859-5")
     assert (done.returncode, done.stderr) == (0, "")
     assert "caf\\xe9 \\U0001f980 of acme" in done.stdout
     assert stored(service)[0]["service"] == "caf\xe9 \U0001f980"

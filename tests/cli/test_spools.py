@@ -9,7 +9,7 @@ import pytest
 
 from billing_client import BillingSystemClient
 from tests.calls import exchange, request_head
-from tests.cli import billing, billing_beside, failure, given_customer
+from tests.cli import billing, billing_beside, billing_process, failure, given_customer
 from tests.client.answers import problem, usage
 from tests.client.misbehaving import misbehaving, silent
 from tests.client.recorders import away, kept, settle, status_of
@@ -32,7 +32,7 @@ def stored(service: Service, customer_id: str) -> list[str]:
 def test_what_a_spool_holds(service: Service, tmp_path: Path) -> None:
     spool = tmp_path / "usage.db"
     asyncio.run(refused(service, spool))
-    shown = billing("spool", "status", spool)
+    shown = billing_process("spool", "status", spool)
     assert (shown.returncode, shown.stderr) == (0, "")
     figures = dict(re.findall(r"^(\w+) +(\d+) ", shown.stdout, re.MULTILINE))
     assert (figures["pending"], figures["dead"]) == ("2", "1")
@@ -57,7 +57,7 @@ def test_flush_and_redrive_deliver_what_is_there(service: Service, tmp_path: Pat
     spool = tmp_path / "usage.db"
     given_customer(service)
     asyncio.run(refused(service, spool))
-    done = billing("spool", "flush", spool, "--base-url", service.url)
+    done = billing_process("spool", "flush", spool, "--base-url", service.url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 delivered, 0 duplicates, 0 refused, 0 pending\n", "")
     assert stored(service, "acme") == ["event-2", "event-3"]
 
@@ -68,7 +68,7 @@ def test_flush_and_redrive_deliver_what_is_there(service: Service, tmp_path: Pat
     assert again.stderr == f"billing: 1 records were refused: billing spool status {spool} --dead\n"
 
     given_customer(service, "later")
-    assert billing("spool", "redrive", spool).stdout == "1 dead letters are in line again\n"
+    assert billing_process("spool", "redrive", spool).stdout == "1 dead letters are in line again\n"
     done = billing("spool", "flush", spool, "--base-url", service.url, "--json")
     assert json.loads(done.stdout) == {"recorded": 0, "delivered": 1, "duplicates": 0, "dead": 0, "pending": 0}
     assert stored(service, "later") == ["event-1"]

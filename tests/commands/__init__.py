@@ -1,10 +1,12 @@
-"""`billing-service` as an operator meets it: real processes, their output and exit codes."""
+"""`billing-service` as an operator meets it: its output and exit codes."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
+from billing_service.__main__ import main
+from tests.programs import run_main
 from tests.services import ServiceProcess
 
 
@@ -21,15 +23,29 @@ def stop_postmaster(data_dir: Path) -> None:
         time.sleep(0.1)
 
 
-def run_command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code and the output of a command that ends by itself."""
+def run_process(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code and the output of a process that ends by itself."""
     with ServiceProcess(folder, *arguments, environment=environment) as command:
         return command.wait(), command.output
 
 
+def run_command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """The same of a command that runs within this process."""
+    done = run_main(main, *arguments, environment=environment, folder=folder)
+    return done.returncode, done.stdout + done.stderr
+
+
 def failure(folder: Path, *arguments: str, **environment: str) -> str:
     """The one line with which a command that cannot do its work ends, with exit code 1."""
-    code, output = run_command(folder, *arguments, **environment)
+    return _line_of_failure(*run_command(folder, *arguments, **environment))
+
+
+def failure_of_process(folder: Path, *arguments: str, **environment: str) -> str:
+    """The same of a process."""
+    return _line_of_failure(*run_process(folder, *arguments, **environment))
+
+
+def _line_of_failure(code: int, output: str) -> str:
     assert code == 1, output
     lines = output.splitlines()
     assert len(lines) == 1, output

@@ -1,7 +1,6 @@
 """`billing-service keys` as an operator meets it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,25 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from billing_service.__main__ import main
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head
+from tests.programs import Finished, bare_environment, run_main
 from tests.services import running_service
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("BILLING_", "DATABASE"))}
 
 
 class Command:
-    """The command on one database."""
+    """The command on one database, run within this process, or as one of its own."""
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self._folder = folder
-        self._environment = ENVIRONMENT | {"DATABASE_URL": database_url, "BILLING_ENV": "production"}
+        self._environment = {"DATABASE_URL": database_url, "BILLING_ENV": "production"}
 
-    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, *arguments: str) -> Finished:
+        return run_main(main, "keys", *arguments, environment=self._environment, folder=self._folder)
+
+    def process(self, *arguments: str) -> Finished:
+        """Run it as a process, which must do its work."""
         command = [sys.executable, "-m", "billing_service", "keys", *arguments]
-        return subprocess.run(
-            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=False
-        )
+        environment = bare_environment() | self._environment
+        return subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True, check=True)
 
     def output(self, *arguments: str) -> str:
         """What a command that does its work prints."""
@@ -51,7 +53,7 @@ def keys(tmp_path: Path, database_url: str) -> Command:
 
 
 def test_a_key_goes_from_making_it_to_its_end(keys: Command, database_url: str) -> None:
-    done = keys("create", "--name", "nightly job", "--scope", "usage:write", "--scope", "customers:read")
+    done = keys.process("create", "--name", "nightly job", "--scope", "usage:write", "--scope", "customers:read")
     assert re.fullmatch(r"bk_[0-9a-f]{16}_[0-9a-f]{64}\n", done.stdout)
     text = done.stdout.strip()
     key_id, secret = text.rsplit("_", 1)
@@ -60,13 +62,13 @@ def test_a_key_goes_from_making_it_to_its_end(keys: Command, database_url: str) 
     with running_service(Settings(database_url=database_url, env="production")) as service:
         exchange(service, request_head("GET", "/customers", f"Authorization: Bearer {text}")).require(200)
 
-    heading, line = keys.output("list").splitlines()
+    heading, line = keys.process("list").stdout.splitlines()
     assert heading.split()[:3] == ["key", "state", "name"]
     assert re.fullmatch(
         rf"{key_id}  good   nightly job  usage:write customers:read  all       \S+ \S+Z  never    \S+ \S+Z", line
     )
 
-    assert keys.output("revoke", key_id).startswith(f"{key_id} is revoked since 2")
+    assert keys.process("revoke", key_id).stdout.startswith(f"{key_id} is revoked since 2")
     assert " revoked " in keys.output("list")
     with running_service(Settings(database_url=database_url, env="production")) as service:
         exchange(service, request_head("GET", "/customers", f"Authorization: Bearer {text}")).problem("unauthenticated")

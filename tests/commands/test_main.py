@@ -9,7 +9,7 @@ import pytest
 
 import billing_client
 from billing_service.commands.main import COMMANDS, cli
-from tests.commands import failure, run_command
+from tests.commands import failure, failure_of_process, run_command, run_process
 from tests.databases import execute, run
 from tests.services import free_port
 
@@ -17,7 +17,7 @@ HTTP_SERVER = {"uvicorn", "starlette", "prometheus_client", "jinja2", "structlog
 
 
 def test_version_and_help(tmp_path: Path) -> None:
-    code, output = run_command(tmp_path, "--version")
+    code, output = run_process(tmp_path, "--version")
     assert (code, output.strip()) == (0, f"billing-service, version {billing_client.__version__}")
     code, output = run_command(tmp_path, "--help")
     assert code == 0
@@ -42,7 +42,7 @@ def test_an_unknown_command_is_a_usage_error(tmp_path: Path) -> None:
 
 def imported(folder: Path, *arguments: str, **environment: str) -> set[str]:
     """The top-level packages that a command imports until it ends well."""
-    code, output = run_command(folder, *arguments, PYTHONPROFILEIMPORTTIME="1", **environment)
+    code, output = run_process(folder, *arguments, PYTHONPROFILEIMPORTTIME="1", **environment)
     assert code == 0, output
     return set(re.findall(r"^import time: .*\| +(\w+)", output, re.MULTILINE))
 
@@ -68,7 +68,7 @@ def test_an_installation_of_the_client_alone_says_what_is_missing(
     missing.mkdir(parents=True)
     (missing / "__init__.py").write_text(f"raise ModuleNotFoundError('not installed', name={package!r})")
     search_path = os.pathsep.join([str(missing.parent), os.environ.get("PYTHONPATH", "")])
-    line = failure(tmp_path, *arguments, PYTHONPATH=search_path)
+    line = failure_of_process(tmp_path, *arguments, PYTHONPATH=search_path)
     assert line == f"billing-service: {package} is not installed; run: pip install 'billing-system[service]'"
 
 
@@ -82,7 +82,7 @@ def test_the_env_file_of_the_working_folder_is_read(tmp_path: Path, database_url
 @pytest.mark.parametrize("command", ["serve", "migrate"])
 def test_a_database_that_is_not_reachable_is_told_in_one_line(tmp_path: Path, command: str) -> None:
     url = f"postgresql://billing:s3cr3t@127.0.0.1:{free_port()}/billing"
-    line = failure(tmp_path, command, DATABASE_URL=url, BILLING_PORT=str(free_port()))
+    line = failure_of_process(tmp_path, command, DATABASE_URL=url, BILLING_PORT=str(free_port()))
     assert line.startswith("billing-service: the database cannot be reached: ")
     assert "DATABASE_URL" in line
     assert "s3cr3t" not in line
@@ -103,7 +103,7 @@ def test_an_installation_without_the_embedded_database_says_what_is_missing(tmp_
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('not installed')")
     search_path = os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")])
-    line = failure(tmp_path, "migrate", PYTHONPATH=search_path)
+    line = failure_of_process(tmp_path, "migrate", PYTHONPATH=search_path)
     assert line.startswith("billing-service: DATABASE_URL: it is not set")
     assert "billing-system[service,embedded]" in line
 
@@ -127,5 +127,5 @@ def test_a_database_that_is_too_new_is_refused(tmp_path: Path, database_url: str
 def test_a_data_folder_that_is_not_to_be_used_is_told_in_one_line(tmp_path: Path, data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "precious.txt").write_text("not ours")
-    line = failure(tmp_path, "migrate", BILLING_DATA_DIR=str(data_dir))
+    line = failure_of_process(tmp_path, "migrate", BILLING_DATA_DIR=str(data_dir))
     assert line.startswith(f"billing-service: BILLING_DATA_DIR: {str(data_dir)!r} cannot be used")

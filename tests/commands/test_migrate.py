@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from tests.commands import run_command
+from tests.commands import run_command, run_process
 
 
 def test_migrate_tells_what_it_did(tmp_path: Path, empty_database_url: str) -> None:
-    code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)
+    code, output = run_process(tmp_path, "migrate", DATABASE_URL=empty_database_url)
     assert code == 0
     assert re.search(r": \d+ migrations applied\n  0001 customers_and_usage\n", output)
     code, output = run_command(tmp_path, "migrate", DATABASE_URL=empty_database_url)

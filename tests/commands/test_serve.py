@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.calls import get, given_customer, post, usage
-from tests.commands import failure, postmaster_pid, run_command
+from tests.commands import failure, failure_of_process, postmaster_pid, run_command
 from tests.databases import execute, run
 from tests.services import ServiceProcess, free_port, get_status, serve_process
 
@@ -64,6 +64,7 @@ def test_a_stop_while_it_starts_leaves_nothing_running(tmp_path: Path, data_dir:
 
 async def test_two_workers_serve_one_database(tmp_path: Path, database_url: str) -> None:
     backends = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'billing-service'"
+    backends += " AND datname = current_database()"
     variables = {"BILLING_POOL_SIZE": "2"}
     with serve_process(tmp_path, database_url, "--workers", "2", environment=variables) as served:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -80,7 +81,7 @@ async def test_two_workers_serve_one_database(tmp_path: Path, database_url: str)
 def test_a_port_in_use_ends_it_before_a_database_is_started(tmp_path: Path, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line = failure(tmp_path, "serve", "--port", str(port), BILLING_DATA_DIR=str(data_dir))
+        line = failure_of_process(tmp_path, "serve", "--port", str(port), BILLING_DATA_DIR=str(data_dir))
     assert line.startswith(f"billing-service: BILLING_PORT: {port} on 127.0.0.1 ")
     assert not data_dir.exists()
 

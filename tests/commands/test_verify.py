@@ -1,23 +1,21 @@
 """`billing-service verify`."""
 
-import asyncio
 from pathlib import Path
 
-from tests.commands import run_command
-from tests.databases import execute
+from tests.commands import run_command, run_process
+from tests.databases import execute, run
 
 
-async def test_verify_exits_with_1_and_names_the_difference(tmp_path: Path, database_url: str) -> None:
-    await execute(
-        database_url,
+def test_verify_exits_with_1_and_names_the_difference(tmp_path: Path, database_url: str) -> None:
+    given = (
         "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())",
         "INSERT INTO usage_rollups VALUES ('acme', 15, '2026-01-01Z', 'storage', 1, 1, 1)",
-        "SELECT 1",
     )
-    code, output = await asyncio.to_thread(run_command, tmp_path, "verify", DATABASE_URL=database_url)
+    run(execute(database_url, *given, "SELECT 1"))
+    code, output = run_process(tmp_path, "verify", DATABASE_URL=database_url)
     assert code == 1
     assert output.startswith("customer 'acme', service 'storage', quarter of an hour from 2026-01-01")
     assert output.endswith(": 0 records, 1 sums, 1 differences\n")
-    await execute(database_url, "DELETE FROM usage_rollups", "SELECT 1")
-    code, output = await asyncio.to_thread(run_command, tmp_path, "verify", DATABASE_URL=database_url)
+    run(execute(database_url, "DELETE FROM usage_rollups", "SELECT 1"))
+    code, output = run_command(tmp_path, "verify", DATABASE_URL=database_url)
     assert (code, output.endswith(": 0 records, 0 sums, 0 differences\n")) == (0, True)

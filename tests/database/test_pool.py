@@ -216,6 +216,7 @@ async def test_connections_that_the_database_closed_are_replaced(
 ) -> None:
     await given_customer(http)
     ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'billing-service'"
+    ended += " AND datname = current_database()"
     assert await execute(database_url, ended) > 0
     async with asyncio.timeout(30):
         while (await get(http, "/customers/acme")).status != 200:

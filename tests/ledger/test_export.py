@@ -148,6 +148,7 @@ async def test_readers_that_go_away_leave_nothing_behind(
     async with served(tmp_path, database_url, connection, 30_000, POOL_SIZE="4") as (process, http):
         (await post(http, "/usage", usage(customerId="a", eventId="first"))).require(201)
         pids = "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE application_name = 'billing-service'"
+        pids += " AND datname = current_database()"
         before = await connection.fetchval(pids)
         for number in range(30):
             reader, writer = await open_reader(process.port)

@@ -1,7 +1,10 @@
-"""A service that asks for keys, and two customers on it: the attacker is one of them, or nobody."""
+"""A service that asks for keys, and two customers on it: the attacker is one of them, or nobody.
+
+The tests of a module share them: an attack that leaves a trace is seen by the test that makes it.
+"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -9,9 +12,9 @@ import pytest
 
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request, request_head, usage
-from tests.databases import execute, run
+from tests.databases import Server, database, execute, run
 from tests.keys import given_key
-from tests.services import Service
+from tests.services import Service, running_service
 
 SECRETS = ("Theirs Ltd", "their service", "their event", "their reason", "41.4142")
 MONTH = "2026-01"
@@ -25,25 +28,47 @@ class Victim(NamedTuple):
     voided_id: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def database_url(database_server: Server, template_database: str) -> Iterator[str]:
+    """The URL of this module's own database, migrated."""
+    with database(database_server, template_database) as name:
+        yield database_server.url_of(name)
+
+
+@pytest.fixture(scope="module")
 def settings(database_url: str) -> Settings:
     """The settings of a service that asks for keys."""
     return Settings(database_url=database_url, env="production")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def service(settings: Settings) -> Iterator[Service]:
+    """The service."""
+    with running_service(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
 def key_of(service: Service) -> Callable[..., str]:
     """Makes keys of the service."""
     return lambda *scopes, **bound: run(given_key(service.settings.database_url, *scopes, **bound))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def admin(key_of: Callable[..., str]) -> str:
     """The header of a key that may do everything."""
     return f"Authorization: Bearer {key_of('admin')}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def mine(service: Service, key_of: Callable[..., str]) -> str:
+    """The header of a key that may do everything for the customer `mine`, beside the victim."""
+    shown = f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
+    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', shown)).require(201)
+    return shown
+
+
+@pytest.fixture(scope="module")
 def victim(service: Service, admin: str) -> Victim:
     """A customer whose data holds the SECRETS."""
 

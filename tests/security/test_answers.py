@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import asyncpg
 import pytest
 from multidict import CIMultiDict
 
@@ -12,6 +11,8 @@ from billing_service.app import OPERATIONS
 from billing_service.http.operations import Operation
 from billing_service.settings import Settings
 from tests.calls import Answer, exchange, json_request, request_head
+from tests.databases import Server, database, execute, run
+from tests.keys import given_key
 from tests.operations import Target, example, examples, name_of, send_example
 from tests.security.conftest import MONTH, Victim
 from tests.services import Service, free_port, running_service
@@ -66,14 +67,23 @@ def test_so_is_the_answer_to_what_is_no_request(service: Service, sent: bytes) -
 ASKING = [operation for operation in OPERATIONS if operation.scope and operation.path != "/metrics"]
 
 
+@pytest.fixture(scope="module")
+def broken(database_server: Server, template_database: str) -> Iterator[tuple[Service, str]]:
+    """A service that lacks tables of its database, though it knows a customer, and the header of a key for it."""
+    with database(database_server, template_database) as name:
+        url = database_server.url_of(name)
+        shown = f"Authorization: Bearer {run(given_key(url, 'admin'))}"
+        with running_service(Settings(database_url=url, env="production")) as service:
+            exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}', shown)).require(201)
+            tables = ("customers", "usage_records", "usage_rollups")
+            run(execute(url, *(f"ALTER TABLE {table} RENAME TO {table}_elsewhere" for table in tables)))
+            yield service, shown
+
+
 @pytest.mark.parametrize("operation", ASKING, ids=name_of)
-async def test_a_fault_of_the_service_says_nothing_of_its_insides(
-    service: Service, admin: str, connection: "asyncpg.Connection[asyncpg.Record]", operation: Operation
-) -> None:
-    exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}', admin)).require(201)
-    for table in ("customers", "usage_records", "usage_rollups"):
-        await connection.execute(f"ALTER TABLE {table} RENAME TO {table}_elsewhere")
-    answer = send_example(service, example(operation, Target("acme", "0" * 64)), admin)
+def test_a_fault_of_the_service_says_nothing_of_its_insides(broken: tuple[Service, str], operation: Operation) -> None:
+    service, shown = broken
+    answer = send_example(service, example(operation, Target("acme", "0" * 64)), shown)
     assert_safe(answer)
     assert answer.problem("internal_error")["detail"] == "The fault is the service's own and was logged."
     assert not INSIDES.search(json.dumps(answer.body))

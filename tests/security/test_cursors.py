@@ -2,7 +2,6 @@
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -18,15 +17,13 @@ LISTS = ("/customers", "/summary", "/customers/mine/usage")
 POSITIONS: list[object] = [["theirs"], [""], [PAST, b""], [PAST, b"\xff" * 32], [], "x", None, 1, {"id": "a"}]
 
 
-@pytest.fixture
-def mine(service: Service, victim: Victim, key_of: Callable[..., str]) -> str:
-    """The header of a key of a customer with three records, beside the victim."""
-    shown = f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
-    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', shown)).require(201)
+@pytest.fixture(scope="module", autouse=True)
+def three_records(service: Service, victim: Victim, mine: str) -> None:
+    """The customer `mine` has three records, beside the victim."""
+    assert victim.customer_id == "theirs"
     for number in range(3):
         body = json.dumps(usage(customerId="mine", eventId=f"{number}")).encode()
-        exchange(service, json_request("/usage", body, shown)).require(201)
-    return shown
+        exchange(service, json_request("/usage", body, mine)).require(201)
 
 
 def page(service: Service, path: str, cursor: str, shown: str) -> Answer:

@@ -10,14 +10,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from billing_service.__main__ import main
 from billing_service.app import OPERATIONS
 from billing_service.http.operations import Operation
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head
-from tests.commands.test_keys import ENVIRONMENT
 from tests.databases import Server, execute, run
-from tests.keys import given_key
+from tests.keys import given_key, id_of
 from tests.operations import Target, examples, name_of, send_example
+from tests.programs import Finished, bare_environment, run_main
 from tests.security.conftest import Victim
 from tests.services import Service, serve_process
 
@@ -35,13 +36,14 @@ COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.
     WHERE table_schema = 'public' ORDER BY 1, 2"""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def role_url(database_server: Server, database_url: str) -> Iterator[str]:
-    """The URL of this test's database for a role that `migrate --grant-to` gave its rights."""
+    """The URL of this module's database for a role that `migrate --grant-to` gave its rights."""
     role = f"billing_test_{uuid4().hex[:12]}"
     run(execute(database_server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'a test'", "SELECT 1"))
     try:
-        migrate(database_url, role)
+        command = [sys.executable, "-m", "billing_service", "migrate", "--grant-to", role]
+        subprocess.run(command, env=bare_environment() | {"DATABASE_URL": database_url}, check=True)
         parts = urlsplit(database_url)
         host = parts.netloc.rpartition("@")[2]
         yield urlunsplit(parts._replace(netloc=f"{role}:a%20test@{host}"))
@@ -49,18 +51,17 @@ def role_url(database_server: Server, database_url: str) -> Iterator[str]:
         run(execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}", "SELECT 1"))
 
 
-def migrate(url: str, role: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "billing_service", "migrate", "--grant-to", role]
-    return subprocess.run(command, env=ENVIRONMENT | {"DATABASE_URL": url}, capture_output=True, text=True, check=False)
+def migrate(url: str, role: str) -> Finished:
+    return run_main(main, "migrate", "--grant-to", role, environment={"DATABASE_URL": url})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(role_url: str) -> Settings:
     """The settings of a service that runs as the role."""
     return Settings(database_url=role_url, env="production")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def key_of(database_url: str) -> Callable[..., str]:
     """Makes keys, as the owner of the tables does."""
     return lambda *scopes, **bound: run(given_key(database_url, *scopes, **bound))
@@ -79,7 +80,8 @@ def test_the_process_starts_and_notes_what_it_notes(tmp_path: Path, role_url: st
         exchange(served, request_head("GET", "/customers", f"Authorization: Bearer {key}")).require(200)
         assert served.service.terminate() == 0
     assert "permission denied" not in served.service.output
-    assert run(execute(database_url, "SELECT last_used_at FROM api_keys")) is not None
+    last_use = f"SELECT last_used_at FROM api_keys WHERE key_id = '{id_of(key)}'"
+    assert run(execute(database_url, last_use)) is not None
 
 
 async def refused(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> bool:
@@ -122,20 +124,19 @@ async def test_it_may_do_nothing_else(role_url: str, connection: "asyncpg.Connec
         await role.close()
 
 
-async def test_what_it_had_besides_is_taken_from_it(role_url: str, database_url: str) -> None:
+def test_what_it_had_besides_is_taken_from_it(role_url: str, database_url: str) -> None:
     name = str(urlsplit(role_url).username)
-    await execute(database_url, f"GRANT ALL ON usage_records, api_keys TO {name}", "SELECT 1")
+    run(execute(database_url, f"GRANT ALL ON usage_records, api_keys TO {name}", "SELECT 1"))
     done = migrate(database_url, name)
     assert done.returncode == 0, done.stderr
     for table in ("usage_records", "api_keys"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await execute(role_url, f"DELETE FROM {table}", "SELECT 1")
+            run(execute(role_url, f"DELETE FROM {table}", "SELECT 1"))
 
 
 def test_it_makes_no_key(tmp_path: Path, role_url: str) -> None:
-    command = [sys.executable, "-m", "billing_service", "keys", "create", "--name", "mine", "--scope", "admin"]
-    environment = ENVIRONMENT | {"DATABASE_URL": role_url}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    arguments = ("keys", "create", "--name", "mine", "--scope", "admin")
+    done = run_main(main, *arguments, environment={"DATABASE_URL": role_url}, folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "billing-service: the database refused: permission denied for table api_keys\n"
 

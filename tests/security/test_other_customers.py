@@ -4,7 +4,6 @@ The requests are made by position: the first id in an address is the other custo
 """
 
 import json
-from collections.abc import Callable
 
 import pytest
 
@@ -25,16 +24,14 @@ def tells_nothing(answer: Answer) -> bool:
 
 @pytest.mark.parametrize("operation", GUARDED, ids=name_of)
 def test_an_operation_reaches_nothing_of_another_customers(
-    service: Service, victim: Victim, key_of: Callable[..., str], operation: Operation
+    service: Service, victim: Victim, mine: str, operation: Operation
 ) -> None:
-    shown = f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
-    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', shown)).require(201)
     before = everything_of_theirs(service.settings.database_url)
     for request_id in (victim.request_id, victim.voided_id, "0" * 64):
         answers = []
         for customer_id in (victim.customer_id, "nobody"):
             tried = examples(operation, Target(customer_id, request_id))
-            answers.append([send_example(service, request, shown) for request in tried])
+            answers.append([send_example(service, request, mine) for request in tried])
         assert all(tells_nothing(answer) for answer in answers[0]), answers[0]
         # nor whether there is such a customer
         statuses = [[answer.status for answer in tried] for tried in answers]
@@ -54,15 +51,13 @@ def test_the_operation_would_tell_all_to_whom_it_may(service: Service, victim: V
     assert [secret for secret in SECRETS if secret not in told] == []
 
 
-def test_a_batch_is_judged_record_by_record(service: Service, victim: Victim, key_of: Callable[..., str]) -> None:
-    shown = f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
-    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', shown)).require(201)
+def test_a_batch_is_judged_record_by_record(service: Service, victim: Victim, mine: str) -> None:
     before = everything_of_theirs(service.settings.database_url)
     repeated = usage(customerId="theirs", eventId=f"{SECRETS[2]} 0")
     records = [repeated, usage(customerId="mine", eventId="1"), usage(customerId="theirs", eventId="new")]
     for query in ("?dryRun=true", ""):
         answer = exchange(
-            service, json_request(f"/usage/batch{query}", json.dumps({"records": records}).encode(), shown)
+            service, json_request(f"/usage/batch{query}", json.dumps({"records": records}).encode(), mine)
         )
         results = answer.require(200)["results"]
         assert [result.get("problem", {}).get("code") for result in results] == ["forbidden", None, "forbidden"]

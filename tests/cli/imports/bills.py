@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from billing_client import BillingSystemClient, UsageRecord
-from tests.cli import Finished, billing
+from tests.cli import billing
 from tests.databases import run
+from tests.programs import Finished
 from tests.services import Service
 
 HEADER = [

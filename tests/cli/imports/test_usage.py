@@ -1,9 +1,8 @@
 """`billing import` of usage as CSV and NDJSON, the service's own export included."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request, request_head, usage
-from tests.cli import billing, failure, given_customer, given_usage
+from tests.cli import billing, billing_process, failure, given_customer, given_usage
 from tests.cli.imports.bills import (
     customers,
     import_file,
@@ -175,7 +174,7 @@ def test_a_batch_size_that_the_service_does_not_take_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize("content", [HEADING, ""])
 def test_no_lines_are_no_fault(acme: Service, content: str) -> None:
     format_ = "csv" if content else "ndjson"
-    done = billing("import", "-", "--format", format_, given=content.encode(), BILLING_BASE_URL=acme.url)
+    done = billing_process("import", "-", "--format", format_, given=content.encode(), BILLING_BASE_URL=acme.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert "there is nothing that can be" in done.stdout
 
@@ -218,8 +217,8 @@ def test_a_dry_run_of_a_file_whose_customers_are_not_made(acme: Service, tmp_pat
     assert customers(acme) == ["acme"]
 
 
-@asynccontextmanager
-async def empty_service(server: Server, template: str) -> AsyncIterator[Service]:
+@contextmanager
+def empty_service(server: Server, template: str) -> Iterator[Service]:
     """Another service, with nothing in it."""
     with database(server, template) as name, running_service(Settings(database_url=server.url_of(name))) as other:
         yield other
@@ -249,7 +248,7 @@ def identities(service: Service) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("format_", ["ndjson", "csv"])
-async def test_what_was_exported_is_imported_with_the_same_ids_and_totals(
+def test_what_was_exported_is_imported_with_the_same_ids_and_totals(
     acme: Service, database_server: Server, template_database: str, tmp_path: Path, format_: str
 ) -> None:
     records = given_usage(acme, *made_up_usage(300, 1), usage(), usage(service="no event id"))
@@ -261,16 +260,16 @@ async def test_what_was_exported_is_imported_with_the_same_ids_and_totals(
     file = tmp_path / f"usage.{format_}"
     file.write_bytes(exported(acme, format_))
 
-    async with empty_service(database_server, template_database) as other:
-        refused = await asyncio.to_thread(import_file, file, other, code=1)
+    with empty_service(database_server, template_database) as other:
+        refused = import_file(file, other, code=1)
         assert refused.lines == {"lines read": 312, "rejected": 312}
-        first = await asyncio.to_thread(import_file, file, other, "--create-customers")
+        first = import_file(file, other, "--create-customers")
         assert first.lines == {"lines read": 312, "recorded": 312}
         assert "Voided, as they are in the file: 3" in first.words
         assert first.totals[0] == first.totals[1]
         assert identities(other) == identities(acme)
         assert summary(other) == summary(acme)
-        again = await asyncio.to_thread(import_file, file, other, "--create-customers")
+        again = import_file(file, other, "--create-customers")
         assert again.lines == {"lines read": 312, "replayed": 312}
         assert summary(other) == summary(acme)
     assert rejects_of(file) == []
@@ -278,12 +277,9 @@ async def test_what_was_exported_is_imported_with_the_same_ids_and_totals(
 
 def test_an_export_is_imported_through_a_pipe(acme: Service, database_server: Server, template_database: str) -> None:
     given_usage(acme, *made_up_usage(300, 1))
-    with (
-        database(database_server, template_database) as name,
-        running_service(Settings(database_url=database_server.url_of(name))) as other,
-    ):
+    with empty_service(database_server, template_database) as other:
         given = exported(acme, "ndjson")
-        done = billing("import", "-", "--create-customers", given=given, BILLING_BASE_URL=other.url)
+        done = billing_process("import", "-", "--create-customers", given=given, BILLING_BASE_URL=other.url)
         assert read_import(done).lines == {"lines read": 300, "recorded": 300}
         assert summary(other) == summary(acme)
 
@@ -320,6 +316,6 @@ def test_left_lines_go_to_the_working_folder_where_the_other_is_not_to_be_writte
     acme: Service, tmp_path: Path
 ) -> None:
     given = json.dumps(usage(unitsConsumed=-1)).encode()
-    done = billing("import", "-", given=given, cwd=tmp_path, BILLING_BASE_URL=acme.url)
+    done = billing_process("import", "-", given=given, cwd=tmp_path, BILLING_BASE_URL=acme.url)
     assert "Their numbers and reasons: usage.rejected.ndjson" in done.stdout
     assert left_of(tmp_path / "usage", "rejected") == [("1", "/unitsConsumed: must not be negative")]

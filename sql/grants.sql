@@ -18,7 +18,7 @@ BEGIN
         'SELECT, INSERT ON usage_voids',
         'SELECT, INSERT, UPDATE (records, units, amount) ON usage_rollups',
         'SELECT, INSERT ON statements',
-        'SELECT, INSERT, UPDATE (last_recorded_at) ON service_activity',
+        'SELECT, INSERT, UPDATE (last_recorded_at, times_active) ON service_activity',
         'SELECT, UPDATE (last_used_at) ON api_keys',
         'SELECT ON schema_migrations'
     ] LOOP

@@ -36,6 +36,7 @@ from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.records import find_record, list_records, void_record
 from billing_service.ledger.slices import in_slices
+from billing_service.telemetry import audit
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -152,16 +153,16 @@ async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
     void = decode_new_void(await request.read_json())
-    voided_by = request.caller.key_name or request.caller.name
+    voided_by, voided_at = request.caller.key_name or request.caller.name, datetime.now(UTC)
     async with request.services.database.connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):
-            voided = await void_record(
-                connection, customer_id, bytes.fromhex(request_id), void, voided_by, datetime.now(UTC)
-            )
+            voided = await void_record(connection, customer_id, bytes.fromhex(request_id), void, voided_by, voided_at)
         if voided is None:
             await require_customer(connection, customer_id)
             raise ProblemError(usage_not_found(request_id))
+    if voided.voided_at == voided_at:
+        audit.usage_voided(request_id, customer_id, voided_by)
     return JsonResponse(voided)
 
 

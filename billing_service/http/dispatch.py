@@ -23,7 +23,9 @@ from billing_service.telemetry.tracing import read_trace_id
 _REQUEST_ID = re.compile(rb"[\w.:~+/=@-]{1,128}", re.ASCII)
 _OF_THIS_PROCESS = secrets.token_hex(6)
 _numbers = count(1)
-_NO_SNIFFING, _NO_STORE = ((name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items())
+_NO_SNIFFING, _SAME_ORIGIN, _NO_STORE = (
+    (name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()
+)
 _CLOSE = (b"connection", b"close")
 
 
@@ -82,7 +84,7 @@ class Dispatcher:
         headers = response.raw_headers
         if b"cache-control" not in dict(headers):
             headers.append(_NO_STORE)
-        headers += ((b"x-request-id", request.info.http_request_id), _NO_SNIFFING)
+        headers += ((b"x-request-id", request.info.http_request_id), _NO_SNIFFING, _SAME_ORIGIN)
         if request.standings:
             headers += rate_limit_headers(request.standings)
         if self._services.shutdown.announced:

@@ -17,7 +17,11 @@ __all__ = ["ProblemError", "error_response", "invalid", "invalid_input", "proble
 _log = logging.getLogger(__name__)
 RETRY_AFTER_SECONDS = "1"
 PROBLEM_TYPE = "application/problem+json"
-SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 
 def error_response(error: Exception, info: RequestInfo) -> Response:

@@ -23,6 +23,7 @@ from billing_service.settings import Settings
 
 PIPE_BYTES = 4096  # up to which the lines of several processes never get mixed up in a pipe (PIPE_BUF on Linux)
 FAILED = 500
+_AUDITED = ("request_id", "customer_id", "key_id", "scopes", "by")  # what `telemetry.audit` says besides its text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -100,6 +101,7 @@ def _formatter(for_programs: bool, in_colour: bool) -> ProcessorFormatter:
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(_AUDITED),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ],
         processors=[ProcessorFormatter.remove_processors_meta, *renderers],

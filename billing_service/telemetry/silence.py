@@ -8,11 +8,16 @@ from billing_service.database.queries import load_queries
 
 _QUERIES = load_queries("activity")
 MAX_SERVICES = 100
+MAX_UNSAVED = 1_000
 OTHER = "other"
 
 
 class Silence:
-    """The last moments by service: of MAX_SERVICES by name, of all others together. Times are seconds since 1970."""
+    """The last moments by service: of MAX_SERVICES by name, of all others together. Times are seconds since 1970.
+
+    The services that are active most often go by their names. So names that were made up once do not keep those of real
+    services out; in between two calls of `synchronise` a new service may go by `other`.
+    """
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -21,8 +26,8 @@ class Silence:
     def note(self, services: Iterable[str], moment: float) -> None:
         """Usage of these services was recorded."""
         for service in services:
-            name = _advance(self._last, service, moment)
-            self._unsaved[name] = self._last[name]
+            _advance(self._last, service, moment, MAX_SERVICES)
+            _advance(self._unsaved, service, moment, MAX_UNSAVED)
 
     def silences(self, now: float) -> dict[str, float]:
         """The seconds since the last recorded usage, by service."""
@@ -35,19 +40,16 @@ class Silence:
             if saved:
                 moments = [datetime.fromtimestamp(moment, UTC) for moment in saved.values()]
                 await connection.execute(_QUERIES["save_activity"], list(saved), moments)
-            rows = await connection.fetch(_QUERIES["latest_activity"], MAX_SERVICES + 1)
+            rows = await connection.fetch(_QUERIES["most_active"], MAX_SERVICES)
         self._unsaved = {service: moment for service, moment in self._unsaved.items() if moment != saved.get(service)}
-        last: dict[str, float] = {}
-        for row in rows:
-            _advance(last, row["service"], row["last_recorded_at"].timestamp())
+        last = {row["service"]: row["last_recorded_at"].timestamp() for row in rows}
         for service, moment in self._unsaved.items():
-            _advance(last, service, moment)
+            _advance(last, service, moment, MAX_SERVICES)
         self._last = last
 
 
-def _advance(last: dict[str, float], service: str, moment: float) -> str:
-    """Move a service's last moment on; the name that it goes by."""
-    if service not in last and len(last) - (OTHER in last) >= MAX_SERVICES:
+def _advance(last: dict[str, float], service: str, moment: float, most: int) -> None:
+    """Move a service's last moment on, or that of all others where `most` go by their names already."""
+    if service not in last and len(last) - (OTHER in last) >= most:
         service = OTHER
     last[service] = max(moment, last.get(service, 0.0))
-    return service

@@ -96,6 +96,6 @@ def test_the_pattern_of_a_number_is_what_is_taken_as_one(document: Any) -> None:
     for text in (spelling for vector in vectors["decimals"] for spelling in vector["spellings"]):
         assert re.search(pattern, text), text
     for text in vectors["refusedDecimals"]:
-        with pytest.raises(ValueError, match="^must ") as refused:
+        with pytest.raises(ValueError, match=r"^must ") as refused:
             plain_decimal(text)
         assert bool(re.search(pattern, text)) == ("finite" not in str(refused.value)) or text == "1\n"  # "$" in Python

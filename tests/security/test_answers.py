@@ -26,6 +26,7 @@ INSIDES = re.compile(
 def assert_safe(answer: Answer) -> None:
     headers = CIMultiDict(answer.headers)
     assert headers.getall("X-Content-Type-Options") == ["nosniff"]
+    assert headers.getall("Cross-Origin-Resource-Policy") == ["same-origin"]
     (kept,) = headers.getall("Cache-Control")
     assert kept in ("no-store", "public, max-age=86400")
     assert "Server" not in headers

@@ -10,7 +10,7 @@ import pytest
 from billing_service.database.migrations import load_migrations, migrate
 from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.settings import Settings
-from billing_service.telemetry.silence import MAX_SERVICES, Silence
+from billing_service.telemetry.silence import MAX_SERVICES, MAX_UNSAVED, Silence
 from tests.calls import given_customer, post, usage
 from tests.databases import execute
 from tests.scrapes import scrape
@@ -41,46 +41,65 @@ async def test_the_latest_moment_of_all_processes_counts(database: Database) -> 
 
 
 async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: Database) -> None:
-    activity = Silence()
-    activity.note(["storage"], NOW)
-    activity.note(["storage"], NOW - 30)
-    assert activity.silences(NOW - 10) == {"storage": 0}
-    await activity.synchronise(database)
-    assert activity.silences(NOW + 1) == {"storage": 1}
+    silence = Silence()
+    silence.note(["storage"], NOW)
+    silence.note(["storage"], NOW - 30)
+    assert silence.silences(NOW - 10) == {"storage": 0}
+    await silence.synchronise(database)
+    assert silence.silences(NOW + 1) == {"storage": 1}
 
 
 async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, database_url: str) -> None:
-    activity = Silence()
-    activity.note(["storage", "no longer sold"], NOW)
-    await activity.synchronise(database)
+    silence = Silence()
+    silence.note(["storage", "no longer sold"], NOW)
+    await silence.synchronise(database)
     await execute(database_url, "DELETE FROM service_activity WHERE service = 'no longer sold'", "SELECT 1")
-    activity.note(["storage"], NOW + 1)
-    await activity.synchronise(database)
-    assert activity.silences(NOW + 1) == {"storage": 0}
+    silence.note(["storage"], NOW + 1)
+    await silence.synchronise(database)
+    assert silence.silences(NOW + 1) == {"storage": 0}
 
 
-async def test_services_beyond_the_bound_go_by_one_name(database: Database, database_url: str) -> None:
-    activity = Silence()
-    activity.note([f"service {n}" for n in range(MAX_SERVICES)], NOW)
-    activity.note([f"service {n}" for n in range(MAX_SERVICES + 50)], NOW + 1)
-    assert len(activity.silences(NOW)) == MAX_SERVICES + 1
-    assert activity.silences(NOW + 2)["other"] == 1
-    await activity.synchronise(database)
-    assert await execute(database_url, "SELECT count(*) FROM service_activity") == MAX_SERVICES + 1
+async def test_services_beyond_the_bound_go_by_one_name(database: Database) -> None:
+    silence = Silence()
+    silence.note([f"service {n}" for n in range(MAX_SERVICES)], NOW)
+    silence.note([f"service {n}" for n in range(MAX_SERVICES + 50)], NOW + 1)
+    assert len(silence.silences(NOW)) == MAX_SERVICES + 1
+    assert silence.silences(NOW + 2)["other"] == 1
+    await silence.synchronise(database)
     again = Silence()
     await again.synchronise(database)
-    assert again.silences(NOW) == activity.silences(NOW)
+    assert again.silences(NOW + 2) == silence.silences(NOW + 2)
+    assert len(again.silences(NOW)) == MAX_SERVICES + 1
+
+
+async def test_made_up_services_do_not_take_the_names_of_real_ones_for_good(database: Database) -> None:
+    silence = Silence()
+    silence.note([f"made up {n}" for n in range(2 * MAX_SERVICES)], NOW)
+    await silence.synchronise(database)
+    for second in (1, 2):
+        silence.note(["storage"], NOW + second)
+        await silence.synchronise(database)
+    assert silence.silences(NOW + 2)["storage"] == 0
+    silence.note([f"made up later {n}" for n in range(2 * MAX_SERVICES)], NOW + 3)
+    await silence.synchronise(database)
+    assert silence.silences(NOW + 12)["storage"] == 10
+
+
+async def test_what_waits_to_be_saved_is_bounded() -> None:
+    silence = Silence()
+    silence.note((f"made up {n}" for n in range(5_000)), NOW)
+    assert len(silence._unsaved) == MAX_UNSAVED + 1
 
 
 async def test_what_could_not_be_saved_is_saved_later(database: Database) -> None:
     away = Database(Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
     await away.open()
-    activity = Silence()
-    activity.note(["storage"], NOW)
+    silence = Silence()
+    silence.note(["storage"], NOW)
     with pytest.raises(DatabaseUnavailableError):
-        await activity.synchronise(away)
+        await silence.synchronise(away)
     await away.close()
-    await activity.synchronise(database)
+    await silence.synchronise(database)
     again = Silence()
     await again.synchronise(database)
     assert again.silences(NOW) == {"storage": 0}

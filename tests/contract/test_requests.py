@@ -21,7 +21,6 @@ def send_body(service: Service, body: bytes, *headers: str) -> Answer:
 @pytest.mark.parametrize(
     "content_type",
     [
-        None,
         "application/json",
         "Application/JSON",
         "application/json; charset=utf-8",
@@ -30,14 +29,15 @@ def send_body(service: Service, body: bytes, *headers: str) -> Answer:
         "application/json ; version=1",
     ],
 )
-def test_a_content_type_that_is_json(shared_service: Service, content_type: str | None) -> None:
-    headers = [] if content_type is None else [f"Content-Type: {content_type}"]
+def test_a_content_type_that_is_json(shared_service: Service, content_type: str) -> None:
+    headers = [f"Content-Type: {content_type}"]
     send_body(shared_service, CUSTOMER, *headers).require(201)
 
 
 @pytest.mark.parametrize(
     "headers",
     [
+        [],
         ["Content-Type: text/plain"],
         ["Content-Type: application/x-www-form-urlencoded"],
         ["Content-Type: multipart/form-data; boundary=x"],
@@ -55,7 +55,7 @@ def test_a_content_type_that_is_json(shared_service: Service, content_type: str 
     ids=" ".join,
 )
 def test_a_body_that_is_not_plain_json_in_utf8(shared_service: Service, headers: list[str]) -> None:
-    body = gzip.compress(CUSTOMER) if "gzip" in headers[-1] else CUSTOMER
+    body = gzip.compress(CUSTOMER) if "Content-Encoding: gzip" in headers else CUSTOMER
     send_body(shared_service, body, *headers).problem("unsupported_media_type")
 
 

@@ -27,6 +27,7 @@ MEMBERS = {
     "eventId",
     "occurredAt",
     "recordedAt",
+    "recordedBy",
     "voidedAt",
 }
 

@@ -1,26 +1,25 @@
-"""The client: a method for each thing the service does."""
+"""The client: a method for each endpoint of the service."""
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
-from msgspec import Struct
 
 from billing_client import _batches
 from billing_client._batches import UsageOutcome
 from billing_client._calls import ApiCall
 from billing_client._config import load_config
-from billing_client._encoding import checked_key, encode_body, encode_usage, instant, path_segment, query_text
+from billing_client._encoding import checked_key, encode_body, encode_usage, path_segment
 from billing_client._errors import DuplicateRecordError
-from billing_client._records import CustomerSummary, DecimalLike, Statement, Summary, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import decode_line, decode_response
+from billing_client._reads import CUSTOMER, LedgerReads
+from billing_client._records import DecimalLike, Usage, UsageRecord, VoidedUsage
+from billing_client._responses import decode_response
 from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
@@ -28,48 +27,34 @@ from billing_client.contract.wire import Customer, CustomerChange, NewCustomer, 
 from billing_client.spooling.events import RecorderEvent
 from billing_client.spooling.recorder import RecorderOptions, UsageRecorder
 
-T = TypeVar("T", bound=Struct)
-
-
-P = TypeVar("P", bound="_Page")
-GroupBy = Literal["service", "hour", "day", "month"]
-
-
-class _Page(Struct, rename="camel", kw_only=True):
-    """A page of a list; `next_cursor` is None on the last."""
-
-    next_cursor: str | None
-
-
-class _UsagePage(_Page):
-    data: list[UsageRecord]
-
-
-class _CustomerPage(_Page):
-    data: list[Customer]
-
-
-class _SummaryPage(_Page):
-    data: list[CustomerSummary]
-
-
-_CUSTOMER = msgspec.json.Decoder(Customer)
-_CUSTOMERS = msgspec.json.Decoder(_CustomerPage)
 _RECORD = msgspec.json.Decoder(UsageRecord)
-_RECORDS = msgspec.json.Decoder(_UsagePage)
 _VOIDED = msgspec.json.Decoder(VoidedUsage)
-_SUMMARY = msgspec.json.Decoder(Summary)
-_STATEMENT = msgspec.json.Decoder(Statement)
-_SUMMARIES = msgspec.json.Decoder(_SummaryPage)
 
 
-class BillingSystemClient:
-    """Reports usage to the billing service, each use once, over a network that fails.
+class BillingSystemClient(LedgerReads):
+    """Records usage with the billing service, each use once, over a network that fails.
 
-    `base_url` and `api_key` come from `BILLING_BASE_URL` and `BILLING_API_KEY` where not given. `timeout` (seconds)
-    is the one deadline over all attempts of a call. Every method raises BillingError or what it says; cancelling
-    a call is safe: call again with the same `idempotency_key` or event id. All attempts of a call are in one trace,
-    OpenTelemetry's where the application uses it; `trace_headers`, asked once for each call, is for other tracers.
+    An async context manager, for one event loop. A call that fails in a way that may pass is retried under the same
+    `Idempotency-Key` until its deadline. A call may be cancelled: repeat it with the same `idempotency_key` or event
+    id. All attempts of a call are in one trace, if the application uses OpenTelemetry.
+
+    Args:
+        base_url: The address of the service, such as `https://billing.example.com`, without user, query and fragment.
+            By default the environment variable `BILLING_BASE_URL`.
+        api_key: The API key, which is sent as `Authorization: Bearer …`. By default `BILLING_API_KEY`; without either,
+            no key is sent.
+        timeout: The deadline of a call in seconds, over all its attempts and the waits between them; above 0.
+        max_attempts: How many requests a call makes at most; above 0. 1 means no retries.
+        max_connections: How many connections are open at a time at most; above 0. Further calls wait for one, and the
+            deadline covers that wait.
+        ssl_context: For `https`: how certificates are checked, or a certificate of the client's own. By default the
+            certificate authorities that Python trusts.
+        trace_headers: Called once for each call; gives headers to send with it, for tracers other than OpenTelemetry.
+
+    Raises:
+        ConfigurationError: An argument or environment variable is missing or out of its bounds.
+        BillingError: Every method can raise it. Its `outcome` says whether the call may have done its work.
+        RuntimeError: A method is called after `close`, or in another event loop.
     """
 
     def __init__(
@@ -91,7 +76,7 @@ class BillingSystemClient:
             max_connections=max_connections,
         )
         self._base_url = config.base_url
-        self._transport = Transport(config, ssl_context, f"billing-client/{__version__}", trace_headers)
+        super().__init__(Transport(config, ssl_context, f"billing-client/{__version__}", trace_headers))
 
     def __repr__(self) -> str:
         return f"BillingSystemClient(base_url={self._base_url!r})"
@@ -105,7 +90,7 @@ class BillingSystemClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. The client cannot be used again."""
+        """Close all connections. The client cannot be used again. The end of the `async with` block calls it."""
         await self._transport.close()
 
     async def record_usage(
@@ -120,11 +105,30 @@ class BillingSystemClient:
         idempotency_key: str | None = None,
         on_duplicate: Literal["raise", "return"] = "raise",
     ) -> UsageRecord:
-        """Record one use; when it returns, the record is stored. Its `outcome` says whether this call recorded it.
+        """Record one use. When this returns, the record is stored.
 
-        `idempotency_key` names the call, a new one where not given; give the same to repeat a call whose outcome is
-        unknown. Raises DuplicateRecordError where another call recorded the same usage, unless `on_duplicate` is
-        "return"; EventIdConflictError, CustomerNotFoundError, ValidationError.
+        Args:
+            customer_id: Who used it: the id of a customer of the service, 1 to 128 characters.
+            service: What was used, 1 to 200 characters.
+            units_consumed: How much: a decimal of at least 0, with at most 38 digits, 18 of them after the point.
+            price_per_unit: The price of one unit, within the same bounds.
+            event_id: Your name for the use, 1 to 128 characters. Without one, usage with equal customer, service,
+                units and price is the same usage.
+            occurred_at: When it was used, with a time zone; at most 5 minutes ahead of the service's clock. By default
+                the time at which the service receives it.
+            idempotency_key: The name of the call, 1 to 255 visible ASCII characters. Give the same one to repeat a
+                call whose outcome is unknown. By default a new one.
+            on_duplicate: "raise" raises DuplicateRecordError if another call recorded the same usage before. "return"
+                returns the record that it stored.
+
+        Returns:
+            The stored record. Its `outcome` says whether this call recorded it.
+
+        Raises:
+            DuplicateRecordError: Another call recorded the same usage, and `on_duplicate` is "raise".
+            EventIdConflictError: The event id is recorded with other data.
+            CustomerNotFoundError: The service does not know the customer.
+            ValidationError: The input is not valid.
         """
         usage = Usage(
             customer_id=customer_id,
@@ -155,14 +159,26 @@ class BillingSystemClient:
         dry_run: bool = False,
         repeatable: bool = False,
     ) -> AsyncGenerator[UsageOutcome, None]:
-        """Record any number of uses in batches, and give what became of each, in order.
+        """Record any number of uses in batches.
 
-        At most `concurrency` batches of `batch_size` (1 to 10,000) are held at a time, however many uses there are.
-        With more than one on their way, either of two reports of the same usage in different batches may come first.
-        With `dry_run` nothing is written, and `recordable` stands in the place of `recorded`. With `repeatable` the
-        Idempotency-Key of each batch is made from what it holds: the same batches again, by another process after a
-        crash perhaps, are a retry and count as `replayed`, not as `duplicate`. A use that is refused
-        is an outcome with its error; what stops a whole batch is raised, and may have left later batches in doubt.
+        A use that is refused is an outcome with its error. An error that concerns a whole batch is raised; whether
+        later batches were recorded is then unknown.
+
+        Args:
+            usages: The uses. Only those of `concurrency` batches are held in memory at a time.
+            batch_size: How many uses one request holds at most, 1 to 10,000; about 4 MiB end a batch earlier.
+            concurrency: How many batches are sent at a time, at least 1. If more than 1, and two batches hold the same
+                usage, either may be the first.
+            dry_run: Write nothing. A use that would be `recorded` is `recordable`.
+            repeatable: Make the Idempotency-Key of each batch from what the batch holds. The same batches again, by
+                another process after a crash for example, are then a retry, and count as `replayed` instead of
+                `duplicate`.
+
+        Yields:
+            What became of each use, in order.
+
+        Raises:
+            ValueError: `batch_size` or `concurrency` is out of its bounds.
         """
         return _batches.record_usages(self._transport, usages, batch_size, concurrency, dry_run, repeatable)
 
@@ -177,13 +193,25 @@ class BillingSystemClient:
         batch_size: int = 1_000,
         close_timeout: float = 10.0,
     ) -> UsageRecorder:
-        """A recorder, for an `async with` block: its `record()` returns when the usage is safe in the file `spool`, and
-        it delivers in the background, while the service is away too, in batches of `batch_size` (1 to 10,000).
+        """A recorder, for an `async with` block, which must lie within that of the client.
 
-        Without `spool` the usage waits in memory, as safe as the process. At `max_records`, or `max_bytes` of their
-        JSON, dead letters included, `record()` waits, or with `on_full="raise"` raises SpoolFullError. `on_event` is
-        called for each attempt and each record that is delivered, a duplicate or dead. At its end the block delivers
-        for at most `close_timeout` seconds. Raises ConfigurationError, and when the block begins SpoolError.
+        Its `record()` returns when the use is safe on disk. It is delivered in the background, however long the
+        service is away.
+
+        Args:
+            spool: The file that holds the uses until they are delivered, on a local disk; it belongs to one recorder
+                at a time. Without it they wait in memory, and end with the process.
+            on_event: Called in the event loop for each attempt and each record that is delivered, a duplicate, or
+                dead. What it raises is logged.
+            on_full: What `record()` does when the spool is full: "wait" for room, or "raise" SpoolFullError.
+            max_records: How many records the spool holds at most, dead letters included; at least 1.
+            max_bytes: How many bytes of JSON they have at most, dead letters included; at least 4,096.
+            batch_size: How many records one request holds at most, 1 to 10,000.
+            close_timeout: For how many seconds the end of the block delivers; at least 0.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds.
+            SpoolError: The file cannot be used. Entering the block raises it.
         """
         options = RecorderOptions(
             spool=None if spool is None else Path(spool),
@@ -196,162 +224,52 @@ class BillingSystemClient:
         )
         return UsageRecorder(self._transport, options)
 
-    async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
-        """One stored record. Raises UsageNotFoundError, CustomerNotFoundError."""
-        path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
-        return await self._get(path, _RECORD)
-
-    async def usage(
-        self,
-        *,
-        customer_id: str,
-        service: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        page_size: int = 100,
-    ) -> AsyncGenerator[UsageRecord, None]:
-        """A customer's records by the time they occurred, `start` in and `end` out; pages are read as needed."""
-        query = _span_query(service, start, end) | {"limit": str(page_size)}
-        async for page in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
-            for record in page.data:
-                yield record
-
     async def void_usage(
         self, *, customer_id: str, request_id: str, reason: str, voided_for: str | None = None
     ) -> VoidedUsage:
-        """Take a record out of what is owed, for good; the record stays. A second void answers as the first.
+        """Void a record: totals leave it out for good, and the record stays.
 
-        Raises UsageNotFoundError, CustomerNotFoundError, ValidationError.
+        To void it again changes nothing and returns the first void.
+
+        Args:
+            customer_id: Whose usage it is.
+            request_id: The request id of the record.
+            reason: Why it no longer counts, 1 to 1,000 characters.
+            voided_for: On whose behalf, 1 to 200 characters. Which API key voids it is stored in any case.
+
+        Raises:
+            UsageNotFoundError: The customer has no such record.
+            CustomerNotFoundError: The service does not know the customer.
+            ValidationError: An argument is not valid.
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
         body = encode_body(NewVoid, reason=reason, voided_for=voided_for)
         return await self._send(ApiCall("POST", path, body, request_id=request_id), _VOIDED)
 
-    async def summary(
-        self,
-        *,
-        customer_id: str,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        group_by: Sequence[GroupBy] = (),
-        timezone: str = "UTC",
-    ) -> Summary:
-        """What a customer's usage adds up to, `start` in and `end` out, by any of service, hour, day and month.
-
-        Hours, days and months are those of an IANA time zone. Raises CustomerNotFoundError, ValidationError.
-        """
-        query = _summary_query(start, end, group_by, timezone)
-        return await self._get(f"/customers/{path_segment(customer_id)}/summary", _SUMMARY, query)
-
-    async def summaries(
-        self,
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        group_by: Sequence[GroupBy] = (),
-        timezone: str = "UTC",
-        page_size: int = 100,
-    ) -> AsyncGenerator[CustomerSummary, None]:
-        """What each customer's usage adds up to, by customer id; pages are read as needed."""
-        query = _summary_query(start, end, group_by, timezone) | {"limit": str(page_size)}
-        async for page in self._pages("/summary", _SUMMARIES, query):
-            for customer in page.data:
-                yield customer
-
-    async def statement(
-        self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None
-    ) -> Statement:
-        """A customer's month (2026-11) in an IANA time zone; with the digest of an earlier one, what `changes` since.
-
-        Raises CustomerNotFoundError, ValidationError; StatementNotFoundError where no such statement was issued.
-        """
-        query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
-        return await self._get(f"/customers/{path_segment(customer_id)}/statement", _STATEMENT, query)
-
-    async def export_usage(
-        self,
-        *,
-        customer_id: str | None = None,
-        service: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> AsyncGenerator[UsageRecord, None]:
-        """All records, or one customer's, as one stream in constant memory; `start` is in, `end` is out.
-
-        Raises CustomerNotFoundError; TransportError where the stream breaks off, so an end is always the end.
-        """
-        call = _export_call(customer_id, service, start, end, "ndjson")
-        async with aclosing(self._transport.stream(call)) as lines:
-            async for line in lines:
-                yield decode_line(_RECORD, line, call)
-
-    async def export_lines(
-        self,
-        *,
-        format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002 - the name that the service has for it
-        customer_id: str | None = None,
-        service: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> AsyncGenerator[bytes, None]:
-        """What `export_usage` reads, as the lines that the service sends. Raises what it raises."""
-        call = _export_call(customer_id, service, start, end, format)
-        async with aclosing(self._transport.stream(call)) as lines:
-            async for line in lines:
-                yield line
-
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
-        """Add a customer, under a new id where none is given. Raises CustomerExistsError."""
-        body = encode_body(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
-        return await self._send(ApiCall("POST", "/customers", body, str(uuid4())), _CUSTOMER)
+        """Create a customer.
 
-    async def get_customer(self, *, customer_id: str) -> Customer:
-        """One customer. Raises CustomerNotFoundError."""
-        return await self._get(f"/customers/{path_segment(customer_id)}", _CUSTOMER)
+        Args:
+            name: The name, 1 to 200 characters.
+            customer_id: The id, 1 to 128 characters. By default a new one.
+
+        Raises:
+            CustomerExistsError: The id is taken.
+            ValidationError: An argument is not valid.
+        """
+        body = encode_body(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
+        return await self._send(ApiCall("POST", "/customers", body, str(uuid4())), CUSTOMER)
 
     async def update_customer(self, *, customer_id: str, name: str) -> Customer:
-        """Change a customer's name. Raises CustomerNotFoundError."""
+        """Rename a customer.
+
+        Args:
+            customer_id: Which customer.
+            name: The new name, 1 to 200 characters.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            ValidationError: The name is not valid.
+        """
         body = encode_body(CustomerChange, name=name)
-        return await self._send(ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body), _CUSTOMER)
-
-    async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
-        """All customers by id; pages are read as needed."""
-        async for page in self._pages("/customers", _CUSTOMERS, {"limit": str(page_size)}):
-            for customer in page.data:
-                yield customer
-
-    async def _pages(
-        self, path: str, decoder: "msgspec.json.Decoder[P]", query: dict[str, str]
-    ) -> AsyncGenerator[P, None]:
-        page = await self._get(path, decoder, query)
-        yield page
-        while page.next_cursor is not None:
-            page = await self._get(path, decoder, query | {"cursor": page.next_cursor})
-            yield page
-
-    async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
-        return await self._send(ApiCall("GET", path, query=query or {}), decoder)
-
-    async def _send(self, call: ApiCall, decoder: "msgspec.json.Decoder[T]") -> T:
-        return decode_response(decoder, await self._transport.send(call), call)
-
-
-def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
-    query = {"service": query_text("service", service)} if service is not None else {}
-    query |= {"from": instant(start)} if start is not None else {}
-    return query | ({"to": instant(end)} if end is not None else {})
-
-
-def _export_call(
-    customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
-) -> ApiCall:
-    query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
-    query |= _span_query(service, start, end) | {"format": format_}
-    return ApiCall("GET", "/usage/export", query=query)
-
-
-def _summary_query(
-    start: datetime | None, end: datetime | None, group_by: Sequence[GroupBy], timezone: str
-) -> dict[str, str]:
-    query = {"timezone": timezone} | ({"groupBy": ",".join(group_by)} if group_by else {})
-    return query | _span_query(None, start, end)
+        return await self._send(ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body), CUSTOMER)

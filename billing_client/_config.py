@@ -1,4 +1,4 @@
-"""The client's settings, and the one place that reads its environment."""
+"""The client's settings. Only this module reads the environment."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 def load_config(*, base_url: str | None, api_key: str | None, **rest: Any) -> Config:
-    """The settings given, or from `BILLING_BASE_URL` and `BILLING_API_KEY`. Raises ConfigurationError."""
+    """Check the settings. `BILLING_BASE_URL` and `BILLING_API_KEY` fill gaps. Raises ConfigurationError."""
     base_url = base_url or os.environ.get("BILLING_BASE_URL")
     api_key = api_key or os.environ.get("BILLING_API_KEY") or None
     if not base_url:

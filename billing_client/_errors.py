@@ -1,17 +1,17 @@
 """Every error the client raises:
 
 BillingError
-├── ConfigurationError          a setting of the client is bad (also a ValueError)
-├── ValidationError             the input is not valid: refused by the service, or here before it was sent
+├── ConfigurationError          a setting of the client is missing or bad (also a ValueError)
+├── ValidationError             the input is not valid: refused by the service, or by the client before it was sent
 ├── SpoolError                  the spool of a recorder cannot be used
 │   ├── SpoolFullError          it holds as much as it may
-│   ├── SpoolDiskFullError      the disk has no room for it
-│   ├── SpoolInUseError         another recorder holds it, in this process or another
-│   ├── SpoolForkedError        its recorder was made by the process that this one was forked from
+│   ├── SpoolDiskFullError      its disk is full
+│   ├── SpoolInUseError         another recorder uses it, in this process or another
+│   ├── SpoolForkedError        its recorder belongs to the process that this one was forked from
 │   └── SpoolCorruptError       the file is damaged
-├── TransportError              no usable answer came
+├── TransportError              no usable response came
 │   └── DeadlineExceededError   the deadline over all attempts passed
-└── ResponseError               the service answered, and not with what was asked for
+└── ResponseError               the service answered with something other than what was asked for
     ├── AuthenticationError     401
     ├── PermissionDeniedError   403
     ├── NotFoundError           404
@@ -24,7 +24,7 @@ BillingError
     ├── PayloadTooLargeError    413
     ├── RateLimitedError        429, after the last retry
     ├── UnavailableError        408, 502, 503, 504, after the last retry
-    └── UnexpectedResponseError an answer outside the contract: a redirect, 500, not JSON
+    └── UnexpectedResponseError a response outside the contract: a redirect, 500, not JSON
 """
 
 from typing import Any, Literal
@@ -36,12 +36,18 @@ CallOutcome = Literal["not_sent", "rejected", "unknown"]
 
 
 class BillingError(Exception):
-    """What all errors of the client are.
+    """The base of all errors of the client.
 
-    `outcome` says what became of the call: `not_sent` (the service never saw it), `rejected` (it did nothing) or
-    `unknown` (it may have done its work: call again with the same `idempotency_key`, or the same event id).
-    `status`, `code` and `request_id` are None where there is none; `attempts` counts the requests made. `retry_after`
-    is the seconds that the last answer asked to wait, 0 where it did not.
+    Attributes:
+        detail: What went wrong, in a sentence.
+        outcome: What became of the call. `not_sent`: the service never saw it. `rejected`: the service did nothing.
+            `unknown`: it may have done its work; call again with the same `idempotency_key` or event id.
+        status: The HTTP status of the last response, if there was one.
+        code: The code of the problem that the service answered, such as `customer_not_found`, if it answered one.
+        request_id: The request id of the usage that the call was about, if it was about one.
+        attempts: How many requests were made.
+        idempotency_key: The Idempotency-Key of the call, if it had one.
+        retry_after: How many seconds the last response asked to wait; 0 if it did not ask.
     """
 
     def __init__(
@@ -73,11 +79,16 @@ class BillingError(Exception):
 
 
 class ConfigurationError(BillingError, ValueError):
-    """A setting of the client is missing or bad."""
+    """A setting of the client is missing or out of its bounds. Nothing was sent."""
 
 
 class ValidationError(BillingError):
-    """The input is not valid; `errors` names each fault. `status` is None where it was refused before it was sent."""
+    """The input is not valid.
+
+    Attributes:
+        errors: Each fault: `pointer` (RFC 6901) and `message`.
+        status: 400 or 415; None if the client refused the input before it was sent.
+    """
 
     errors: list[FieldError]
 
@@ -87,93 +98,103 @@ class ValidationError(BillingError):
 
 
 class SpoolError(BillingError):
-    """The spool of a recorder cannot be used. Nothing was recorded, and what it holds is untouched."""
+    """The spool of a recorder cannot be used. The call recorded nothing, and what the spool holds is untouched."""
 
 
 class SpoolFullError(SpoolError):
-    """The spool holds as many records or bytes as it may."""
+    """The spool holds as many records or bytes as it may (`max_records`, `max_bytes`). Record again later."""
 
 
 class SpoolDiskFullError(SpoolError):
-    """The disk has no room for the spool; it works again when there is."""
+    """The disk of the spool is full. The recorder works again when there is room."""
 
 
 class SpoolInUseError(SpoolError):
-    """Another recorder holds the spool, in this process or another."""
+    """Another recorder uses the spool, in this process or another. Give each recorder a spool of its own."""
 
 
 class SpoolForkedError(SpoolError):
-    """The recorder was made by the process that this one was forked from, and works only there."""
+    """The recorder belongs to the process that this one was forked from. Make another, with a spool of its own."""
 
 
 class SpoolCorruptError(SpoolError):
-    """The spool's file is damaged. It is left as it is."""
+    """The spool's file is damaged, or is no SQLite database. It is left as it is; put it aside to begin a new one."""
 
 
 class TransportError(BillingError):
-    """No usable answer came; the cause is the network library's own error."""
+    """No usable response came. `__cause__` is the error of aiohttp or of the operating system."""
 
 
 class DeadlineExceededError(TransportError):
-    """The deadline over all attempts passed."""
+    """The deadline of the call (`timeout`) passed before an attempt succeeded."""
 
 
 class ResponseError(BillingError):
-    """The service answered, and not with what was asked for."""
+    """The service answered with something other than what was asked for."""
 
 
 class AuthenticationError(ResponseError):
-    """The API key is missing or not valid."""
+    """401: the API key is missing, unknown, expired or revoked."""
 
 
 class PermissionDeniedError(ResponseError):
-    """The API key does not permit this."""
+    """403: the API key lacks the scope, or is bound to another customer."""
 
 
 class NotFoundError(ResponseError):
-    """There is nothing at this address."""
+    """404: there is nothing at this address. Is `base_url` that of a billing service?"""
 
 
 class CustomerNotFoundError(NotFoundError):
-    """There is no such customer."""
+    """404: the service does not know the customer."""
 
 
 class UsageNotFoundError(NotFoundError):
-    """There is no such usage record."""
+    """404: the customer has no such usage record."""
 
 
 class StatementNotFoundError(NotFoundError):
-    """No statement with this digest was issued."""
+    """404: no statement with this digest was issued."""
 
 
 class DuplicateRecordError(ResponseError):
-    """The usage is recorded already, by another call; `existing` is the stored record."""
+    """409: another call recorded the same usage before.
+
+    Attributes:
+        existing: The stored record.
+    """
 
     existing: UsageRecord
 
 
 class CustomerExistsError(ResponseError):
-    """The customer id is taken."""
+    """409: the customer id is taken."""
 
 
 class EventIdConflictError(ResponseError):
-    """The event id is recorded with other data: `existing` is the stored record, `conflicts` the difference."""
+    """422: the event id is recorded with other data. Correct usage under a new event id.
+
+    Attributes:
+        existing: The stored record.
+        conflicts: The fields that differ: `field`, `submitted`, and `recorded`, which is None if the API key may not
+            read usage.
+    """
 
     existing: UsageRecord
     conflicts: list[FieldConflict]
 
 
 class PayloadTooLargeError(ResponseError):
-    """The body was larger than the service takes."""
+    """413: the body is larger than the service accepts. Send smaller batches."""
 
 
 class RateLimitedError(ResponseError):
-    """The rate was exceeded, and still was at the last attempt."""
+    """429: a rate limit is used up, and still was at the last attempt. Wait for `retry_after` seconds."""
 
 
 class UnavailableError(ResponseError):
-    """The service was overloaded or away, and still was at the last attempt."""
+    """408, 502, 503, 504: the service was overloaded or away, and still was at the last attempt."""
 
 
 class UnexpectedResponseError(ResponseError):
-    """The answer is outside the contract."""
+    """The response is outside the contract: a redirect, a 500, or not what was asked for."""

@@ -1,4 +1,4 @@
-"""What callers hand in and get back."""
+"""What callers pass in and get back."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -9,14 +9,22 @@ from msgspec import Struct
 from billing_client.contract import wire
 
 DecimalLike: TypeAlias = Decimal | int | str
-"""A number that holds its digits exactly. A float does not, and is refused."""
+"""A number that holds its decimal digits exactly. A float does not, and is refused."""
 
 
-# what holds no more than text, numbers and times is in no cycle: the collector need not look at it (gc=False)
+# gc=False: text, numbers and times cannot form reference cycles, so the garbage collector need not track these
 class Usage(Struct, frozen=True, kw_only=True, gc=False):
-    """One line of usage to record. `occurred_at` needs a time zone; without it, it is when the service gets it.
+    """One use to record.
 
-    Without an `event_id`, usage with equal customer, service, units and price is the same usage.
+    Attributes:
+        customer_id: Who used it: the id of a customer of the service, 1 to 128 characters.
+        service: What was used, 1 to 200 characters.
+        units_consumed: How much: a decimal of at least 0, with at most 38 digits, 18 of them after the point.
+        price_per_unit: The price of one unit, within the same bounds.
+        event_id: Your name for the use, 1 to 128 characters. Without one, usage with equal customer, service, units
+            and price is the same usage.
+        occurred_at: When it was used, with a time zone. By default the time at which the service receives it, or at
+            which a recorder records it.
     """
 
     customer_id: str
@@ -28,26 +36,71 @@ class Usage(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UsageRecord(wire.UsageRecord[Decimal], frozen=True, gc=False):
-    """One line of usage, as stored.
+    """One use, as stored.
 
-    `outcome` says what the call that returned it did: it `recorded` it, it was a retry of the call that did
-    (`replayed`), or another call had recorded it (`duplicate`); None where it was only read.
+    Attributes:
+        request_id: The SHA-256 that identifies the usage, 64 lower-case hex digits.
+        customer_id: Who used it.
+        service: What was used.
+        units_consumed: How much.
+        price_per_unit: The price of one unit.
+        amount: Units times price, exact.
+        event_id: The caller's name for the use, if it gave one.
+        occurred_at: When it was used, in UTC. It decides in which period the use is billed.
+        recorded_at: When the service stored it, in UTC.
+        voided_at: When it was voided; None if it counts.
+        recorded_by: The API key that recorded it, as `bk_` and its id; None if the service needed none.
+        outcome: What the call that returned the record did. It `recorded` it; it was a retry of the call that did
+            (`replayed`); or another call had recorded it (`duplicate`). None if the record was only read.
     """
 
     outcome: Literal["recorded", "replayed", "duplicate"] | None = None
 
 
 class VoidedUsage(wire.VoidedUsage[Decimal], frozen=True):
-    """A record that no longer counts: `void_reason` and `voided_by` say why and by whom, `voided_at` since when."""
+    """A record that no longer counts; the attributes of UsageRecord, and these.
+
+    Attributes:
+        void_reason: Why it was voided.
+        voided_by: The API key that voided it, as `bk_` and its id; `anonymous` if the service needed none.
+        voided_for: On whose behalf, if the caller said so.
+    """
 
 
 class Summary(wire.Summary[Decimal], frozen=True):
-    """What a customer's usage adds up to, less what was voided."""
+    """What a customer's usage adds up to, without what was voided.
+
+    Attributes:
+        from_: The begin that was asked for; None without one.
+        to: The end that was asked for, which is not included; None without one.
+        timezone: The IANA time zone of hours, days and months.
+        currency: The currency of the amounts (ISO 4217).
+        groups: The sums by what `group_by` named: `service`, `hour`, `day`, `month`, `records`, `units`, `amount`.
+        total: The sum of all: `records`, `units`, `amount`.
+    """
 
 
 class CustomerSummary(wire.CustomerSummary[Decimal], frozen=True):
-    """What the usage of one of many customers adds up to."""
+    """What the usage of one of many customers adds up to: `customer_id`, and `groups` and `total` as in Summary."""
 
 
 class Statement(wire.Statement[Decimal], frozen=True):
-    """A customer's month, line by line, with its digest."""
+    """A customer's month, line by line.
+
+    Attributes:
+        customer_id: Whose month.
+        customer_name: The customer's name.
+        month: The month, such as "2026-11".
+        timezone: The IANA time zone in which it begins and ends.
+        from_: When it begins, in UTC.
+        to: When it ends, in UTC; not included.
+        currency: The currency of the amounts (ISO 4217).
+        rounding: How the total is rounded.
+        issued_at: When a statement with this digest was first issued.
+        digest: Identifies the set of records that count in it.
+        lines: What is owed for each service and price: `records`, `units`, `amount`, exact.
+        total: The sum of the lines: `records`, `amount`, and `rounded` once.
+        late: The part of the lines that was recorded after the month had ended.
+        voided: The month's records that do not count.
+        changes: What differs from the statement that `since` named; None if none was.
+    """

@@ -34,7 +34,7 @@ _REFUSALS = (
 
 
 class CommandError(Exception):
-    """A failure in one line, and facts for scripts."""
+    """A failure: one line for people, facts for scripts, and an exit code."""
 
     def __init__(self, code: ExitCode, message: str, facts: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class CommandError(Exception):
         self.facts = facts or {}
 
     def show(self, as_json: bool) -> None:
-        """Print it to standard error, as an object where JSON was asked for."""
+        """Print it to standard error, as a JSON object with `--json`."""
         line = f"billing: {self}"
         if as_json:
             error = {"detail": str(self), "exitCode": int(self.code), **self.facts}
@@ -51,12 +51,12 @@ class CommandError(Exception):
 
 
 class Command(click.Command):
-    """A command whose every failure ends in one line and its exit code."""
+    """A command that ends with one line and an exit code, whatever fails."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
         try:
-            with failures_told(ctx.params.get("base_url")):
+            with translated_failures(ctx.params.get("base_url")):
                 result = super().invoke(ctx)
                 sys.stdout.flush()
                 return result
@@ -66,32 +66,32 @@ class Command(click.Command):
 
 
 @contextmanager
-def failures_told(base_url: str | None) -> Iterator[None]:
-    """Turn what may go wrong into a CommandError."""
+def translated_failures(base_url: str | None) -> Iterator[None]:
+    """Turn every expected failure into a CommandError."""
     try:
         yield
     except BillingError as error:
-        raise failure_of(error, base_url) from error
+        raise failure_from(error, base_url) from error
     except KeyboardInterrupt as error:
         raise CommandError(ExitCode.INTERRUPTED, "stopped") from error
     except BrokenPipeError as error:
-        _give_up_output()
+        _discard_output()
         raise click.exceptions.Exit(ExitCode.PIPE_CLOSED) from error
     except OSError as error:
-        _give_up_output()
+        _discard_output()
         raise CommandError(ExitCode.USAGE, str(error)) from error
 
 
-def _give_up_output() -> None:
-    """Where what is still buffered has nowhere to go, the interpreter would complain at its end."""
+def _discard_output() -> None:
+    """Discard buffered output that cannot be written; else the interpreter would complain when it ends."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def failure_of(error: BillingError, base_url: str | None = None, again: str | None = None) -> CommandError:
-    """What an error of the client means to whoever ran the command; `again` is how they go on, if not with the key."""
+def failure_from(error: BillingError, base_url: str | None = None, again: str | None = None) -> CommandError:
+    """The failure that an error of the client is. `again` says how to go on, if not under the same key."""
     code = _code_of(error)
     facts: dict[str, Any] = {
         "code": error.code,
@@ -120,7 +120,7 @@ def failure_of(error: BillingError, base_url: str | None = None, again: str | No
 
 
 def _code_of(error: BillingError) -> ExitCode:
-    if error.outcome == "unknown" and error.idempotency_key is not None:  # a call without a key only reads
+    if error.outcome == "unknown" and error.idempotency_key is not None:  # a call without a key is a read
         return ExitCode.UNKNOWN
     match error:
         case ConfigurationError() | SpoolError():

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from billing_client import AttemptEvent, BillingError, DeadLetter, RecorderCounts, RecorderEvent, Spool
 from billing_client.cli.exit_codes import ExitCode
-from billing_client.cli.failures import Command, CommandError, failure_of
+from billing_client.cli.failures import Command, CommandError, failure_from
 from billing_client.cli.options import Connection, connection_options, json_option
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column
@@ -122,7 +122,7 @@ def flush(connection: Connection, file: Path, as_json: bool) -> None:
         again = f"{counts.pending} records are still in {file}; run it again"
         if error is None:
             raise CommandError(ExitCode.UNREACHABLE, f"not done within {connection.timeout:g} s. {again}")
-        raise failure_of(error, connection.base_url, again)
+        raise failure_from(error, connection.base_url, again)
     if counts.dead:
         message = f"{counts.dead} records were refused: billing spool status {file} --dead"
         raise CommandError(ExitCode.REFUSED, message)

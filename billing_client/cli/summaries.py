@@ -12,7 +12,7 @@ from msgspec import Struct
 from rich.table import Column
 
 from billing_client import BillingSystemClient, CustomerSummary
-from billing_client._client import GroupBy
+from billing_client._reads import GroupBy
 from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import print_json

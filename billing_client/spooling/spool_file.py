@@ -1,4 +1,4 @@
-"""The file of a spool: opened, locked, checked; each transaction whole; the errors of SQLite made the client's own."""
+"""The file of a spool: opens, locks and checks it, runs transactions, and translates the errors of SQLite."""
 
 import os
 import sqlite3
@@ -20,7 +20,7 @@ SQL = read_queries(Path(__file__).with_name("spool.sql"))
 VERSION = 1
 APPLICATION_ID = 0x62696C6C
 _SCHEMA = ("create_pending", "create_dead", "set_application_id", "set_version")
-BUSY_SECONDS = 5.0  # for what another process may hold only shortly: a reader that opens or closes the file
+BUSY_SECONDS = 5.0  # a reader in another process locks the file briefly when it opens or closes it
 
 _BY_CODE: Mapping[int, type[SpoolError]] = {
     sqlite3.SQLITE_FULL: SpoolDiskFullError,
@@ -32,8 +32,8 @@ _BY_CODE: Mapping[int, type[SpoolError]] = {
 class SpoolFile:
     """A database of the schema in `spool.sql`, for use in one thread of one process.
 
-    Without a path it is in memory. `create` makes a file that is not there; who writes to a file holds the lock
-    `PATH.lock` until it is closed, which the operating system takes back from a process that dies. Raises SpoolError.
+    Without a path it is in memory. `create` creates a missing file. A writer holds the lock `PATH.lock` until the file
+    is closed; the operating system releases the lock of a process that dies. Raises SpoolError.
     """
 
     def __init__(self, path: Path | None, *, create: bool, read_only: bool) -> None:
@@ -58,7 +58,7 @@ class SpoolFile:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: on disk when the block ends, or as if it had never been. Raises SpoolError."""
+        """One transaction: on disk when the block ends, or rolled back if it fails. Raises SpoolError."""
         self.check_process()
         with self._errors():
             self._connection.execute(SQL["begin"])
@@ -66,18 +66,18 @@ class SpoolFile:
                 yield self._connection
                 self._connection.execute(SQL["commit"])
             except BaseException:
-                if self._connection.in_transaction:  # a full disk has ended it already
+                if self._connection.in_transaction:  # a full disk ends it already
                     self._connection.execute(SQL["rollback"])
                 raise
 
     def rows(self, query: str) -> list[Any]:
-        """The rows of a query that only reads. Raises SpoolError."""
+        """The rows of a query that does not write. Raises SpoolError."""
         self.check_process()
         with self._errors():
             return self._connection.execute(SQL[query]).fetchall()
 
     def close(self) -> None:
-        """Close the file, and give the lock back. Raises SpoolError."""
+        """Close the file and release the lock. Raises SpoolError."""
         self.check_process()
         with self._errors():
             self._open.close()
@@ -107,14 +107,14 @@ class SpoolFile:
             raise SpoolCorruptError(f"{self} is damaged: {fault}")
         is_new = not read_only and self._value("count_tables") == 0
         if not is_new and self._value("read_application_id") != APPLICATION_ID:
-            raise SpoolError(f"{self} is a database of something else")
+            raise SpoolError(f"{self} is an SQLite database, but not a spool")
         if not is_new and self._value("read_version") != VERSION:
-            raise SpoolError(f"{self} is not at version {VERSION}, which this program needs")
+            raise SpoolError(f"{self} is a spool of another version; this program reads version {VERSION}")
         if read_only:
             self._connection.execute(SQL["set_query_only"])
             return
         if self._value("set_journal_mode") not in ("wal", "memory"):
-            raise SpoolError(f"{self}: its file system does not allow SQLite's WAL mode")
+            raise SpoolError(f"{self}: SQLite's WAL mode does not work on its file system; use a local disk")
         self._connection.execute(SQL["set_synchronous"])
         self._connection.execute(SQL["set_fullfsync"])
         if is_new:

@@ -1,4 +1,4 @@
-"""How the fake service misbehaves, and when."""
+"""How the fake service fails, and when."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -6,14 +6,14 @@ from fnmatch import fnmatchcase
 
 
 class Fault(Enum):
-    """What happens to a call in the place of its answer."""
+    """What happens to a call instead of a proper response."""
 
     DROP_BEFORE = "the connection ends before anything is done"
-    DROP_AFTER_COMMIT = "the work is done, then the connection ends without an answer"
+    DROP_AFTER_COMMIT = "the work is done, then the connection ends without a response"
     RESET_BEFORE = "the connection is reset (TCP RST) before anything is done"
-    RESET_AFTER_COMMIT = "the work is done, then the connection is reset (TCP RST) without an answer"
-    TRUNCATE = "the work is done, and the connection ends in the middle of the answer's body"
-    DELAY = "the work is done, and the answer comes only after so many seconds"
+    RESET_AFTER_COMMIT = "the work is done, then the connection is reset (TCP RST) without a response"
+    TRUNCATE = "the work is done, and the connection ends in the middle of the response body"
+    DELAY = "the work is done, and the response is sent after `seconds`"
     RATE_LIMITED = "429 rate_limited with Retry-After; nothing is done"
     UNAVAILABLE = "503 unavailable with Retry-After; nothing is done"
     REDIRECT = "302 to another address; nothing is done"
@@ -21,7 +21,7 @@ class Fault(Enum):
 
 @dataclass
 class Rule:
-    """The fault that meets every `every`-th call of those that match `on`, `times` times in all (None: forever)."""
+    """See FakeBillingServer.misbehave."""
 
     fault: Fault
     times: int | None = 1
@@ -37,7 +37,7 @@ class Rule:
             raise ValueError("a delay takes seconds")
 
     def meets(self, method: str, path: str) -> bool:
-        """Whether this call is met by the fault; it is counted."""
+        """Count a call, and say whether the fault strikes it."""
         if self.times == 0 or not fnmatchcase(path if self.on.startswith("/") else f"{method} {path}", self.on):
             return False
         self.seen += 1

@@ -1,4 +1,4 @@
-"""A fake billing service on a real socket, for the tests of whoever reports usage."""
+"""A fake billing service on a real socket, for the tests of programs that record usage."""
 
 import asyncio
 import math
@@ -29,7 +29,17 @@ _AFTER_COMMIT = {Fault.DROP_AFTER_COMMIT, Fault.RESET_AFTER_COMMIT}
 
 @dataclass
 class Call:
-    """A request that came in. `status` is None where no answer was sent whole, or not yet; `fault` is what met it."""
+    """A request that the fake service received.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, still percent-encoded, without the query.
+        query: The query string, without the question mark.
+        idempotency_key: The `Idempotency-Key` header, if there was one.
+        body: The body.
+        fault: The fault that struck it, if one did.
+        status: The status of the response; None if no complete response was sent, or not yet.
+    """
 
     method: str
     path: str
@@ -40,7 +50,7 @@ class Call:
     status: int | None = None
 
     def json(self) -> Any:
-        """The body, decoded; numbers that are no integers come as Decimal."""
+        """Decode the body."""
         return msgspec.json.decode(self.body, type=Any)
 
 
@@ -80,34 +90,45 @@ class FakeBillingServer:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end; in a with block only."""
+        """Its address, without a slash at the end. Only inside the `with` block."""
         return f"http://127.0.0.1:{self._port}"
 
     def client(self, **settings: Any) -> BillingSystemClient:
-        """A client of this service; `settings` are those of BillingSystemClient."""
+        """A client of this service.
+
+        Args:
+            settings: Arguments of BillingSystemClient. `base_url`, and the first of the `api_keys`, are filled in.
+        """
         api_key = self._api_keys[0] if self._api_keys else "none"  # never one from the environment
         return BillingSystemClient(**{"base_url": self.url, "api_key": api_key} | settings)
 
     def misbehave(
         self, fault: Fault, *, times: int | None = 1, every: int = 1, on: str = "*", seconds: float = 0.0
     ) -> None:
-        """From now on a fault meets every `every`-th call, `times` times in all (None: until `behave`).
+        """From now on, let calls fail. If several faults match a call, the one commanded first strikes.
 
-        `on` names the calls: a path such as "/usage/batch", a method and a path such as "POST /usage", both with the
-        wild cards of `fnmatch`. `seconds` is how long a delay takes, and what a Retry-After asks for. Of several
-        faults that would meet a call, the first commanded does.
+        Args:
+            fault: What happens to the calls.
+            times: How many calls it strikes; None means until `behave`.
+            every: It strikes every so many-th of the calls that match; at least 1.
+            on: Which calls: a path such as "/usage/batch", or a method and a path such as "POST /usage", with the
+                wildcards of `fnmatch`.
+            seconds: How long a delay takes, or what `Retry-After` asks for; at least 0.
+
+        Raises:
+            ValueError: An argument is out of its bounds, or a delay has no `seconds`.
         """
         rule = Rule(fault, times, every, on, seconds)
         with self._lock:
             self._rules.append(rule)
 
     def behave(self) -> None:
-        """Take back all faults commanded so far."""
+        """End all faults commanded so far."""
         with self._lock:
             self._rules.clear()
 
     def add_customer(self, customer_id: str, name: str = "A customer") -> Customer:
-        """Add a customer, as a call of the service would. Raises ValueError where the id is taken."""
+        """Create a customer, as a call would. Raises ValueError if the id is taken."""
         with self._lock:
             try:
                 return self._ledger.add_customer(NewCustomer(name=name, id=customer_id), None)[0]
@@ -115,7 +136,7 @@ class FakeBillingServer:
                 raise ValueError(error.details.detail) from error
 
     def customer(self, customer_id: str) -> Customer:
-        """A customer as it is stored. Raises KeyError where there is none."""
+        """A stored customer. Raises KeyError if there is none."""
         with self._lock:
             try:
                 return self._ledger.customer(customer_id)
@@ -124,13 +145,13 @@ class FakeBillingServer:
 
     @property
     def records(self) -> list[UsageRecord]:
-        """What is recorded, in the order in which it was."""
+        """All records, in the order in which they were recorded."""
         with self._lock:
             return [msgspec.convert(record, UsageRecord, from_attributes=True) for record in self._ledger.all_records()]
 
     @property
     def calls(self) -> list[Call]:
-        """The calls that came in, each attempt by itself, in order."""
+        """The requests received so far, in order. Every attempt of a client's call is one."""
         with self._lock:
             return list(self._calls)
 
@@ -173,7 +194,7 @@ class FakeBillingServer:
         return web.Response(status=response.status, body=response.body, headers=response.headers)
 
     def _refusal(self, rule: Rule, call: Call) -> Response | None:
-        """What this fault answers in the place of the service; None where it leaves the work to it."""
+        """The response that this fault sends instead of doing the work, if it does so."""
         after = str(math.ceil(rule.seconds))
         match rule.fault:
             case Fault.RATE_LIMITED:
@@ -191,7 +212,7 @@ class FakeBillingServer:
 
 
 class _HungUp(web.StreamResponse):
-    """The end of the connection in the place of an answer."""
+    """The end of the connection instead of a response."""
 
     def __init__(self, is_reset: bool) -> None:
         super().__init__()
@@ -208,7 +229,7 @@ class _HungUp(web.StreamResponse):
 
 
 class _Truncated(web.StreamResponse):
-    """The head of an answer and half of its body, then the end of the connection."""
+    """The head of a response and half of its body, then the end of the connection."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(status=response.status, headers=response.headers)

@@ -27,7 +27,7 @@ from billing_client import (
     ValidationError,
 )
 from billing_client.cli.exit_codes import ExitCode
-from billing_client.cli.failures import Command, CommandError, failure_of
+from billing_client.cli.failures import Command, CommandError, failure_from
 from billing_client.cli.imports.detection import NAMES, InputFormat, read_file
 from billing_client.cli.imports.lines import InputError, SourceRecord, UsageSource
 from billing_client.cli.imports.progress import EVERY, Show, progress
@@ -211,7 +211,7 @@ def _run(import_: Import, connection: Connection, text: TextIO) -> None:
         whole = True
     except BillingError as error:
         again = SMALLER if isinstance(error, PayloadTooLargeError) else AGAIN
-        failure = failure_of(error, connection.base_url, again=again)
+        failure = failure_from(error, connection.base_url, again=again)
         raise _stopped(totals, failure.code, str(failure), dict(failure.facts)) from error
     except KeyboardInterrupt as error:
         raise _stopped(totals, ExitCode.INTERRUPTED, AGAIN, {}) from error

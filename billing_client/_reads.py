@@ -1,0 +1,267 @@
+"""What the client reads of the service: records, customers, summaries, statements, exports."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from billing_client._calls import ApiCall
+from billing_client._encoding import instant, path_segment, query_text
+from billing_client._records import CustomerSummary, Statement, Summary, UsageRecord
+from billing_client._responses import decode_line, decode_response
+from billing_client._transport import Transport
+from billing_client.contract.wire import Customer
+
+T = TypeVar("T", bound=Struct)
+P = TypeVar("P", bound="_Page")
+GroupBy = Literal["service", "hour", "day", "month"]
+
+
+class _Page(Struct, rename="camel", kw_only=True):
+    """A page of a list. `next_cursor` is None on the last page."""
+
+    next_cursor: str | None
+
+
+class _UsagePage(_Page):
+    data: list[UsageRecord]
+
+
+class _CustomerPage(_Page):
+    data: list[Customer]
+
+
+class _SummaryPage(_Page):
+    data: list[CustomerSummary]
+
+
+CUSTOMER = msgspec.json.Decoder(Customer)
+_CUSTOMERS = msgspec.json.Decoder(_CustomerPage)
+_RECORD = msgspec.json.Decoder(UsageRecord)
+_RECORDS = msgspec.json.Decoder(_UsagePage)
+_SUMMARY = msgspec.json.Decoder(Summary)
+_STATEMENT = msgspec.json.Decoder(Statement)
+_SUMMARIES = msgspec.json.Decoder(_SummaryPage)
+
+
+class LedgerReads:
+    """The reading methods of the client."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
+        """Read one stored record.
+
+        Args:
+            customer_id: Whose usage it is.
+            request_id: The request id of the record, 64 lower-case hex digits.
+
+        Raises:
+            UsageNotFoundError: The customer has no such record.
+            CustomerNotFoundError: The service does not know the customer.
+        """
+        path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
+        return await self._get(path, _RECORD)
+
+    async def usage(
+        self,
+        *,
+        customer_id: str,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        page_size: int = 100,
+    ) -> AsyncGenerator[UsageRecord, None]:
+        """List a customer's records, by the time they occurred. Pages are read as needed.
+
+        Args:
+            customer_id: Whose usage.
+            service: Only usage of this service. By default of all.
+            start: Only what occurred then or later; with a time zone.
+            end: Only what occurred before; with a time zone.
+            page_size: How many records one request asks for, 1 to 1,000.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            ValidationError: An argument is not valid.
+        """
+        query = _span_query(service, start, end) | {"limit": str(page_size)}
+        async for page in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
+            for record in page.data:
+                yield record
+
+    async def summary(
+        self,
+        *,
+        customer_id: str,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[GroupBy] = (),
+        timezone: str = "UTC",
+    ) -> Summary:
+        """Sum a customer's usage, without what was voided.
+
+        Args:
+            customer_id: Whose usage.
+            start: Only what occurred then or later; with a time zone.
+            end: Only what occurred before; with a time zone.
+            group_by: Any of "service", "hour", "day" and "month". By default there are no groups, only the total.
+            timezone: The IANA time zone of hours, days and months.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            ValidationError: An argument is not valid.
+        """
+        query = _summary_query(start, end, group_by, timezone)
+        return await self._get(f"/customers/{path_segment(customer_id)}/summary", _SUMMARY, query)
+
+    async def summaries(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[GroupBy] = (),
+        timezone: str = "UTC",
+        page_size: int = 100,
+    ) -> AsyncGenerator[CustomerSummary, None]:
+        """Sum the usage of every customer, by customer id. Pages are read as needed.
+
+        Args:
+            start: Only what occurred then or later; with a time zone.
+            end: Only what occurred before; with a time zone.
+            group_by: Any of "service", "hour", "day" and "month". By default there are no groups, only totals.
+            timezone: The IANA time zone of hours, days and months.
+            page_size: How many customers one request asks for, 1 to 1,000.
+
+        Raises:
+            ValidationError: An argument is not valid.
+        """
+        query = _summary_query(start, end, group_by, timezone) | {"limit": str(page_size)}
+        async for page in self._pages("/summary", _SUMMARIES, query):
+            for customer in page.data:
+                yield customer
+
+    async def statement(
+        self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None
+    ) -> Statement:
+        """Read the statement of a customer's month.
+
+        Args:
+            customer_id: Whose month.
+            month: The month, such as "2026-11".
+            timezone: The IANA time zone in which the month begins and ends.
+            since: The digest of an earlier statement of this month. `changes` then says what differs.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            StatementNotFoundError: No statement with the digest `since` was issued.
+            ValidationError: An argument is not valid.
+        """
+        query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
+        return await self._get(f"/customers/{path_segment(customer_id)}/statement", _STATEMENT, query)
+
+    async def export_usage(
+        self,
+        *,
+        customer_id: str | None = None,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncGenerator[UsageRecord, None]:
+        """Read all records as one stream, in constant memory. If it ends without an error, it is complete.
+
+        Args:
+            customer_id: Only this customer's usage. By default everybody's.
+            service: Only usage of this service. By default of all.
+            start: Only what occurred then or later; with a time zone.
+            end: Only what occurred before; with a time zone.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            TransportError: The stream broke off.
+        """
+        call = _export_call(customer_id, service, start, end, "ndjson")
+        async with aclosing(self._transport.stream(call)) as lines:
+            async for line in lines:
+                yield decode_line(_RECORD, line, call)
+
+    async def export_lines(
+        self,
+        *,
+        format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002 - the name that the service has for it
+        customer_id: str | None = None,
+        service: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """Read the lines of an export as the service sends them, line ends included.
+
+        Args:
+            format: "ndjson" or "csv". The first line of CSV is the heading.
+            customer_id: See `export_usage`.
+            service: See `export_usage`.
+            start: See `export_usage`.
+            end: See `export_usage`.
+
+        Raises:
+            CustomerNotFoundError: The service does not know the customer.
+            TransportError: The stream broke off.
+        """
+        call = _export_call(customer_id, service, start, end, format)
+        async with aclosing(self._transport.stream(call)) as lines:
+            async for line in lines:
+                yield line
+
+    async def get_customer(self, *, customer_id: str) -> Customer:
+        """Read one customer. Raises CustomerNotFoundError."""
+        return await self._get(f"/customers/{path_segment(customer_id)}", CUSTOMER)
+
+    async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
+        """List all customers, by id. Pages are read as needed.
+
+        Args:
+            page_size: How many customers one request asks for, 1 to 1,000.
+        """
+        async for page in self._pages("/customers", _CUSTOMERS, {"limit": str(page_size)}):
+            for customer in page.data:
+                yield customer
+
+    async def _pages(
+        self, path: str, decoder: "msgspec.json.Decoder[P]", query: dict[str, str]
+    ) -> AsyncGenerator[P, None]:
+        page = await self._get(path, decoder, query)
+        yield page
+        while page.next_cursor is not None:
+            page = await self._get(path, decoder, query | {"cursor": page.next_cursor})
+            yield page
+
+    async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
+        return await self._send(ApiCall("GET", path, query=query or {}), decoder)
+
+    async def _send(self, call: ApiCall, decoder: "msgspec.json.Decoder[T]") -> T:
+        return decode_response(decoder, await self._transport.send(call), call)
+
+
+def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
+    query = {"service": query_text("service", service)} if service is not None else {}
+    query |= {"from": instant(start)} if start is not None else {}
+    return query | ({"to": instant(end)} if end is not None else {})
+
+
+def _export_call(
+    customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
+) -> ApiCall:
+    query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
+    query |= _span_query(service, start, end) | {"format": format_}
+    return ApiCall("GET", "/usage/export", query=query)
+
+
+def _summary_query(
+    start: datetime | None, end: datetime | None, group_by: Sequence[GroupBy], timezone: str
+) -> dict[str, str]:
+    query = {"timezone": timezone} | ({"groupBy": ",".join(group_by)} if group_by else {})
+    return query | _span_query(None, start, end)

@@ -26,6 +26,7 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     request_id: str | None = None
     amount: Any = None
     recorded_at: Any = None
+    recorded_by: Any = None
     voided_at: str | None = None
     outcome: Any = None
     line: Any = None

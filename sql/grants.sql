@@ -1,8 +1,9 @@
--- name_grantee: say which role `grant` is for; valid until the end of the transaction
-SELECT set_config('billing.grantee', $1, true);
+-- name_grantee: say which role `grant` is for and whether it may manage keys ('true'); valid until the end of the
+-- transaction
+SELECT set_config('billing.grantee', $1, true), set_config('billing.with_keys', $2, true);
 
--- grant: give a role the rights the service needs, and no more. It cannot delete, change a record, create a table, or
--- create or revoke a key. Rights that it had before are revoked first.
+-- grant: give a role the rights the service needs, and no more. It cannot delete, change a record or create a table, and
+-- it can create and revoke keys only if that was asked for. Rights that it had before are revoked first.
 DO $$
 DECLARE
     grantee text := current_setting('billing.grantee');
@@ -19,7 +20,10 @@ BEGIN
         'SELECT, INSERT, UPDATE (records, units, amount) ON usage_rollups',
         'SELECT, INSERT ON statements',
         'SELECT, INSERT, UPDATE (last_recorded_at, times_active) ON service_activity',
-        'SELECT, UPDATE (last_used_at) ON api_keys',
+        CASE current_setting('billing.with_keys')
+            WHEN 'true' THEN 'SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys'
+            ELSE 'SELECT, UPDATE (last_used_at) ON api_keys'
+        END,
         'SELECT ON schema_migrations'
     ] LOOP
         EXECUTE format('GRANT %s TO %I', granted, grantee);

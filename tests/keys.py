@@ -1,10 +1,14 @@
 """API keys as an operator makes them, for tests that need one."""
 
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import asyncpg
 
+from billing_client.contract.problems import ProblemError
+from billing_client.contract.wire import NewCustomer
 from billing_service.ledger.api_keys import Key, NewKey, Scope, create_key, revoke_key
+from billing_service.ledger.customers import create_customer
 
 
 async def given_key(
@@ -25,6 +29,17 @@ async def make_key(database_url: str | None, new: NewKey) -> tuple[Key, str]:
     connection = await asyncpg.connect(database_url)
     try:
         return await create_key(connection, new)
+    finally:
+        await connection.close()
+
+
+async def given_stored_customer(database_url: str | None, customer_id: str) -> None:
+    """Add a customer without a service, unless it is there."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        customer = NewCustomer(name="Acme")
+        with suppress(ProblemError):
+            await create_customer(connection, customer_id, customer, None, None, datetime.now(UTC))
     finally:
         await connection.close()
 

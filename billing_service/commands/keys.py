@@ -1,4 +1,4 @@
-"""`billing-service keys`: an operator makes, lists and revokes API keys."""
+"""`billing-service keys`: creates, lists and revokes API keys."""
 
 import asyncio
 import re
@@ -19,18 +19,18 @@ from billing_service.settings import load_settings
 
 T = TypeVar("T")
 _DAYS = re.compile(r"([0-9]{1,5})d")
-_LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # the database's infinity is not far
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # the database driver stores datetime.max as infinity
 _KEY_ID = re.compile(r"(?:bk_)?([0-9a-f]{16})")
 _HEADINGS = ("key", "state", "name", "scopes", "customer", "created", "expires", "last used")
 
 
 @click.group(name="keys")
 def command() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 def _text(type_: Any) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """Takes what `type_` takes."""
+    """A callback that accepts the text that `type_` accepts."""
 
     def check(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
         try:
@@ -42,7 +42,7 @@ def _text(type_: Any) -> Callable[[click.Context, click.Parameter, str | None], 
 
 
 def _expiry(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    """A time to come: RFC 3339 (in UTC where it has no offset), or so many days from now."""
+    """A time in the future: RFC 3339 (UTC if it has no offset), or a number of days from now."""
     if value is None:
         return None
     now = datetime.now(UTC)
@@ -61,15 +61,15 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Answer in J
 
 
 @command.command()
-@click.option("--name", required=True, callback=_text(KeyName), help="What it is for; shown by `list` and in voids.")
+@click.option("--name", required=True, callback=_text(KeyName), help="What it is for; `list` shows it.")
 @click.option(
     "--scope", "scopes", required=True, multiple=True, type=click.Choice(SCOPES), help="What it permits; repeatable."
 )
-@click.option("--customer", callback=_text(Id), help="The one customer it reaches; all where not given.")
+@click.option("--customer", callback=_text(Id), help="The one customer it reaches, which must exist; all if not given.")
 @click.option("--expires", callback=_expiry, help="When it ends: 2027-01-31T00:00:00Z, or 90d.")
 @_json_option
 def create(name: str, scopes: tuple[Scope, ...], customer: str | None, expires: datetime | None, as_json: bool) -> None:
-    """Make a key. Its text is shown this once, on standard output."""
+    """Create a key. Its text is shown only now, on standard output."""
     wanted = NewKey(name=name, scopes=tuple(dict.fromkeys(scopes)), customer_id=customer, expires_at=expires)
     key, text = _run(lambda connection: create_key(connection, wanted))
     if as_json:
@@ -97,7 +97,7 @@ def list_command(as_json: bool) -> None:
 @click.argument("key")
 @_json_option
 def revoke(key: str, as_json: bool) -> None:
-    """End a key, named by its id as `list` shows it. Running services notice within five seconds."""
+    """Revoke a key, named by its id as `list` shows it. Running services refuse it within five seconds."""
     key_id = _KEY_ID.fullmatch(key)
     revoked = _run(lambda connection: revoke_key(connection, key_id[1])) if key_id else None
     if revoked is None:
@@ -109,7 +109,7 @@ def revoke(key: str, as_json: bool) -> None:
 
 
 def _run(work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Do something on a connection to the database, whose schema must be this program's."""
+    """Do `work` on a connection to the database. Raises MigrationError if its schema is not this program's."""
     with named_or_embedded(load_settings()) as (settings, _), unavailable_if_away():
 
         async def connected() -> T:

@@ -13,7 +13,7 @@ from billing_client import __version__
 
 # The name of each module in this package that holds a subcommand, with the summary that `--help` shows.
 COMMANDS = {
-    "keys": "Make, list and revoke API keys.",
+    "keys": "Create, list and revoke API keys.",
     "migrate": "Bring the database's schema up to date.",
     "openapi": "Print the OpenAPI document.",
     "serve": "Run the service.",

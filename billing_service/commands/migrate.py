@@ -12,14 +12,19 @@ from billing_service.settings import Settings, load_settings
 
 
 @click.command(name="migrate")
-@click.option("--grant-to", "role", metavar="ROLE", help="Let this role do what the service does, and no more.")
-def command(role: str | None) -> None:
+@click.option(
+    "--grant-to", "role", metavar="ROLE", help="Give this role the rights that the service needs, and no more."
+)
+@click.option("--with-keys", is_flag=True, help="Let the role of --grant-to create and revoke API keys too.")
+def command(role: str | None, with_keys: bool) -> None:
     """Bring the database's schema up to date."""
+    if with_keys and role is None:
+        raise click.UsageError("--with-keys needs --grant-to ROLE.")
     with named_or_embedded(load_settings()) as (settings, where):
         applied = apply_migrations(settings)
         if role is not None:
             with unavailable_if_away():
-                asyncio.run(grant(settings, role))
+                asyncio.run(grant(settings, role, with_keys=with_keys))
         count = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied"
         click.echo(f"{where}: {count if applied else 'nothing to do'}")
         for migration in applied:

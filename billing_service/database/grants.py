@@ -1,4 +1,4 @@
-"""What the role that the service runs as may do in the database, where it is not the one that migrates."""
+"""The rights of the database role that the service runs as, if it is not the owner of the tables."""
 
 from billing_service.database.pool import connect
 from billing_service.database.queries import load_queries
@@ -7,12 +7,15 @@ from billing_service.settings import Settings
 _QUERIES = load_queries("grants")
 
 
-async def grant(settings: Settings, role: str) -> None:
-    """Let a role do what the service does, and take from it what it had besides. Raises what asyncpg raises."""
+async def grant(settings: Settings, role: str, *, with_keys: bool) -> None:
+    """Give a role the rights the service needs, and revoke the others it had. Raises what asyncpg raises.
+
+    `with_keys` adds the right to create and revoke API keys. Without it, whoever takes over the service creates no key.
+    """
     connection = await connect(settings)
     try:
         async with connection.transaction():
-            await connection.execute(_QUERIES["name_grantee"], role)
+            await connection.execute(_QUERIES["name_grantee"], role, str(with_keys).lower())
             await connection.execute(_QUERIES["grant"])
     finally:
         await connection.close()

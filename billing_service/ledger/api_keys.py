@@ -1,12 +1,14 @@
-"""API keys, `bk_<key id>_<secret>`: made, listed and revoked here. What a request may do with one is in `callers`.
+"""API keys, `bk_<key id>_<secret>`: created, listed and revoked here. `http.auth` decides what a caller may do.
 
-The secret has 256 random bits. So its plain SHA-256 is kept: no dictionary helps against it, and a slow hash would only
-slow the service down (NIST SP 800-63B-3, section 5.1.2.2: secrets of 112 bits and more are hashed with an approved
-one-way function; only for fewer must that be a slow one).
+The database holds the SHA-256 of a secret. The secret has 256 random bits, so no dictionary helps against a fast hash,
+and a slow one would only slow the service down (NIST SP 800-63B-3, section 5.1.2.2: only secrets of less than 112 bits
+need a slow hash).
 """
 
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -14,23 +16,35 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import asyncpg
 from msgspec import Meta, Struct
 
+from billing_client.contract.problems import ProblemError, customer_not_found
 from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 
 Scope = Literal["usage:write", "usage:read", "usage:void", "customers:write", "customers:read", "admin"]
-"""What a caller needs to be permitted; `admin` is all of it."""
+"""What a key permits; `admin` permits everything."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KeyName = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)]
 _KEY_ID_BYTES, _SECRET_BYTES = 8, 32
 _QUERIES = load_queries("api_keys")
-# the scheme is case-insensitive (RFC 9110, section 11.1); the rest has one form, so that few texts stand for one key
+_KNOWN_CUSTOMERS = load_queries("customers")["known_customers"]
+# The scheme is case-insensitive (RFC 9110, section 11.1). The rest has one form, so that few texts stand for one key.
 _CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] {1,4}bk_([0-9a-f]{16})_([0-9a-f]{64}) {0,4}")
 
 
+class KeyRightsError(Exception):
+    """The database role may not create or revoke keys. The message says what to do, in one line."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database role that DATABASE_URL names may not create or revoke keys. Use the owner's DATABASE_URL, or "
+            "let the owner run: billing-service migrate --grant-to ROLE --with-keys"
+        )
+
+
 class NewKey(Struct, frozen=True, kw_only=True):
-    """What a key is to be. Bound to a customer, it reaches nothing of any other."""
+    """A key to create. If it is bound to a customer, it reaches no data of any other."""
 
     name: KeyName
     scopes: tuple[Scope, ...]
@@ -39,7 +53,7 @@ class NewKey(Struct, frozen=True, kw_only=True):
 
 
 class Key(Struct, rename="camel", frozen=True, kw_only=True):
-    """A key as it may be shown."""
+    """A key without its secret."""
 
     id: str
     name: str
@@ -52,14 +66,14 @@ class Key(Struct, rename="camel", frozen=True, kw_only=True):
 
 
 class Credentials(NamedTuple):
-    """What a caller shows: whose key it says it is, and the proof."""
+    """The key that a caller claims to have, and the proof."""
 
     key_id: str
     secret_sha256: bytes
 
 
 def read_credentials(authorization: bytes) -> Credentials | None:
-    """What an `Authorization` header shows, None where it is not the form of a key."""
+    """The credentials in an `Authorization` header; None if it does not have the form of a key."""
     match = _CREDENTIALS.fullmatch(authorization)
     return None if match is None else Credentials(match[1].decode(), sha256(match[2]).digest())
 
@@ -75,7 +89,13 @@ def key_id_bytes(name: str | None) -> bytes | None:
 
 
 async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
-    """Make a key; with it comes the text to hand over, which is kept nowhere."""
+    """Create a key; returns it with its text for the caller, which is stored nowhere.
+
+    Raises ProblemError (404) if it is bound to a customer that does not exist, KeyRightsError if the database role may
+    not create keys.
+    """
+    if new.customer_id is not None and not await connection.fetch(_KNOWN_CUSTOMERS, [new.customer_id]):
+        raise ProblemError(customer_not_found(new.customer_id))
     key_id, secret = secrets.token_hex(_KEY_ID_BYTES), secrets.token_hex(_SECRET_BYTES)
     key = Key(
         id=key_id,
@@ -88,21 +108,41 @@ async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
         last_used_at=None,
     )
     digest = sha256(secret.encode()).digest()
-    await connection.execute(
-        _QUERIES["insert_key"], key_id, digest, key.name, key.scopes, key.customer_id, key.created_at, key.expires_at
-    )
+    with _missing_rights_named():
+        await connection.execute(
+            _QUERIES["insert_key"],
+            key_id,
+            digest,
+            key.name,
+            key.scopes,
+            key.customer_id,
+            key.created_at,
+            key.expires_at,
+        )
     return key, f"bk_{key_id}_{secret}"
 
 
 async def list_keys(connection: Connection) -> list[Key]:
-    """All keys that were ever made."""
+    """All keys, including expired and revoked ones, in the order they were created."""
     return [_key(row) for row in await connection.fetch(_QUERIES["list_keys"])]
 
 
 async def revoke_key(connection: Connection, key_id: str) -> Key | None:
-    """End a key for good; None where there is none with this id. Processes notice within seconds."""
-    row = await connection.fetchrow(_QUERIES["revoke_key"], key_id, datetime.now(UTC))
+    """Revoke a key for good; None if there is none with this id. Every process refuses it within seconds.
+
+    Raises KeyRightsError if the database role may not revoke keys.
+    """
+    with _missing_rights_named():
+        row = await connection.fetchrow(_QUERIES["revoke_key"], key_id, datetime.now(UTC))
     return None if row is None else _key(row)
+
+
+@contextmanager
+def _missing_rights_named() -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise KeyRightsError from error
 
 
 def _key(row: asyncpg.Record) -> Key:
@@ -119,10 +159,10 @@ def _key(row: asyncpg.Record) -> Key:
 
 
 async def find_keys(connection: Connection, key_ids: list[str]) -> list[asyncpg.Record]:
-    """The rows of these keys, good or not, in no order."""
+    """The rows of these keys, including expired and revoked ones, in any order."""
     return await connection.fetch(_QUERIES["find_keys"], key_ids)
 
 
 async def note_use(connection: Connection, key_ids: list[str], now: datetime, unless_after: datetime) -> None:
-    """Write down that keys were used, unless that was done lately."""
+    """Note that keys were used at `now`, unless a use after `unless_after` is noted already."""
     await connection.execute(_QUERIES["note_use"], key_ids, now, unless_after)

@@ -12,6 +12,8 @@ import pytest
 from billing_service.__main__ import main
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head
+from tests.databases import run
+from tests.keys import given_stored_customer
 from tests.programs import Finished, bare_environment, run_main
 from tests.services import running_service
 
@@ -74,7 +76,8 @@ def test_a_key_goes_from_making_it_to_its_end(keys: Command, database_url: str) 
         exchange(service, request_head("GET", "/customers", f"Authorization: Bearer {text}")).problem("unauthenticated")
 
 
-def test_json_is_for_programs(keys: Command) -> None:
+def test_json_is_for_programs(keys: Command, database_url: str) -> None:
+    run(given_stored_customer(database_url, "acme"))
     arguments = ("--name", "Acme", "--scope", "admin", "--scope", "admin", "--customer", "acme", "--expires", "90d")
     made = json.loads(keys.output("create", *arguments, "--json"))
     text = made.pop("key")
@@ -127,6 +130,14 @@ def test_a_key_that_has_ended_is_listed_as_such(keys: Command) -> None:
 )
 def test_what_cannot_be_made(keys: Command, arguments: list[str], said: str) -> None:
     assert said in keys.failure("create", *arguments)
+
+
+def test_a_key_is_bound_to_a_customer_that_exists(keys: Command, database_url: str) -> None:
+    arguments = ("create", "--name", "n", "--scope", "admin", "--customer", "nobody")
+    assert keys.failure(*arguments) == "billing-service: There is no customer 'nobody'.\n"
+    assert json.loads(keys.output("list", "--json")) == []
+    run(given_stored_customer(database_url, "nobody"))
+    assert keys.output(*arguments).startswith("bk_")
 
 
 @pytest.mark.parametrize("key", ["0" * 16, "bk_" + "0" * 16, "nightly job", f"bk_{'0' * 16}_{'0' * 64}"])

@@ -14,6 +14,7 @@ from tests.databases import execute, run
 from tests.services import free_port
 
 HTTP_SERVER = {"uvicorn", "starlette", "prometheus_client", "jinja2", "structlog"}
+HTTP_CLIENT = {"aiohttp", "sqlite3"}
 
 
 def test_version_and_help(tmp_path: Path) -> None:
@@ -50,14 +51,14 @@ def imported(folder: Path, *arguments: str, **environment: str) -> set[str]:
 def test_help_imports_neither_the_http_server_nor_the_driver_of_the_database(tmp_path: Path) -> None:
     packages = imported(tmp_path, "--help")
     assert "click" in packages
-    assert not packages & {*HTTP_SERVER, "asyncpg", "dotenv"}
+    assert not packages & {*HTTP_SERVER, *HTTP_CLIENT, "asyncpg", "dotenv"}
 
 
 def test_a_command_that_needs_no_http_server_imports_none(tmp_path: Path, database_url: str) -> None:
     for arguments in (["keys", "list"], ["migrate"], ["verify"]):
         packages = imported(tmp_path, *arguments, DATABASE_URL=database_url)
         assert "asyncpg" in packages
-        assert not packages & HTTP_SERVER
+        assert not packages & (HTTP_SERVER | HTTP_CLIENT)
 
 
 @pytest.mark.parametrize(("package", "arguments"), [("click", ["--help"]), ("asyncpg", ["keys", "list"])])

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
+from billing_client.contract.problems import ProblemError
 from billing_service.ledger.api_keys import NewKey, create_key, list_keys, read_credentials, revoke_key
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -33,6 +34,7 @@ async def test_no_two_keys_are_alike(connection: Connection) -> None:
 async def test_keys_are_listed_in_the_order_they_were_made(connection: Connection) -> None:
     expires_at = datetime.now(UTC) + timedelta(days=1)
     bound = NewKey(name="Acme", scopes=("usage:write", "usage:read"), customer_id="acme", expires_at=expires_at)
+    await connection.execute("INSERT INTO customers VALUES ('acme', 'Acme', now(), now())")
     first, _ = await create_key(connection, NewKey(name="everything", scopes=("admin",)))
     second, _ = await create_key(connection, bound)
     assert await list_keys(connection) == [first, second]
@@ -43,6 +45,14 @@ async def test_keys_are_listed_in_the_order_they_were_made(connection: Connectio
         expires_at,
     )
     assert (second.revoked_at, second.last_used_at) == (None, None)
+
+
+async def test_no_key_is_bound_to_a_customer_that_does_not_exist(connection: Connection) -> None:
+    bound = NewKey(name="Acme", scopes=("usage:write",), customer_id="acme")
+    with pytest.raises(ProblemError) as caught:
+        await create_key(connection, bound)
+    assert caught.value.details.code == "customer_not_found"
+    assert await list_keys(connection) == []
 
 
 async def test_the_first_revocation_counts(connection: Connection) -> None:

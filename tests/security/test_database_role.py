@@ -29,6 +29,7 @@ CHANGED = {
     ("usage_rollups", "units"),
     ("usage_rollups", "amount"),
     ("service_activity", "last_recorded_at"),
+    ("service_activity", "times_active"),
     ("api_keys", "last_used_at"),
 }
 WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"}
@@ -51,8 +52,12 @@ def role_url(database_server: Server, database_url: str) -> Iterator[str]:
         run(execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}", "SELECT 1"))
 
 
-def migrate(url: str, role: str) -> Finished:
-    return run_main(main, "migrate", "--grant-to", role, environment={"DATABASE_URL": url})
+def migrate(url: str, role: str, *options: str) -> Finished:
+    return run_main(main, "migrate", "--grant-to", role, *options, environment={"DATABASE_URL": url})
+
+
+def manage_keys(url: str, *arguments: str) -> Finished:
+    return run_main(main, "keys", *arguments, environment={"DATABASE_URL": url, "BILLING_ENV": "production"})
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +139,40 @@ def test_what_it_had_besides_is_taken_from_it(role_url: str, database_url: str) 
             run(execute(role_url, f"DELETE FROM {table}", "SELECT 1"))
 
 
-def test_it_makes_no_key(tmp_path: Path, role_url: str) -> None:
-    arguments = ("keys", "create", "--name", "mine", "--scope", "admin")
-    done = run_main(main, *arguments, environment={"DATABASE_URL": role_url}, folder=tmp_path)
+CREATE = ("create", "--name", "mine", "--scope", "admin")
+MAY_NOT = """billing-service: the database role that DATABASE_URL names may not create or revoke keys. \
+Use the owner's DATABASE_URL, or let the owner run: billing-service migrate --grant-to ROLE --with-keys
+"""
+
+
+def test_it_manages_no_keys_and_is_told_what_is_missing(role_url: str, database_url: str) -> None:
+    key = run(given_key(database_url, "usage:read"))
+    for arguments in (CREATE, ("revoke", id_of(key))):
+        done = manage_keys(role_url, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", MAY_NOT)
+    assert id_of(key) in manage_keys(role_url, "list").stdout
+
+
+def test_it_manages_keys_where_that_is_granted_and_only_as_long(role_url: str, database_url: str) -> None:
+    name = str(urlsplit(role_url).username)
+    assert migrate(database_url, name, "--with-keys").returncode == 0
+    done = manage_keys(role_url, *CREATE)
+    assert done.returncode == 0, done.stderr
+    revoked = manage_keys(role_url, "revoke", id_of(done.stdout))
+    assert revoked.returncode == 0, revoked.stderr
+    for statement in ("DELETE FROM api_keys", "UPDATE api_keys SET secret_sha256 = secret_sha256"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            run(execute(role_url, statement, "SELECT 1"))
+    assert migrate(database_url, name).returncode == 0
+    assert manage_keys(role_url, *CREATE).stderr == MAY_NOT
+
+
+def test_a_right_that_is_missing_elsewhere_is_told_in_one_line(role_url: str) -> None:
+    done = run_main(main, "migrate", environment={"DATABASE_URL": role_url})
     assert done.returncode == 1
-    assert done.stderr == "billing-service: the database refused: permission denied for table api_keys\n"
+    assert done.stderr.startswith("billing-service: the database refused: ")
+    assert done.stderr.endswith("let the owner run: billing-service migrate --grant-to ROLE\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("role", ["no_such_role", 'x"; DROP TABLE customers; --', "x' OR ''='"])

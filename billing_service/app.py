@@ -8,7 +8,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from billing_service.api import customers, docs, exports, health, metrics, statements, summaries, usage
+from billing_service.api import customers, docs, exports, health, keys, metrics, statements, summaries, usage
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
@@ -31,6 +31,7 @@ OPERATIONS = [
     *exports.OPERATIONS,
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
+    *keys.OPERATIONS,
     *health.OPERATIONS,
     *metrics.OPERATIONS,
     *docs.OPERATIONS,

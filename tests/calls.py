@@ -29,6 +29,7 @@ CODES = {
     "customer_exists": 409,
     "payload_too_large": 413,
     "misdirected_request": 421,
+    "key_not_found": 404,
     "unsupported_media_type": 415,
     "event_id_conflict": 422,
     "rate_limited": 429,

@@ -11,6 +11,7 @@ import msgspec
 from billing_client.contract.query_parameters import NoQuery, StatementQuery
 from billing_client.contract.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
 from billing_service.http.operations import Operation
+from billing_service.ledger.api_keys import NewKey
 from tests.calls import Answer, exchange, json_request, request_head, usage
 from tests.services import ServeProcess, Service
 
@@ -82,6 +83,7 @@ def _body(struct: Any, target: Target) -> bytes | None:
         NewUsage: record,
         Batch: {"records": [record]},
         NewVoid: {"reason": "an example"},
+        NewKey: {"name": "an example", "scopes": ["usage:read"], "customerId": target.customer_id},
     }
     body = bodies[get_origin(struct) or struct]
     return None if body is None else json.dumps(body).encode()

@@ -21,6 +21,7 @@ KINDS = {
     "customer_not_found": Kind(404, "There is no such customer"),
     "usage_not_found": Kind(404, "There is no such usage record"),
     "statement_not_found": Kind(404, "There is no such statement"),
+    "key_not_found": Kind(404, "There is no such API key"),
     "method_not_allowed": Kind(405, "This address does not take that method"),
     "not_acceptable": Kind(406, "There is no form of this that the caller accepts"),
     "request_timeout": Kind(408, "The request did not arrive in time"),

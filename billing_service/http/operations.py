@@ -50,7 +50,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     method: Method
     path: str
     handler: Callable[[ApiRequest, Any], Awaitable[Response]]
-    tag: Literal["usage", "customers", "owed", "service"]
+    tag: Literal["usage", "customers", "owed", "keys", "service"]
     scope: Scope | None
     reach: Literal["customer", "handler", "open"]
     idempotency_key: bool = False

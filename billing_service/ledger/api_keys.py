@@ -14,10 +14,10 @@ from hashlib import sha256
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import asyncpg
-from msgspec import Meta, Struct
+from msgspec import Meta, structs
 
 from billing_client.contract.problems import ProblemError, customer_not_found
-from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id
+from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, Message, Timestamp
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 
@@ -43,16 +43,16 @@ class KeyRightsError(Exception):
         )
 
 
-class NewKey(Struct, frozen=True, kw_only=True):
+class NewKey(Message, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A key to create. If it is bound to a customer, it reaches no data of any other."""
 
     name: KeyName
-    scopes: tuple[Scope, ...]
+    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=len(SCOPES))]
     customer_id: Id | None = None
-    expires_at: datetime | None = None
+    expires_at: Timestamp | None = None
 
 
-class Key(Struct, rename="camel", frozen=True, kw_only=True):
+class Key(Message, frozen=True, kw_only=True):
     """A key without its secret."""
 
     id: str
@@ -63,6 +63,24 @@ class Key(Struct, rename="camel", frozen=True, kw_only=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class CreatedKey(Key, frozen=True, kw_only=True):
+    """A key that was created just now. `key` is its text, which is stored nowhere and shown only now."""
+
+    key: str
+
+    @classmethod
+    def of(cls, key: Key, text: str) -> "CreatedKey":
+        """The key with its text."""
+        return cls(**structs.asdict(key), key=text)
+
+
+class KeyPage(Message, frozen=True):
+    """API keys in the order they were created."""
+
+    data: list[Key]
+    next_cursor: str | None
 
 
 class Credentials(NamedTuple):

@@ -28,6 +28,7 @@ _TAGS = {
     "usage": "What customers used, recorded once.",
     "customers": "Whose usage it is.",
     "owed": "What usage adds up to.",
+    "keys": "Who may call.",
     "service": "The state of the service.",
 }
 _HEADERS: dict[str, dict[str, Any]] = {

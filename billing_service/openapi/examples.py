@@ -36,6 +36,7 @@ from billing_client.contract.wire import (
     VoidedTotal,
     VoidedUsage,
 )
+from billing_service.ledger.api_keys import CreatedKey, Key, KeyPage, NewKey
 
 _BEGIN, _END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
 _AT = datetime(2026, 11, 2, 10, 30, tzinfo=UTC)
@@ -56,6 +57,16 @@ _VOIDED: VoidedUsage[str] = VoidedUsage(
     voided_by="bk_0123456789abcdef",
     voided_for="Bob",
 )
+_KEY = Key(
+    id="0123456789abcdef",
+    name="nightly job",
+    scopes=("usage:write",),
+    customer_id="acme",
+    created_at=_BEGIN,
+    expires_at=None,
+    revoked_at=None,
+    last_used_at=None,
+)
 _GROUP: SummaryGroup[str] = SummaryGroup(service="storage", day="2026-11-02", records=1, units="1.5", amount="0.03")
 _SUM: SummaryTotal[str] = SummaryTotal(records=1, units="1.5", amount="0.03")
 _LINE: StatementLine[str] = StatementLine(
@@ -74,6 +85,7 @@ class PathParameter(NamedTuple):
 IDS: Mapping[str, PathParameter] = {
     "customer_id": PathParameter("The customer's id.", "acme"),
     "request_id": PathParameter("The record's request id.", _RECORD.request_id),
+    "key_id": PathParameter("The key's id, as the list of keys shows it.", _KEY.id),
 }
 """The parameters of paths, by the names that routes give them."""
 
@@ -83,10 +95,14 @@ BODIES: Mapping[type, Any] = {
     NewCustomer: NewCustomer(name="Acme", id="acme"),
     CustomerChange: CustomerChange(name="Acme Ltd"),
     NewVoid: NewVoid(reason="measured twice", voided_for="Bob"),
+    NewKey: NewKey(name="nightly job", scopes=("usage:write",), customer_id="acme"),
 }
 """What is sent, by its struct."""
 
 ANSWERS: Mapping[type, Any] = {
+    Key: _KEY,
+    KeyPage: KeyPage(data=[_KEY], next_cursor=None),
+    CreatedKey: CreatedKey.of(_KEY, f"bk_{_KEY.id}_{'0' * 64}"),
     Customer: _CUSTOMER,
     CustomerPage: CustomerPage(data=[_CUSTOMER], next_cursor=None),
     UsageRecord: _RECORD,

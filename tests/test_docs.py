@@ -73,7 +73,7 @@ def test_every_problem_is_documented_with_its_status() -> None:
 
 
 def test_every_endpoint_is_documented() -> None:
-    named = re.findall(r"`(GET|POST|PATCH) (/[^`?]*)[`?]", section(API, "## Endpoints"))
+    named = re.findall(r"`(GET|POST|PATCH|DELETE) (/[^`?]*)[`?]", section(API, "## Endpoints"))
     told = {(method, re.sub(r"\{.*?\}", "{}", path)) for method, path in named}
     paths = json.loads((DOCS / "openapi.json").read_text())["paths"]
     served = {(method.upper(), re.sub(r"\{.*?\}", "{}", path)) for path in paths for method in paths[path]}

@@ -4,9 +4,11 @@ import asyncio
 import gc
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import aiohttp
 import asyncpg
+import msgspec
 import pytest
 
 from billing_service.database.migrations import migrate
@@ -30,7 +32,7 @@ def server() -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def lonely_service(server: EmbeddedServer) -> Iterator[Service]:
     """A service that started while its database, a migrated one, was away."""
-    settings = Settings(database_url=server.start(), database_timeout=TIMEOUT)
+    settings = Settings(database_url=server.start(), database_timeout=TIMEOUT, read_timeout=TIMEOUT)
     run(migrate(settings))
     server.stop()
     with running_service(settings) as service:
@@ -195,7 +197,8 @@ async def test_the_pool_and_one_connection_for_single_records_are_opened_and_no_
         async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
             await given_customer(http)
             calls = [post(http, "/usage", usage(eventId=f"{n}")) for n in range(20)]
-            answers = await asyncio.gather(*calls, *(get(http, "/customers/acme") for _ in range(50)))
+            batches = [post(http, "/usage/batch", {"records": [usage(eventId=f"in batch {n}")]}) for n in range(20)]
+            answers = await asyncio.gather(*calls, *batches, *(get(http, "/customers/acme") for _ in range(50)))
             assert {answer.status for answer in answers} == {200, 201}
             opened = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'billing-service'"
             opened += " AND datname = current_database()"
@@ -230,7 +233,6 @@ async def test_a_fault_that_no_retry_mends_is_told_as_the_services_own(
     await connection.execute("ALTER TABLE usage_records RENAME COLUMN service TO renamed")
     answer = await post(http, "/usage", usage())
     assert "renamed" not in str(answer.problem("internal_error"))
-    assert answer.headers["Connection"] == "close"  # as the server will do after a fault
     await connection.execute("ALTER TABLE usage_records RENAME COLUMN renamed TO service")
     (await post(http, "/usage", usage())).require(201)
 
@@ -286,3 +288,35 @@ async def test_a_worker_node_that_is_away_is_known_by_its_words(
 ) -> None:
     with pytest.raises(DatabaseUnavailableError), unavailable_if_away():
         await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION '{sign}' USING ERRCODE = 'XX000'; END $$")
+
+
+async def test_writes_and_keys_do_not_wait_for_reads(settings: Settings) -> None:
+    """However many reads hang, some connections are left for others."""
+    database = Database(msgspec.structs.replace(settings, pool_size=3, database_timeout=2))
+    await database.open()
+    try:
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(database.read_connection(is_large=True))
+            with pytest.raises(DatabaseUnavailableError):
+                async with database.read_connection():
+                    pass
+            async with database.connection() as connection:
+                assert await connection.fetchval("SELECT 1") == 1
+        async with database.read_connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        await database.close()
+
+
+async def test_a_large_read_has_a_time_of_its_own(settings: Settings) -> None:
+    database = Database(msgspec.structs.replace(settings, database_timeout=0.5, read_timeout=60))
+    await database.open()
+    try:
+        async with database.read_connection(is_large=True) as connection:
+            assert await connection.fetchval("SELECT 1 FROM pg_sleep(1)") == 1
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.read_connection() as connection:
+                await connection.fetchval("SELECT 1 FROM pg_sleep(10)")
+    finally:
+        await database.close()

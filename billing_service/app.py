@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from billing_service.api import customers, docs, exports, health, keys, metrics, statements, summaries, usage
+from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
@@ -73,7 +74,7 @@ class ServiceApp(Router):
         _spare_the_garbage_collector()
         services.traces.start()
         await services.database.open()
-        services.sampler.start()
+        await services.sampler.start()
         services.shutdown.watch()
         try:
             yield
@@ -103,12 +104,14 @@ def create_app(
         make_group_commit: Makes what records usage; a test or a benchmark may put another in its place.
     """
     database = Database(settings)
+    clock = Clock()
     metrics = Metrics(metrics_folder())
     requests = RequestTelemetry(metrics, request_log)
     group_commit = make_group_commit(database, settings.queue_records, metrics, traces)
     services = Services(
         settings=settings,
         database=database,
+        clock=clock,
         group_commit=group_commit,
         authenticator=Authenticator(database, key_required=settings.key_required),
         admission=Admission(settings.max_requests),
@@ -116,7 +119,7 @@ def create_app(
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,
         shutdown=Shutdown(settings.drain_delay),
         metrics=metrics,
-        sampler=Sampler(metrics, requests, group_commit, database),
+        sampler=Sampler(metrics, requests, group_commit, database, clock),
         requests=requests,
         traces=traces,
         openapi=openapi_document(OPERATIONS),

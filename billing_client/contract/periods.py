@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from billing_client.contract.problems import ProblemError, invalid, invalid_input
 from billing_client.contract.query_parameters import StatementQuery, SummaryQuery
-from billing_client.contract.request_parsing import BEGINNING, END, check_timezone, instant_parameter
+from billing_client.contract.request_parsing import check_timezone, read_span
 from billing_client.contract.wire import FieldError
 
 Period = Literal["month", "day", "hour"]
@@ -65,9 +65,7 @@ def read_summary_query(query: SummaryQuery) -> Asked:
     if unknown := [member for member in members if member not in ("service", *_PERIODS)]:
         raise invalid_input("query/groupBy", f"holds {unknown[0]!r}, but takes service, hour, day and month")
     period = next((period for period in _PERIODS if period in members), None)
-    start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
-    if start > end:
-        raise invalid_input("query/to", "must not be before from")
+    start, end = read_span(query.from_, query.to)
     grouping = Grouping(service="service" in members, period=period, timezone=check_timezone(query.timezone))
     return Asked(start, end, query.from_ and start, query.to and end, grouping, members)
 

@@ -138,6 +138,17 @@ def instant_parameter(name: str, value: datetime | None, default: datetime) -> d
         raise invalid_input(f"query/{name}", str(error)) from error
 
 
+def read_span(from_: datetime | None, to: datetime | None) -> tuple[datetime, datetime]:
+    """The span of time that a query asks for, in UTC; `from_` is in, `to` is out, and None is without bound.
+
+    Raises ProblemError where it ends before it begins. One that ends where it begins holds nothing.
+    """
+    start, end = instant_parameter("from", from_, BEGINNING), instant_parameter("to", to, END)
+    if start > end:
+        raise invalid_input("query/to", "must not be before from")
+    return start, end
+
+
 def check_timezone(name: str) -> str:
     """The name of a time zone in the IANA database. Raises ProblemError."""
     if name not in _timezones():

@@ -31,13 +31,11 @@ from billing_client.contract.query_parameters import (
     UsageQuery,
 )
 from billing_client.contract.request_parsing import (
-    BEGINNING,
-    END,
     check_body_type,
-    instant_parameter,
     read_id,
     read_key,
     read_query,
+    read_span,
 )
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import (
@@ -175,7 +173,7 @@ class Endpoints:
 
     def list_usage(self, request: Request, customer_id: str) -> Response:
         query = read_query(request.query, UsageQuery)
-        start, end = _span(query)
+        start, end = read_span(query.from_, query.to)
         scope = ("usage", customer_id, query.service, start, end)
         after = self._ledger.read_cursor(scope, query.cursor)
         self._ledger.customer(customer_id)
@@ -195,7 +193,7 @@ class Endpoints:
     def export_usage(self, request: Request) -> Response:
         query = read_query(request.query, ExportQuery)
         _check_format(query.format, "ndjson", {"ndjson", "csv"})
-        start, end = _span(query)
+        start, end = read_span(query.from_, query.to)
         if query.customer_id is not None:
             self._ledger.customer(query.customer_id)
         body = _encoder.encode_lines(self._ledger.records(query.customer_id, start, end, query.service))
@@ -266,10 +264,6 @@ def _decode_record(raw: Raw, decode: RecordDecoder) -> UsageRecord[str] | BatchR
         return decode(raw)
     except ProblemError as error:
         return BatchResult(outcome="rejected", problem=error.details)
-
-
-def _span(query: UsageQuery | ExportQuery) -> tuple[datetime, datetime]:
-    return instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
 
 
 def _check_format(asked: str | None, only: str, known: set[str]) -> None:

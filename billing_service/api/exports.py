@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.csv_cells import disarm
 from billing_client.contract.query_parameters import EXPORT_TYPES, ExportQuery
-from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
+from billing_client.contract.request_parsing import read_span
 from billing_client.contract.wire import UsageRecord
 from billing_service.http.negotiation import accepts_encoding, choose_format
 from billing_service.http.operations import Operation
@@ -30,12 +30,8 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
     format_ = choose_format(request, query.format, EXPORT_TYPES)
     if query.customer_id is not None:
         request.caller.require_reach(query.customer_id)
-    selection = Selection(
-        query.customer_id or request.caller.customer_id,
-        query.service,
-        instant_parameter("from", query.from_, BEGINNING),
-        instant_parameter("to", query.to, END),
-    )
+    span = read_span(query.from_, query.to)
+    selection = Selection(query.customer_id or request.caller.customer_id, query.service, *span)
     async with request.services.database.read_connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)

@@ -26,7 +26,8 @@ async def healthz(_: ApiRequest, __: NoQuery) -> Response:
 
 
 async def readyz(request: ApiRequest, _: NoQuery) -> Response:
-    """Say whether the database answers with a schema that fits, the queue has room, and no stop was asked for."""
+    """Say whether the database answers with a schema that fits and the same time, the queue has room, and no stop was
+    asked for."""
     services = request.services
     if services.shutdown.announced:
         raise _not_ready("The service is stopping.")
@@ -35,11 +36,15 @@ async def readyz(request: ApiRequest, _: NoQuery) -> Response:
     try:
         async with request.services.database.connection() as connection:
             await check_schema(connection)
+            if services.clock.fault:  # it may have been set meanwhile
+                await services.clock.synchronise(connection)
     except MigrationError as error:
         raise _not_ready(str(error), "5") from error
     except DatabaseUnavailableError as error:
         _log.warning("the database is not available: %s", error)
         raise _not_ready("The database does not answer, or has no connection to spare.") from error
+    if fault := services.clock.fault:
+        raise _not_ready(fault, "60")
     return Response(b'{"status":"ready"}', media_type="application/json")
 
 

@@ -13,7 +13,7 @@ from billing_client.contract.decoding import RecordDecoder, decode_batch, decode
 from billing_client.contract.outcomes import Decision, Submission, refusal_of, submissions_of
 from billing_client.contract.problems import usage_not_found
 from billing_client.contract.query_parameters import BatchQuery, NoQuery, UsageQuery
-from billing_client.contract.request_parsing import BEGINNING, END, instant_parameter
+from billing_client.contract.request_parsing import instant_parameter, read_span
 from billing_client.contract.wire import (
     Batch,
     BatchResult,
@@ -117,7 +117,7 @@ def _result(decision: Decision, record: UsageRecord[str], may_read: bool) -> Bat
 async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
     """List a customer's records by the time they occurred."""
     customer_id = request.customer_id
-    start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
+    start, end = read_span(query.from_, query.to)
     scope = repr(("usage", customer_id, query.service, start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)

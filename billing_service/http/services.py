@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
@@ -21,6 +22,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     Attributes:
         settings: The settings of this process.
         database: Connections for everything but single records.
+        clock: The time, by the database's clock.
         group_commit: Records usage; answers after the commit.
         authenticator: Finds the caller behind an API key.
         admission: Bounds the requests that are worked on at once.
@@ -36,6 +38,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
 
     settings: Settings
     database: Database
+    clock: Clock
     group_commit: GroupCommit
     authenticator: Authenticator
     admission: Admission

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -52,6 +53,12 @@ class Metrics:
         self._outcomes = {(way, outcome): outcomes.labels(way, outcome) for way in WAYS for outcome in OUTCOMES}
         self._queue = _Queue(own)
         self._pool = _Pool(own)
+        self._skew = Gauge(
+            "billing_clock_skew_seconds",
+            "How far the machine's clock is ahead of the database's",
+            registry=own,
+            multiprocess_mode="livemostrecent",
+        )
         self._commits = _Commits(own)
         self._committed: dict[Way, list[_Commit]] = {way: [] for way in WAYS}
         self._uncounted = 0
@@ -78,6 +85,10 @@ class Metrics:
     def waited(self, seconds: float) -> None:
         """The first record of a group waited so long until its commit began."""
         self._waits.append(seconds)
+
+    def clock_skew(self, skew: timedelta) -> None:
+        """The machine's clock is so far ahead of the database's."""
+        self._skew.set(skew.total_seconds())
 
     def sample(self, queued: int, capacity: int, pool: PoolUse) -> None:
         """Take down what stands at this moment. Of several processes each must, now and then: none sees the others'."""

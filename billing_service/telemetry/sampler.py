@@ -8,6 +8,7 @@ from typing import Protocol
 
 import asyncpg
 
+from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestTelemetry
@@ -15,6 +16,8 @@ from billing_service.telemetry.request_log import RequestTelemetry
 _log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
+CLOCK_SECONDS = 60.0
+FIRST_CLOCK_SECONDS = 1.0  # until the database answered once
 
 
 class Queue(Protocol):
@@ -30,21 +33,29 @@ class Queue(Protocol):
 
 
 class Sampler:
-    """Samples the queue and the pool every SAMPLE_SECONDS, and shares when each service was last active with the other
-    processes every SYNCHRONISE_SECONDS."""
+    """Samples the queue and the pool every SAMPLE_SECONDS, shares when each service was last active with the other
+    processes every SYNCHRONISE_SECONDS, and looks at the database's clock every CLOCK_SECONDS."""
 
-    def __init__(self, metrics: Metrics, requests: RequestTelemetry, queue: Queue, database: Database) -> None:
+    def __init__(
+        self, metrics: Metrics, requests: RequestTelemetry, queue: Queue, database: Database, clock: Clock
+    ) -> None:
         self._metrics = metrics
         self._requests = requests
         self._queue = queue
         self._database = database
+        self._clock = clock
+        self._reads_clock = True
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Sample in the background. Needs a running event loop."""
+    async def start(self) -> None:
+        """Look at the database's clock, for at most PARTING_SECONDS, then sample in the background."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PARTING_SECONDS):
+                await self._synchronise_clock()
         self._tasks = [
             asyncio.create_task(_repeat(self._sample, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(self._synchronise, SYNCHRONISE_SECONDS)),
+            asyncio.create_task(self._follow_clock()),
         ]
 
     async def stop(self) -> None:
@@ -71,6 +82,25 @@ class Sampler:
             await self._metrics.silence.synchronise(self._database)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
             _log.warning("when each service was last active is not saved yet: %s", error)
+
+    async def _follow_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_SECONDS if self._clock.is_synchronised else FIRST_CLOCK_SECONDS)
+            await self._synchronise_clock()
+
+    async def _synchronise_clock(self) -> None:
+        try:
+            async with self._database.connection() as connection:
+                await self._clock.synchronise(connection)
+        except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+            if self._reads_clock:  # said once, not every time
+                _log.warning("the database's clock cannot be read: %s", error)
+            self._reads_clock = False
+            return
+        self._reads_clock = True
+        self._metrics.clock_skew(self._clock.skew)
+        if fault := self._clock.fault:
+            _log.error("%s", fault)
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Liveness and readiness."""
 
 import asyncio
+import re
 
 import aiohttp
 import asyncpg
@@ -10,6 +11,7 @@ import pytest
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, post, send, usage
 from tests.ledger.test_group_commit import writes_held_up
+from tests.scrapes import scrape
 from tests.services import free_port, running_service
 
 
@@ -41,6 +43,33 @@ async def test_a_schema_that_is_too_new_is_not_ready(
 ) -> None:
     await connection.execute("INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)")
     assert "too new for this program" in (await get(http, "/readyz")).problem("unavailable")["detail"]
+
+
+async def test_a_machine_whose_clock_is_wrong_is_not_ready(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """It is the database's clock that is put forward here, by a function that is found before PostgreSQL's."""
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("CREATE SCHEMA wrong")
+    await set_clock(connection, "interval '40 days'")
+    await connection.execute(f'ALTER DATABASE "{name}" SET search_path = wrong, pg_catalog, public')
+    with running_service(settings) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            answer = await get(http, "/readyz")
+            detail = answer.problem("unavailable")["detail"]
+            assert re.search(r"clock of this machine is 345\d{4} seconds behind the database's", detail)
+            assert int(answer.headers["Retry-After"]) > 0
+            (await get(http, "/healthz")).require(200)
+            assert (await scrape(http)).value("billing_clock_skew_seconds") == pytest.approx(-3_456_000, abs=30)
+            await set_clock(connection, "interval '0'")
+            (await get(http, "/readyz")).require(200)
+
+
+async def set_clock(connection: "asyncpg.Connection[asyncpg.Record]", ahead: str) -> None:
+    await connection.execute(
+        "CREATE OR REPLACE FUNCTION wrong.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+        f"$$ SELECT pg_catalog.clock_timestamp() + {ahead} $$"
+    )
 
 
 async def test_a_queue_without_room_is_not_ready(

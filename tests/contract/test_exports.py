@@ -129,10 +129,25 @@ async def test_an_empty_ledger_in_csv(http: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize(
     ("query", "pointer"),
-    [("?format=xlsx", "query/format"), ("?from=x", "query/from"), ("?limit=3", "query/limit")],
+    [
+        ("?format=xlsx", "query/format"),
+        ("?from=x", "query/from"),
+        ("?limit=3", "query/limit"),
+        ("?from=2025-01-01T00:00:01Z&to=2025-01-01T00:00:00Z", "query/to"),
+    ],
 )
 async def test_a_bad_query(shared_http: aiohttp.ClientSession, query: str, pointer: str) -> None:
     (await get(shared_http, f"/usage/export{query}")).problem("validation_error", pointer)
+
+
+async def test_a_span_that_ends_where_it_begins_holds_nothing(
+    shared_http: aiohttp.ClientSession, customer: str
+) -> None:
+    (await post(shared_http, "/usage", usage(customerId=customer, occurredAt="2025-01-01T00:00:00Z"))).require(201)
+    span = "from=2025-01-01T00:00:00Z&to=2025-01-01T00:00:00Z"
+    assert (await get(shared_http, f"/customers/{customer}/usage?{span}")).require(200)["data"] == []
+    async with shared_http.get(f"/usage/export?customerId={customer}&{span}") as response:
+        assert (response.status, await response.read()) == (200, b"")
 
 
 async def test_a_customer_that_is_not_there(shared_http: aiohttp.ClientSession) -> None:

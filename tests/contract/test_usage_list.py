@@ -104,10 +104,9 @@ async def test_from_is_in_and_to_is_out(shared_http: aiohttp.ClientSession, cust
         ({"to": at(3.0001)}, records[:4]),
         ({"from": at(1), "to": at(3)}, records[1:3]),
         ({"from": at(3), "to": at(3)}, []),
-        ({"from": at(4), "to": at(1)}, []),
         ({"from": "2025-01-01T03:30:00+02:30"}, records[1:]),
         ({"to": "9999-12-31T23:59:59.999999Z"}, records),
-        ({"from": "0002-01-01T00:00:00Z"}, records),
+        ({"from": "0001-01-01T00:00:00Z"}, records),
     ):
         for limit in (1, 100):
             assert list(chain(*await read_pages(shared_http, customer, limit=limit, **query))) == expected, query
@@ -191,6 +190,9 @@ async def test_a_forged_cursor_of_customers(shared_http: aiohttp.ClientSession) 
         ("from=0001-01-01T00:00:00%2B14:00", ["query/from"]),
         ("to=9999-12-31T23:59:59-14:00", ["query/to"]),
         ("from=1735689600", ["query/from"]),
+        ("from=2025-01-01T00:00:00%2B0000", ["query/from"]),
+        ("from=2025-01-01T00:00:00.0000019Z&to=2025-01-01T00:00:00Z", ["query/to"]),
+        ("from=9999-12-31T23:59:59Z&to=2025-01-01T00:00:00Z", ["query/to"]),
         ("from_=2025-01-01T00:00:00Z", ["query/from_"]),
         ("until=2025-01-01T00:00:00Z&order=desc", ["query/order", "query/until"]),
         ("cursor=nonsense", ["query/cursor"]),

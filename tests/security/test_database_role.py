@@ -67,7 +67,7 @@ def key_of(database_url: str) -> Callable[..., str]:
     return lambda *scopes, **bound: run(given_key(database_url, *scopes, **bound))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=name_of)
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.documented], ids=name_of)
 def test_every_operation_works(service: Service, victim: Victim, admin: str, operation: Operation) -> None:
     for request in examples(operation, Target(victim.customer_id, victim.request_id)):
         answer = send_example(service, request, admin)

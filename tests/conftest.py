@@ -24,9 +24,8 @@ _PREPARED = pytest.StashKey[tuple[Server, str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server and make the template database; the workers of pytest-xdist share those of their controller."""
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as in the background; every process of a test would inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell ignores it for what runs in the background, and every process that a test starts would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if (given := getattr(config, "workerinput", None)) is not None:
         config.stash[_PREPARED] = Server(*given["database_server"]), given["template_database"]

@@ -1,5 +1,7 @@
 """What every test may ask for: a migrated database of its own, and the service on it."""
 
+import signal
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -22,12 +24,31 @@ _PREPARED = pytest.StashKey[tuple[Server, str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server and make the template database; the workers of pytest-xdist share those of their controller."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell ignores it for what runs in the background, and every process that a test starts would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if (given := getattr(config, "workerinput", None)) is not None:
         config.stash[_PREPARED] = Server(*given["database_server"]), given["template_database"]
         return
     config.stash[_STACK] = stack = ExitStack()
     server = stack.enter_context(find_server())
     config.stash[_PREPARED] = server, stack.enter_context(migrated_database(server))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put slow tests first in the share that each worker gets, so that none of them is left alone with one."""
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = deque(item for item in items if not item.get_closest_marker("slow"))
+    left = len(items)
+    items.clear()
+    for worker in range(workers):
+        size = left // (workers - worker)  # as xdist's scheduler shares them out
+        first = slow[worker::workers]
+        items += [*first, *(others.popleft() for _ in range(min(len(others), size - len(first))))]
+        left -= size
+    items += others
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -94,6 +94,8 @@ def test_the_wheel_holds_both_packages_the_sql_and_no_tests(wheel: Path) -> None
     assert len(licences) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_wheel_brings_the_client_alone_and_serves_with_its_extras(wheel: Path, tmp_path: Path) -> None:
     bare = Venv(tmp_path / "venv")
     installed = bare.install(str(wheel))

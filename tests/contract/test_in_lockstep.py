@@ -178,6 +178,7 @@ def fake() -> Iterator[FakeBillingServer]:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
 @given(given_usage=GIVEN_USAGE, steps=st.lists(STEPS, min_size=20, max_size=40))
 def test_both_answer_alike(
     shared_service: Service, fake: FakeBillingServer, given_usage: Step, steps: Sequence[Step]

@@ -68,6 +68,7 @@ async def test_the_page_needs_no_other_host(shared_http: aiohttp.ClientSession) 
         assert response.status == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path, seed: int) -> None:
     """All checks, over examples, boundaries, random data valid and not, and sequences of calls, with a key required."""

@@ -39,6 +39,7 @@ async def test_a_customer_without_usage(http: aiohttp.ClientSession) -> None:
         "currency": "USD",
         "groups": [],
         "total": ZERO,
+        "nextCursor": None,
     }
 
 
@@ -146,6 +147,9 @@ async def test_from_is_in_and_to_is_out(http: aiohttp.ClientSession) -> None:
         ("from=2026-01-02", "query/from"),
         ("from=0001-01-01T00:00:00%2B14:00", "query/from"),
         ("granularity=day", "query/granularity"),
+        ("limit=0", "query/limit"),
+        ("limit=50001", "query/limit"),
+        ("cursor=x", "query/cursor"),
     ],
 )
 async def test_a_bad_query(shared_http: aiohttp.ClientSession, query: str, pointer: str) -> None:
@@ -227,3 +231,84 @@ async def test_a_month_is_the_same_in_summary_and_statement_in_every_zone(http: 
         expected = sorted(label({"occurredAt": instant}, "month", timezone) for instant in instants)
         wrong += [timezone] if [group["month"] for group in groups] != expected else []
     assert wrong == []
+
+
+# in St. John's 2009 the first minute of November was followed by the last hour of October once more
+TURNED_BACK = ("2009-11-01T02:29:59Z", "2009-11-01T02:30:30Z", "2009-11-01T02:45:00Z", "2009-11-01T03:30:00Z")
+
+
+async def test_a_clock_turned_back_over_midnight_does_not_bring_the_month_before_back(
+    http: aiohttp.ClientSession,
+) -> None:
+    await record_all(http, [usage(eventId=instant, occurredAt=instant) for instant in TURNED_BACK])
+    groups = (await summary(http, groupBy="hour,month", timezone="America/St_Johns"))["groups"]
+    assert [(group["hour"], group["month"]) for group in groups] == [
+        ("2009-10-31T23:00:00-02:30", "2009-10"),
+        ("2009-11-01T00:00:00-02:30", "2009-11"),
+        ("2009-10-31T23:00:00-03:30", "2009-11"),
+        ("2009-11-01T00:00:00-03:30", "2009-11"),
+    ]
+
+
+@pytest.mark.service_alone
+async def test_a_month_is_one_thing_in_a_summary_and_a_statement(http: aiohttp.ClientSession) -> None:
+    await record_all(http, [usage(eventId=instant, occurredAt=instant) for instant in TURNED_BACK])
+    months = (await summary(http, groupBy="month", timezone="America/St_Johns"))["groups"]
+    assert [(group["month"], group["records"]) for group in months] == [("2009-10", 1), ("2009-11", 3)]
+    for group in months:
+        path = f"/customers/acme/statement?month={group['month']}&timezone=America/St_Johns"
+        total = (await get(http, path)).require(200)["total"]
+        assert (total["records"], total["amount"]) == (group["records"], group["amount"])
+
+
+async def test_groups_page_by_page(http: aiohttp.ClientSession) -> None:
+    await record_all(http, made_up_usage(40, seed=9))
+    for members in ("service", "day", "service,hour", "month,service"):
+        whole = await summary(http, groupBy=members, timezone="Asia/Kolkata")
+        assert whole["nextCursor"] is None
+        page = await summary(http, groupBy=members, timezone="Asia/Kolkata", limit="2")
+        groups = page["groups"]
+        while page["nextCursor"] is not None:
+            assert (len(page["groups"]), page["total"]) == (2, whole["total"])
+            cursor = page["nextCursor"]
+            page = await summary(http, groupBy=members, timezone="Asia/Kolkata", limit="2", cursor=cursor)
+            groups += page["groups"]
+        assert (groups, page["total"]) == (whole["groups"], whole["total"])
+
+
+async def test_a_cursor_is_good_for_its_summary_alone(http: aiohttp.ClientSession) -> None:
+    await record_all(http, [*made_up_usage(9, 1), *made_up_usage(9, 1, "other")])
+    cursor = (await summary(http, groupBy="service,day", limit="1"))["nextCursor"]
+    (await get(http, f"/customers/acme/summary?groupBy=service,day&cursor={cursor}")).require(200)
+    for path in ("/customers/acme/summary?groupBy=day", "/customers/other/summary?groupBy=service,day", "/summary?"):
+        (await get(http, f"{path}&cursor={cursor}")).problem("validation_error", "query/cursor")
+
+
+async def test_a_time_when_there_can_be_no_usage(http: aiohttp.ClientSession) -> None:
+    await record_all(http, made_up_usage(3, seed=1))
+    for start in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999Z", "9999-01-01T00:00:00Z"):
+        for members in ("", "hour", "service,month"):
+            answer = await summary(http, groupBy=members, **{"from": start})
+            assert (answer["groups"], answer["total"], answer["to"]) == ([], ZERO, None)
+    assert (await summary(http, groupBy="day", to="0001-01-01T00:00:00Z"))["total"] == ZERO
+    moment = "2026-01-01T00:00:00Z"
+    assert (await summary(http, to=moment, **{"from": moment}))["total"] == ZERO
+
+
+@pytest.mark.parametrize(
+    ("zone", "instant", "hour"),
+    [
+        ("Africa/Monrovia", "1969-07-20T12:00:00Z", "1969-07-20T11:00:30-00:44"),  # -00:44:30
+        ("Africa/Monrovia", "1969-07-20T00:44:29Z", "1969-07-19T23:00:30-00:44"),
+        ("Europe/Amsterdam", "1937-01-01T12:00:27Z", "1937-01-01T12:00:28+00:20"),  # +00:19:32
+        ("Europe/Berlin", "1880-05-01T23:06:32Z", "1880-05-02T00:00:32+00:54"),  # +00:53:28
+        ("Asia/Kathmandu", "2026-01-01T00:00:00Z", "2026-01-01T05:00:00+05:45"),
+    ],
+)
+async def test_an_hour_is_a_time_of_rfc_3339(http: aiohttp.ClientSession, zone: str, instant: str, hour: str) -> None:
+    await record_all(http, [usage(occurredAt=instant)])
+    (group,) = (await summary(http, groupBy="hour,day", timezone=zone))["groups"]
+    assert (group["hour"], group["day"]) == (hour, hour[:10])
+    begun = datetime.fromisoformat(hour)
+    assert timedelta(0) <= datetime.fromisoformat(instant) - begun < timedelta(hours=1)
+    assert begun.astimezone(UTC).isoformat() == label({"occurredAt": instant}, "hour", zone)

@@ -37,7 +37,7 @@ OPERATIONS = [
     *metrics.OPERATIONS,
     *docs.OPERATIONS,
 ]
-MakeGroupCommit = Callable[[Database, int, Metrics, Traces], GroupCommit]
+MakeGroupCommit = Callable[[Database, int, Metrics, Traces, Clock], GroupCommit]
 
 
 class ServiceApp(Router):
@@ -107,13 +107,13 @@ def create_app(
     clock = Clock()
     metrics = Metrics(metrics_folder())
     requests = RequestTelemetry(metrics, request_log)
-    group_commit = make_group_commit(database, settings.queue_records, metrics, traces)
+    group_commit = make_group_commit(database, settings.queue_records, metrics, traces, clock)
     services = Services(
         settings=settings,
         database=database,
         clock=clock,
         group_commit=group_commit,
-        authenticator=Authenticator(database, key_required=settings.key_required),
+        authenticator=Authenticator(database, key_required=settings.key_required, clock=clock),
         admission=Admission(settings.max_requests),
         body_budget=BodyBudget(settings.max_receiving_bytes),
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,

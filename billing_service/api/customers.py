@@ -1,6 +1,5 @@
 """The endpoints of customers."""
 
-from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -32,7 +31,7 @@ async def create_customer(request: ApiRequest, _: NoQuery) -> Response:
     customer_id = new.id or new_customer_id()
     async with request.services.database.connection() as connection:
         created = await customers.create_customer(
-            connection, customer_id, new, key, request.caller.key_name, datetime.now(UTC)
+            connection, customer_id, new, key, request.caller.key_name, request.services.clock.now()
         )
     headers = {"Location": path_of(customer_id)}
     if created.is_replay:
@@ -67,7 +66,9 @@ async def update_customer(request: ApiRequest, _: NoQuery) -> Response:
     """Rename a customer."""
     change = decode_customer_change(await request.read_json())
     async with request.services.database.connection() as connection:
-        customer = await customers.rename_customer(connection, request.customer_id, change.name, datetime.now(UTC))
+        customer = await customers.rename_customer(
+            connection, request.customer_id, change.name, request.services.clock.now()
+        )
     return JsonResponse(customer)
 
 

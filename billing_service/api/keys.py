@@ -1,7 +1,5 @@
 """The endpoints of API keys, for callers with the scope `admin` and no customer of their own."""
 
-from datetime import UTC, datetime
-
 from starlette.responses import Response
 
 from billing_client.contract.decoding import ObjectDecoder
@@ -21,7 +19,7 @@ async def create_key(request: ApiRequest, _: NoQuery) -> Response:
     """Create an API key. Its text is in this answer and nowhere else."""
     request.caller.require_reach(None)
     new = _decode_new_key(await request.read_json())
-    if new.expires_at is not None and new.expires_at <= datetime.now(UTC):
+    if new.expires_at is not None and new.expires_at <= request.services.clock.now():
         raise invalid_input("/expiresAt", "must be in the future")
     async with request.services.database.connection() as connection:
         try:

@@ -31,7 +31,9 @@ async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
     async with request.services.database.read_connection(is_large=True) as connection:
-        statement = await issue_statement(connection, month, request.services.settings.currency, since)
+        statement = await issue_statement(
+            connection, month, request.services.settings.currency, since, request.services.clock.now()
+        )
     body = await asyncio.to_thread(_FORMATS[format_], statement)
     return Response(body, headers=_headers(format_, query.month), media_type=STATEMENT_TYPES[format_])
 

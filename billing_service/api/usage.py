@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -50,7 +50,7 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Record one use. The answer comes after the commit."""
     try:
         key = request.idempotency_key()
-        record = decode_usage(await request.read_json(), datetime.now(UTC), request.caller.key_name)
+        record = decode_usage(await request.read_json(), request.services.clock.now(), request.caller.key_name)
         await request.count_records(1)
         request.caller.require_reach(record.customer_id, record.request_id)
     except ProblemError:
@@ -72,7 +72,7 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     key = request.idempotency_key()
     batch = decode_batch(await request.read_json())
     await request.count_records(len(batch.records))
-    decoded = await _decode_records(batch.records, datetime.now(UTC), request.caller)
+    decoded = await _decode_records(batch.records, request.services.clock.now(), request.caller)
     submissions = submissions_of([record for record in decoded if isinstance(record, UsageRecord)], key)
     if query.dry_run:
         decisions = iter(await request.services.group_commit.dry_run_batch(submissions))
@@ -153,7 +153,7 @@ async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
     void = decode_new_void(await request.read_json())
-    voided_by, voided_at = request.caller.key_name or request.caller.name, datetime.now(UTC)
+    voided_by, voided_at = request.caller.key_name or request.caller.name, request.services.clock.now()
     async with request.services.database.connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hmac import compare_digest
 
 import asyncpg
 from msgspec import Struct
 
+from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.http.errors import ProblemError, problem
 from billing_service.ledger.api_keys import SCOPES, Credentials, Scope, find_keys, note_use, read_credentials
@@ -67,9 +68,12 @@ class Authenticator:
     up all that wait. So any number of calls with unknown keys keeps one connection busy at the most.
     """
 
-    def __init__(self, database: Database, *, key_required: bool, bound: int = MAX_CALLERS) -> None:
+    def __init__(
+        self, database: Database, *, key_required: bool, bound: int = MAX_CALLERS, clock: Clock | None = None
+    ) -> None:
         self._database = database
         self._bound = bound
+        self._clock = clock or Clock()
         self._key_required = key_required
         self._known: dict[bytes, _Known] = {}
         self._waiting: dict[bytes, tuple[Credentials, asyncio.Future[Caller | None]]] = {}
@@ -126,7 +130,7 @@ class Authenticator:
         asked_at = time.monotonic()
         async with self._database.connection() as connection:
             rows = await find_keys(connection, list({credentials.key_id for credentials, _ in waiting.values()}))
-        now = datetime.now(UTC)
+        now = self._clock.now()
         by_id = {row["key_id"]: row for row in rows}
         if len(self._known) > self._bound:
             self._known.clear()

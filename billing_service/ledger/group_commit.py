@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from billing_client.contract.outcomes import Decision, Submission
+from billing_service.database.clock import Clock
 from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.ledger.records import UsageWriter, decide_dry_run
 from billing_service.telemetry.metrics import Metrics
@@ -37,11 +37,13 @@ class GroupCommit:
         queue_records: int,
         metrics: Metrics | None = None,
         traces: Traces = OFF,
+        clock: Clock | None = None,
     ) -> None:
         self._database = database
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
         self._traces = traces
+        self._clock = clock or Clock()
         self._usage = UsageWriter()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
@@ -87,7 +89,7 @@ class GroupCommit:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP_RECORDS], self._waiting[GROUP_RECORDS:]
-                self._metrics.waited((datetime.now(UTC) - group[0][0].record.recorded_at).total_seconds())
+                self._metrics.waited((self._clock.now() - group[0][0].record.recorded_at).total_seconds())
                 try:
                     await self._write_group(group)
                 except DatabaseUnavailableError as error:  # what waits would meet the same, one group after the other

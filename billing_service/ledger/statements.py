@@ -1,7 +1,7 @@
 """What a statement says, read in one snapshot; what was issued is kept, so that a later one can say what changed."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import asyncpg
@@ -52,12 +52,13 @@ class _Issue(NamedTuple):
     recently_voided: list[bytes]
 
 
-async def issue_statement(connection: Connection, month: Month, currency: str, since: bytes | None) -> Statement[str]:
+async def issue_statement(
+    connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime
+) -> Statement[str]:
     """The statement of a month, with what changed since the one with this digest where one is asked for.
 
     Raises ProblemError where there is no such customer, or no such earlier statement.
     """
-    now = datetime.now(UTC)
     minor_unit = MINOR_UNITS[currency]
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         customer = await require_customer(connection, month.customer_id)

@@ -27,7 +27,7 @@ from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.otel import OpenTelemetryTraces
 from tests.calls import get, given_customer, post, send, usage
-from tests.commands import failure
+from tests.commands import failure_of_process
 from tests.ledger.test_group_commit import until_a_write_waits, writes_held_up
 from tests.scrapes import scrape
 from tests.services import Service, free_port, running_service, serve_process
@@ -283,7 +283,7 @@ def test_an_installation_without_opentelemetry_says_what_is_missing(
     search_path = os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")])
     environment = {"PYTHONPATH": search_path, "BILLING_TRACES": "otlp", "DATABASE_URL": database_url}
     arguments = ("serve", "--port", str(free_port()), "--workers", workers)
-    line = failure(tmp_path, *arguments, BILLING_LOG_FORMAT="json", BILLING_LOG_LEVEL="error", **environment)
+    line = failure_of_process(tmp_path, *arguments, BILLING_LOG_FORMAT="json", BILLING_LOG_LEVEL="error", **environment)
     assert "BILLING_TRACES: OpenTelemetry is not installed" in line
     assert "billing-system[service,otel]" in line
 

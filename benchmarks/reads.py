@@ -23,8 +23,8 @@ from billing_client.contract.wire import Summary, UsagePage
 
 PAGE, LARGEST_PAGE = 100, 1_000
 GROUPINGS = ("", "service", "day")
-# no day of the others is one of UTC, and midnights in Kabul are as far from the end of a sum of three hours as can be
-ZONES = ("UTC", "Asia/Kolkata", "Asia/Tokyo", "Asia/Kabul")
+# midnight is at the edge of a 3-hour bucket in UTC and Tokyo, and within one in the others
+ZONES = ("UTC", "Asia/Kolkata", "Asia/Tokyo", "Asia/Kabul", "Australia/Lord_Howe")
 _summary = msgspec.json.Decoder(Summary[str]).decode
 _page = msgspec.json.Decoder(UsagePage[str]).decode
 

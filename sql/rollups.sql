@@ -3,45 +3,33 @@ UPDATE usage_rollups
 SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket = $3 AND service = $4;
 
--- used_cells: the UTC intervals of length $3 between $4 and $5 in which a customer has usage, found in the sums of $2 minutes
-SELECT DISTINCT date_bin($3::interval, bucket, timestamptz '2000-01-01T00:00:00Z') AS cell
+-- used_buckets: the UTC intervals of length $3 between $4 and $5 in which a customer has usage, found in the rollups of $2
+-- minutes
+SELECT DISTINCT date_bin($3::interval, bucket, timestamptz '2000-01-01T00:00:00Z') AS start
 FROM usage_rollups
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket >= $4::timestamptz AND bucket < $5::timestamptz AND records > 0
-ORDER BY cell
+ORDER BY start
 LIMIT $6;
 
--- summarize_rollups: totals of a customer by period and, if $2, by service. $4 to $8 are stretches of time: the sums in a
--- stretch are added to one period (gains) and subtracted from another (loses)
--- ORDER BY a constant keeps the planner from flattening the subquery. So it looks each stretch up in the primary key,
--- however many stretches it expects.
-WITH parts AS (
-    SELECT gains, loses, CASE WHEN $2::boolean THEN service END AS service,
-        sum(records) AS records, sum(units) AS units, sum(amount) AS amount
-    FROM unnest($4::smallint[], $5::timestamptz[], $6::timestamptz[], $7::integer[], $8::integer[])
-        AS stretch (minutes, first, last, gains, loses)
+-- summarize: totals of a customer by period and, if $2, by service. The pieces of a period are rollups of a time ($4 to $7)
+-- and single records ($8 to $10), each with the start of its period
+-- ORDER BY a constant keeps the planner from flattening the subqueries. So it looks each piece up in an index, however many
+-- pieces it expects.
+SELECT period, service, sum(records)::bigint AS records, trim_scale(sum(units))::text AS units,
+    trim_scale(sum(amount))::text AS amount
+FROM (
+    SELECT period, CASE WHEN $2::boolean THEN service END AS service, records, units, amount
+    FROM unnest($4::timestamptz[], $5::smallint[], $6::timestamptz[], $7::timestamptz[])
+        AS piece (period, minutes, first, last)
     CROSS JOIN LATERAL (
         SELECT service, records, units, amount
         FROM usage_rollups
         WHERE customer_id = $1 AND bucket_minutes = minutes AND bucket >= first AND bucket < last AND records > 0
         ORDER BY bucket_minutes
     ) AS rollup
-    GROUP BY gains, loses, CASE WHEN $2 THEN service END
-), sides AS (
-    SELECT gains AS period, service, records, units, amount FROM parts WHERE gains IS NOT NULL
     UNION ALL
-    SELECT loses, service, -records, -units, -amount FROM parts WHERE loses IS NOT NULL
-)
-SELECT period, service, sum(records)::bigint AS records, sum(units)::text AS units, sum(amount)::text AS amount
-FROM sides
-GROUP BY period, service
-LIMIT $3;
-
--- summarize_records: the same totals, from the records in the stretches $4 to $7
-WITH parts AS (
-    SELECT gains, loses, CASE WHEN $2::boolean THEN service END AS service,
-        count(*) AS records, sum(units_consumed) AS units, sum(units_consumed * price_per_unit) AS amount
-    FROM unnest($4::timestamptz[], $5::timestamptz[], $6::integer[], $7::integer[])
-        AS stretch (first, last, gains, loses)
+    SELECT period, CASE WHEN $2 THEN service END, 1, units_consumed, units_consumed * price_per_unit
+    FROM unnest($8::timestamptz[], $9::timestamptz[], $10::timestamptz[]) AS piece (period, first, last)
     CROSS JOIN LATERAL (
         SELECT record.service, record.units_consumed, record.price_per_unit
         FROM usage_records AS record
@@ -49,15 +37,9 @@ WITH parts AS (
         WHERE record.customer_id = $1 AND occurred_at >= first AND occurred_at < last AND void.request_id IS NULL
         ORDER BY record.customer_id
     ) AS record
-    GROUP BY gains, loses, CASE WHEN $2 THEN service END
-), sides AS (
-    SELECT gains AS period, service, records, units, amount FROM parts WHERE gains IS NOT NULL
-    UNION ALL
-    SELECT loses, service, -records, -units, -amount FROM parts WHERE loses IS NOT NULL
-)
-SELECT period, service, sum(records)::bigint AS records, sum(units)::text AS units, sum(amount)::text AS amount
-FROM sides
+) AS part
 GROUP BY period, service
+ORDER BY period, service
 LIMIT $3;
 
 -- verify_rollups: every sum that differs from what its records add up to, as stored and as recomputed

@@ -1,9 +1,18 @@
-"""What a summary and a statement are asked for: which time, in which time zone, told apart by what."""
+"""The hours, days and months of a time zone, and the queries of summaries and statements, which are about them.
+
+Periods follow each other without a gap, so each instant is in one hour, one day and one month:
+
+- A day begins when the zone's clock first shows its midnight, or skips past it. A clock that is turned back over
+  midnight does not bring the day before back. A month begins with its first day.
+- An hour is a full hour on the clock at one offset from UTC. The hour that comes twice in autumn is two hours, and a
+  change of the offset within an hour ends it.
+"""
 
 import re
-from collections.abc import Container
-from datetime import UTC, date, datetime, timezone
-from typing import Literal
+from bisect import bisect_left
+from collections.abc import Container, Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -13,18 +22,26 @@ from billing_client.contract.query_parameters import StatementQuery, SummaryQuer
 from billing_client.contract.request_parsing import BEGINNING, END, check_timezone, instant_parameter
 from billing_client.contract.wire import FieldError
 
-Period = Literal["month", "day", "hour"]
-_PERIODS: tuple[Period, ...] = ("hour", "day", "month")  # the finest first: its groups lie within the others'
-_MONTH = re.compile(r"(?!0000|9999)([0-9]{4})-(0[1-9]|1[0-2])")
+PeriodUnit = Literal["hour", "day", "month"]
+_UNITS: tuple[PeriodUnit, ...] = ("hour", "day", "month")  # the finest first: its periods lie within the others'
+HOUR, DAY, _SECOND = timedelta(hours=1), timedelta(days=1), timedelta(seconds=1)
 _FIRST = datetime(1, 1, 1, 0, 0, 1, tzinfo=UTC)  # the second before is -infinity to asyncpg
+_MONTH = re.compile(r"(?!0000|9999)([0-9]{4})-(0[1-9]|1[0-2])")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Period(NamedTuple):
+    """An hour, day or month of a time zone, in UTC: `start` is in, `end` is out."""
+
+    start: datetime
+    end: datetime
 
 
 class Grouping(Struct, frozen=True):
     """What a summary is asked to tell apart: services, and the finest of hour, day and month in a time zone."""
 
     service: bool
-    period: Period | None
+    period: PeriodUnit | None
     timezone: str
 
 
@@ -62,22 +79,14 @@ class Month(Struct, frozen=True):
 def read_summary_query(query: SummaryQuery) -> Asked:
     """What a summary is asked for. Raises ProblemError."""
     members = tuple(query.group_by.split(",")) if query.group_by else ()
-    if unknown := [member for member in members if member not in ("service", *_PERIODS)]:
+    if unknown := [member for member in members if member not in ("service", *_UNITS)]:
         raise invalid_input("query/groupBy", f"holds {unknown[0]!r}, but takes service, hour, day and month")
-    period = next((period for period in _PERIODS if period in members), None)
+    period = next((unit for unit in _UNITS if unit in members), None)
     start, end = instant_parameter("from", query.from_, BEGINNING), instant_parameter("to", query.to, END)
     if start > end:
         raise invalid_input("query/to", "must not be before from")
     grouping = Grouping(service="service" in members, period=period, timezone=check_timezone(query.timezone))
     return Asked(start, end, query.from_ and start, query.to and end, grouping, members)
-
-
-def period_labels(start: datetime, local: datetime, members: Container[str]) -> dict[str, str]:
-    """What `members` call the period that begins at `start`, which is the time `local` in the zone asked for."""
-    offset = timezone(local.replace(tzinfo=UTC) - start)
-    day = local.date().isoformat()
-    labels = {"hour": local.replace(tzinfo=offset).isoformat(), "day": day, "month": day[:7]}
-    return {member: label for member, label in labels.items() if member in members}
 
 
 def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
@@ -95,18 +104,84 @@ def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
     if errors:
         raise ProblemError(invalid(errors))
     zone, first = ZoneInfo(query.timezone), date.fromisoformat(f"{query.month}-01")
-    following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return Month(customer_id, first, query.timezone, _midnight(first, zone), _midnight(following, zone))
+    following = _following_month(first)
+    return Month(customer_id, first, query.timezone, start_of_day(first, zone), start_of_day(following, zone))
 
 
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """When a day begins. An hour that comes twice counts from the first time, one that is left out not at all."""
-    return to_utc(datetime(day.year, day.month, day.day, tzinfo=zone, fold=0))
+def periods_between(start: datetime, end: datetime, unit: PeriodUnit, zone: ZoneInfo) -> Iterator[Period]:
+    """The periods that have a part in the time from `start` to `end`, in order; the first and last may reach beyond."""
+    while start < end:
+        period = period_at(start, unit, zone)
+        yield period
+        start = period.end
 
 
-def to_utc(local: datetime) -> datetime:
-    """The instant of a local time. Where the first month begins before year 1 does in UTC, it begins with that."""
+def period_at(instant: datetime, unit: PeriodUnit, zone: ZoneInfo) -> Period:
+    """The hour, day or month that holds an instant of UTC, from the second day of year 1 to the year 9998."""
+    if unit == "hour":
+        return _hour_at(instant, zone)
+    day = day_at(instant, zone)
+    if unit == "day":
+        return Period(start_of_day(day, zone), start_of_day(day + DAY, zone))
+    first = day.replace(day=1)
+    return Period(start_of_day(first, zone), start_of_day(_following_month(first), zone))
+
+
+def day_at(instant: datetime, zone: ZoneInfo) -> date:
+    """The day that holds an instant: the date on the clock, or the next where that has begun already."""
+    shown = instant.astimezone(zone).date()
+    return shown + DAY if start_of_day(shown + DAY, zone) <= instant else shown
+
+
+def start_of_day(day: date, zone: ZoneInfo) -> datetime:
+    """The instant, in UTC, at which a day begins. One that begins before year 1 does in UTC begins with that."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=zone, fold=0)  # the first, where it comes twice
     try:
-        return local.astimezone(UTC)
+        start = midnight.astimezone(UTC)
     except OverflowError:
         return _FIRST
+    if start.astimezone(zone).replace(tzinfo=None) == midnight.replace(tzinfo=None):
+        return start
+    # The clock skips midnight. Python (PEP 495) converts it by the offset after the change for fold=1, and by the one
+    # before it for fold=0, so the change is between the two.
+    return _change(midnight.replace(fold=1).astimezone(UTC), start, zone)
+
+
+def period_labels(start: datetime, members: Container[str], zone: ZoneInfo) -> dict[str, str]:
+    """What those of hour, day and month that are in `members` call the period that begins at `start`."""
+    labels = {}
+    if "hour" in members:
+        offset = _offset(start, zone)
+        hour = (start + offset).replace(minute=0, second=0, tzinfo=timezone(offset))
+        labels["hour"] = hour.isoformat()
+    if "day" in members or "month" in members:
+        day = day_at(start, zone).isoformat()
+        labels |= {member: label for member, label in (("day", day), ("month", day[:7])) if member in members}
+    return labels
+
+
+def _following_month(first: date) -> date:
+    return date(first.year + first.month // 12, first.month % 12 + 1, 1)
+
+
+def _hour_at(instant: datetime, zone: ZoneInfo) -> Period:
+    instant = instant.replace(microsecond=0)
+    offset = _offset(instant, zone)
+    start = (instant + offset).replace(minute=0, second=0) - offset
+    end = start + HOUR
+    if _offset(start, zone) != offset:
+        start = _change(start, instant, zone)
+    if _offset(end - _SECOND, zone) != offset:
+        end = _change(instant, end - _SECOND, zone)
+    return Period(start, end)
+
+
+def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:
+    return instant.astimezone(zone).utcoffset() or timedelta(0)
+
+
+def _change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    """When the offset from UTC, which changes once between two instants, changes: on a whole second, as all do."""
+    offset = _offset(after, zone)
+    seconds = range((after - before) // _SECOND)
+    return before + _SECOND * bisect_left(seconds, True, key=lambda s: _offset(before + s * _SECOND, zone) == offset)

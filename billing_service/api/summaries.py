@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from starlette.responses import Response
 
-from billing_client.contract.periods import Asked, period_labels, read_summary_query, to_utc
+from billing_client.contract.periods import Asked, period_labels, read_summary_query
 from billing_client.contract.query_parameters import SummariesQuery, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
@@ -73,9 +74,7 @@ async def _groups(request: ApiRequest, customer_ids: Sequence[str], asked: Asked
 
 
 def _group(group: Group, asked: Asked) -> SummaryGroup[str]:
-    labels = {}
-    if group.period is not None:
-        labels = period_labels(to_utc(group.period), group.period.replace(tzinfo=None), asked.members)
+    labels = period_labels(group.period, asked.members, ZoneInfo(asked.grouping.timezone))
     return SummaryGroup(service=group.service, **labels, records=group.records, units=group.units, amount=group.amount)
 
 

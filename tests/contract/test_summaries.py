@@ -227,3 +227,31 @@ async def test_a_month_is_the_same_in_summary_and_statement_in_every_zone(http: 
         expected = sorted(label({"occurredAt": instant}, "month", timezone) for instant in instants)
         wrong += [timezone] if [group["month"] for group in groups] != expected else []
     assert wrong == []
+
+
+# in St. John's 2009 the first minute of November was followed by the last hour of October once more
+TURNED_BACK = ("2009-11-01T02:29:59Z", "2009-11-01T02:30:30Z", "2009-11-01T02:45:00Z", "2009-11-01T03:30:00Z")
+
+
+async def test_a_clock_turned_back_over_midnight_does_not_bring_the_month_before_back(
+    http: aiohttp.ClientSession,
+) -> None:
+    await record_all(http, [usage(eventId=instant, occurredAt=instant) for instant in TURNED_BACK])
+    groups = (await summary(http, groupBy="hour,month", timezone="America/St_Johns"))["groups"]
+    assert [(group["hour"], group["month"]) for group in groups] == [
+        ("2009-10-31T23:00:00-02:30", "2009-10"),
+        ("2009-11-01T00:00:00-02:30", "2009-11"),
+        ("2009-10-31T23:00:00-03:30", "2009-11"),
+        ("2009-11-01T00:00:00-03:30", "2009-11"),
+    ]
+
+
+@pytest.mark.service_alone
+async def test_a_month_is_one_thing_in_a_summary_and_a_statement(http: aiohttp.ClientSession) -> None:
+    await record_all(http, [usage(eventId=instant, occurredAt=instant) for instant in TURNED_BACK])
+    months = (await summary(http, groupBy="month", timezone="America/St_Johns"))["groups"]
+    assert [(group["month"], group["records"]) for group in months] == [("2009-10", 1), ("2009-11", 3)]
+    for group in months:
+        path = f"/customers/acme/statement?month={group['month']}&timezone=America/St_Johns"
+        total = (await get(http, path)).require(200)["total"]
+        assert (total["records"], total["amount"]) == (group["records"], group["amount"])

@@ -16,7 +16,7 @@ from billing_client._transport import Transport
 from billing_client.contract.wire import Customer
 
 T = TypeVar("T", bound=Struct)
-P = TypeVar("P", bound="_Page")
+P = TypeVar("P", bound="_Page | Summary")
 GroupBy = Literal["service", "hour", "day", "month"]
 
 
@@ -103,7 +103,7 @@ class LedgerReads:
         group_by: Sequence[GroupBy] = (),
         timezone: str = "UTC",
     ) -> Summary:
-        """Sum a customer's usage, without what was voided.
+        """Sum a customer's usage, without what was voided. All pages of groups are read and put together.
 
         Args:
             customer_id: Whose usage.
@@ -117,7 +117,9 @@ class LedgerReads:
             ValidationError: An argument is not valid.
         """
         query = _summary_query(start, end, group_by, timezone)
-        return await self._get(f"/customers/{path_segment(customer_id)}/summary", _SUMMARY, query)
+        path = f"/customers/{path_segment(customer_id)}/summary"
+        pages = [page async for page in self._pages(path, _SUMMARY, query)]
+        return msgspec.structs.replace(pages[-1], groups=[group for page in pages for group in page.groups])
 
     async def summaries(
         self,
@@ -141,9 +143,17 @@ class LedgerReads:
             ValidationError: An argument is not valid.
         """
         query = _summary_query(start, end, group_by, timezone) | {"limit": str(page_size)}
+        last: CustomerSummary | None = None
         async for page in self._pages("/summary", _SUMMARIES, query):
             for customer in page.data:
-                yield customer
+                if last is not None and last.customer_id == customer.customer_id:  # its groups did not fit on a page
+                    last = msgspec.structs.replace(customer, groups=last.groups + customer.groups)
+                    continue
+                if last is not None:
+                    yield last
+                last = customer
+        if last is not None:
+            yield last
 
     async def statement(
         self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None

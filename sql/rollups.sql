@@ -11,15 +11,15 @@ WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket >= $4::timestamptz AND
 ORDER BY start
 LIMIT $6;
 
--- summarize: totals of a customer by period and, if $2, by service. The pieces of a period are rollups of a time ($4 to $7)
--- and single records ($8 to $10), each with the start of its period
+-- read_groups: a page of at most $3 totals of a customer by period and, if $2, by service, after a period and service ($4, $5).
+-- The pieces of a period are rollups of a time ($6 to $9) and single records ($10 to $12), each with the start of its period
 -- ORDER BY a constant keeps the planner from flattening the subqueries. So it looks each piece up in an index, however many
 -- pieces it expects.
 SELECT period, service, sum(records)::bigint AS records, trim_scale(sum(units))::text AS units,
     trim_scale(sum(amount))::text AS amount
 FROM (
-    SELECT period, CASE WHEN $2::boolean THEN service END AS service, records, units, amount
-    FROM unnest($4::timestamptz[], $5::smallint[], $6::timestamptz[], $7::timestamptz[])
+    SELECT period, CASE WHEN $2::boolean THEN service ELSE '' END AS service, records, units, amount
+    FROM unnest($6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::timestamptz[])
         AS piece (period, minutes, first, last)
     CROSS JOIN LATERAL (
         SELECT service, records, units, amount
@@ -28,8 +28,8 @@ FROM (
         ORDER BY bucket_minutes
     ) AS rollup
     UNION ALL
-    SELECT period, CASE WHEN $2 THEN service END, 1, units_consumed, units_consumed * price_per_unit
-    FROM unnest($8::timestamptz[], $9::timestamptz[], $10::timestamptz[]) AS piece (period, first, last)
+    SELECT period, CASE WHEN $2 THEN service ELSE '' END, 1, units_consumed, units_consumed * price_per_unit
+    FROM unnest($10::timestamptz[], $11::timestamptz[], $12::timestamptz[]) AS piece (period, first, last)
     CROSS JOIN LATERAL (
         SELECT record.service, record.units_consumed, record.price_per_unit
         FROM usage_records AS record
@@ -38,6 +38,7 @@ FROM (
         ORDER BY record.customer_id
     ) AS record
 ) AS part
+WHERE (period, service) > ($4::timestamptz, $5::text)
 GROUP BY period, service
 ORDER BY period, service
 LIMIT $3;

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal, Inexact
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import aiohttp
 
+from billing_client.contract.periods import Grouping, PeriodUnit, SummaryRequest
+from billing_service.database.pool import Connection
 from tests.calls import post
 
 FOCUS_SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "focus_sample.csv"
@@ -62,6 +64,33 @@ async def record_all(http: aiohttp.ClientSession, usages: Iterable[dict[str, Any
     results = (await post(http, "/usage/batch", {"records": records})).require(200)["results"]
     assert {result["outcome"] for result in results} == {"recorded"}
     return [result["record"] for result in results]
+
+
+async def given_rollups(connection: Connection, customers: int, services: int, days: int) -> None:
+    """Customers with one use of each of some services on each of some days, as no more than its rollups."""
+    await connection.execute(
+        """
+        INSERT INTO customers SELECT 'c' || lpad(n::text, 4, '0'), 'name', now(), now() FROM generate_series(1, $1) n
+        """,
+        customers,
+    )
+    await connection.execute(
+        """
+        INSERT INTO usage_rollups
+        SELECT customer_id, minutes, timestamptz '2026-01-01Z' + day * interval '1 day', 'service ' || service, 1, 2, 3
+        FROM customers, generate_series(1, $1) service, generate_series(0, $2 - 1) day, unnest(ARRAY[15, 180]) minutes
+        """,
+        services,
+        days,
+    )
+
+
+def summary_request(
+    start: datetime, end: datetime, *members: Literal["service", "hour", "day", "month"], zone: str = "UTC"
+) -> SummaryRequest:
+    """What a summary by these members is asked for."""
+    unit: PeriodUnit | None = next((member for member in members if member != "service"), None)
+    return SummaryRequest(start, end, None, None, Grouping("service" in members, unit, zone), members)
 
 
 def sums_by(usages: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> dict[Any, Sums]:

@@ -45,8 +45,8 @@ class Grouping(Struct, frozen=True):
     timezone: str
 
 
-class Asked(Struct, frozen=True):
-    """A summary's query, read; `from_` and `to` are None where not given."""
+class SummaryRequest(Struct, frozen=True):
+    """What a summary is asked for; `from_` and `to` are None where not given."""
 
     start: datetime
     end: datetime
@@ -76,8 +76,8 @@ class Month(Struct, frozen=True):
         return self.customer_id, self.start, self.end
 
 
-def read_summary_query(query: SummaryQuery) -> Asked:
-    """What a summary is asked for. Raises ProblemError."""
+def read_summary_query(query: SummaryQuery) -> SummaryRequest:
+    """Read the query of a summary. Raises ProblemError."""
     members = tuple(query.group_by.split(",")) if query.group_by else ()
     if unknown := [member for member in members if member not in ("service", *_UNITS)]:
         raise invalid_input("query/groupBy", f"holds {unknown[0]!r}, but takes service, hour, day and month")
@@ -86,7 +86,7 @@ def read_summary_query(query: SummaryQuery) -> Asked:
     if start > end:
         raise invalid_input("query/to", "must not be before from")
     grouping = Grouping(service="service" in members, period=period, timezone=check_timezone(query.timezone))
-    return Asked(start, end, query.from_ and start, query.to and end, grouping, members)
+    return SummaryRequest(start, end, query.from_ and start, query.to and end, grouping, members)
 
 
 def read_statement_query(customer_id: str, query: StatementQuery) -> Month:

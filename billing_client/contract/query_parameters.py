@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from billing_client.contract.wire import MAX_PAGE, Id, Name, Timestamp
+from billing_client.contract.wire import MAX_GROUPS, MAX_PAGE, Id, Name, Timestamp
 
 EXPORT_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 STATEMENT_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
@@ -77,11 +77,12 @@ class SummaryQuery(Struct, rename={"from_": "from", "group_by": "groupBy"}):
     to: Timestamp | None = None
     group_by: GroupBy = ""
     timezone: Timezone = "UTC"
+    limit: Annotated[int, Meta(ge=1, le=MAX_GROUPS, description="The most groups on a page.")] = MAX_GROUPS
+    cursor: Cursor | None = None
 
 
 class SummariesQuery(SummaryQuery, rename={"from_": "from", "group_by": "groupBy"}):
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
-    cursor: Cursor | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description="The most customers on a page.")] = 100
 
 
 class StatementQuery(Struct):

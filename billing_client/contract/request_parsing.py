@@ -95,6 +95,8 @@ def _parameters(struct: type[Struct]) -> dict[str, _Parameter]:
 def _reader(hint: Any) -> Callable[[str], Any]:
     """What reads the text of a parameter of this type."""
     type_ = msgspec.inspect.type_info(hint)
+    if isinstance(type_, msgspec.inspect.Metadata):  # of a description
+        type_ = type_.type
     kinds = type_.types if isinstance(type_, msgspec.inspect.UnionType) else (type_,)
     if any(isinstance(kind, msgspec.inspect.DateTimeType) for kind in kinds):
         return read_timestamp

@@ -1,5 +1,6 @@
 """What lines and groups add up to, and how two statements differ."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from billing_client.contract.amounts import difference, round_half_up, total
@@ -15,8 +16,8 @@ from billing_client.contract.wire import (
 _NOTHING = SummaryTotal(records=0, units="0", amount="0")
 
 
-def summary_total(groups: list[SummaryGroup[str]]) -> SummaryTotal[str]:
-    """What the groups of a summary add up to."""
+def summary_total(groups: Sequence[SummaryGroup[str] | SummaryTotal[str]]) -> SummaryTotal[str]:
+    """What groups of a summary, or totals of some of them, add up to."""
     return SummaryTotal(
         records=sum(group.records for group in groups),
         units=total(group.units for group in groups),

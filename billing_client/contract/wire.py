@@ -15,6 +15,7 @@ D = TypeVar("D")
 NO_CONTROL_CHARACTERS = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"
 MAX_BATCH_RECORDS = 10_000
 MAX_PAGE = 1_000
+MAX_GROUPS = 50_000  # on a page of summaries
 MAX_ID_LENGTH, MAX_NAME_LENGTH = 128, 200
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
@@ -128,7 +129,8 @@ class SummaryTotal(Message, Generic[D], frozen=True):
 
 
 class Summary(Message, Generic[D], frozen=True):
-    """What a customer's usage adds up to, less what was voided. `from_` is in, `to` is out; null is without bound."""
+    """What a customer's usage adds up to, less what was voided. `from_` is in, `to` is out; null is without bound.
+    `groups` are a page of them, by period, then service; `total` is that of all pages."""
 
     from_: Timestamp | None = msgspec.field(name="from")
     to: Timestamp | None
@@ -136,9 +138,13 @@ class Summary(Message, Generic[D], frozen=True):
     currency: str
     groups: list[SummaryGroup[D]]
     total: SummaryTotal[D]
+    next_cursor: str | None = None
 
 
 class CustomerSummary(Message, Generic[D], frozen=True):
+    """What the usage of one of many customers adds up to. A customer with more groups than fit on a page is on several
+    pages, each time with the total of all its groups."""
+
     customer_id: str
     groups: list[SummaryGroup[D]]
     total: SummaryTotal[D]

@@ -19,7 +19,7 @@ from billing_client.contract.decoding import (
     decode_new_void,
     decode_usage,
 )
-from billing_client.contract.periods import Asked, read_summary_query
+from billing_client.contract.periods import SummaryRequest, read_summary_query
 from billing_client.contract.problems import ProblemError, invalid_input, problem
 from billing_client.contract.query_parameters import (
     BatchQuery,
@@ -202,10 +202,15 @@ class Endpoints:
         return Response(200, body, {"Content-Type": "application/x-ndjson"})
 
     def summarize_customer(self, request: Request, customer_id: str) -> Response:
-        asked = read_summary_query(read_query(request.query, SummaryQuery))
+        query = read_query(request.query, SummaryQuery)
+        asked = read_summary_query(query)
+        scope = ("summary", customer_id, asked)
+        shown = self._ledger.read_cursor(scope, query.cursor) or 0
         self._ledger.customer(customer_id)
-        summary = self._summary(customer_id, asked)
-        return json_response(Summary(**self._frame(asked), groups=summary.groups, total=summary.total))
+        summary, end = self._summary(customer_id, asked), shown + query.limit
+        cursor = self._ledger.write_cursor(scope, end) if end < len(summary.groups) else None
+        groups = summary.groups[shown:end]
+        return json_response(Summary(**self._frame(asked), groups=groups, total=summary.total, next_cursor=cursor))
 
     def summarize_customers(self, request: Request) -> Response:
         query = read_query(request.query, SummariesQuery)
@@ -216,12 +221,12 @@ class Endpoints:
         data = [self._summary(customer.id, asked) for customer in page]
         return json_response(SummaryPage(**self._frame(asked), data=data, next_cursor=cursor))
 
-    def _summary(self, customer_id: str, asked: Asked) -> CustomerSummary[str]:
+    def _summary(self, customer_id: str, asked: SummaryRequest) -> CustomerSummary[str]:
         groups = summary_groups(self._ledger.records(customer_id, asked.start, asked.end), asked)
         shown = groups if asked.members else []
         return CustomerSummary(customer_id=customer_id, groups=shown, total=summary_total(groups))
 
-    def _frame(self, asked: Asked) -> dict[str, Any]:
+    def _frame(self, asked: SummaryRequest) -> dict[str, Any]:
         zone = asked.grouping.timezone
         return {"from_": asked.from_, "to": asked.to, "timezone": zone, "currency": self._currency}
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from billing_client.contract.amounts import total
-from billing_client.contract.periods import Asked, period_at, period_labels
+from billing_client.contract.periods import SummaryRequest, period_at, period_labels
 from billing_client.contract.wire import SummaryGroup, UsageRecord
 
 
-def summary_groups(records: Iterable[UsageRecord[str]], asked: Asked) -> list[SummaryGroup[str]]:
+def summary_groups(records: Iterable[UsageRecord[str]], asked: SummaryRequest) -> list[SummaryGroup[str]]:
     """The groups of a summary, by period, then service. A summary without `groupBy` has one group of everything."""
     unit, zone = asked.grouping.period, ZoneInfo(asked.grouping.timezone)
     groups: dict[tuple[datetime, str | None], list[UsageRecord[str]]] = defaultdict(list)

@@ -1,88 +1,50 @@
 """The endpoints of summaries: what is owed, by service, hour, day or month."""
 
-from collections.abc import Sequence
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from msgspec import Struct
 from starlette.responses import Response
 
-from billing_client.contract.periods import Asked, period_labels, read_summary_query
+from billing_client.contract.periods import SummaryRequest, read_summary_query
 from billing_client.contract.query_parameters import SummariesQuery, SummaryQuery
-from billing_client.contract.totals import summary_total
-from billing_client.contract.wire import CustomerSummary, Id, Summary, SummaryGroup, SummaryPage
+from billing_client.contract.wire import Summary, SummaryPage
 from billing_service.http.cursors import read_cursor, write_cursor
-from billing_service.http.errors import invalid_input
 from billing_service.http.operations import Operation, PlainDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
-from billing_service.ledger.customers import list_customers, require_customer
-from billing_service.ledger.rollups import Group, TooManyGroupsError, summarize
-
-MAX_GROUPS = 50_000
-
-
-class _Position(Struct, array_like=True, frozen=True):
-    id: Id
+from billing_service.ledger import summaries
+from billing_service.ledger.customers import require_customer
+from billing_service.ledger.rollups import GroupKey
 
 
 async def summarize_customer(request: ApiRequest, query: SummaryQuery) -> Response:
-    """Sum up a customer's usage, by service, hour, day or month."""
+    """Sum up a customer's usage, by service, hour, day or month. The total is that of all pages of groups."""
     customer_id = request.customer_id
     asked = read_summary_query(query)
-    groups = (await _groups(request, [customer_id], asked))[customer_id]
-    if not groups:
-        async with request.services.database.read_connection() as connection:
+    scope = f"summary {customer_id} {asked}"
+    after = read_cursor(scope, query.cursor, GroupKey) if query.cursor else None
+    async with request.services.database.read_connection(is_large=True) as connection:
+        part = await summaries.summarize_customer(connection, customer_id, asked, query.limit, after)
+        if not part.total.records:
             await require_customer(connection, customer_id)
-    summary = Summary(**_frame(request, asked), groups=_shown(groups, asked), total=summary_total(groups))
-    return JsonResponse(summary)
+    cursor = write_cursor(scope, part.next) if part.next is not None else None
+    return JsonResponse(Summary(**_frame(request, asked), groups=part.groups, total=part.total, next_cursor=cursor))
 
 
 async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Response:
-    """Sum up the usage of each customer, by customer id."""
+    """Sum up the usage of each customer, by customer id. A page has as many customers as fit. One with more groups than
+    fit on a page is on several pages, each time with the total of all its groups."""
     asked = read_summary_query(query)
     scope = f"summary {asked}"
-    after = read_cursor(scope, query.cursor, _Position).id if query.cursor else ""
-    async with request.services.database.read_connection() as connection:
-        found = await list_customers(connection, after, query.limit + 1, request.caller.customer_id)
-    customers = [customer.id for customer in found]
-    page = customers[: query.limit]
-    data = [
-        CustomerSummary(customer_id=id_, groups=_shown(groups, asked), total=summary_total(groups))
-        for id_, groups in (await _groups(request, page, asked)).items()
-    ]
-    cursor = write_cursor(scope, _Position(page[-1])) if len(customers) > query.limit else None
-    body = SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor)
-    return JsonResponse(body)
+    after = read_cursor(scope, query.cursor, summaries.Position) if query.cursor else None
+    async with request.services.database.read_connection(is_large=True) as connection:
+        data, end = await summaries.summarize_customers(
+            connection, asked, query.limit, after, only=request.caller.customer_id
+        )
+    cursor = write_cursor(scope, end) if end is not None else None
+    return JsonResponse(SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor))
 
 
-async def _groups(request: ApiRequest, customer_ids: Sequence[str], asked: Asked) -> dict[str, list[SummaryGroup[str]]]:
-    """The groups of each of these customers."""
-    groups: dict[str, list[SummaryGroup[str]]] = {}
-    left = MAX_GROUPS
-    try:
-        async with request.services.database.read_connection(is_large=True) as connection:
-            for id_ in customer_ids:
-                found = await summarize(connection, id_, asked.start, asked.end, asked.grouping, left)
-                groups[id_] = [_group(group, asked) for group in found]
-                left -= len(found)
-    except TooManyGroupsError as error:
-        raise invalid_input(
-            "query/groupBy", f"makes more than {MAX_GROUPS} groups; ask for less time or fewer customers"
-        ) from error
-    return groups
-
-
-def _group(group: Group, asked: Asked) -> SummaryGroup[str]:
-    labels = period_labels(group.period, asked.members, ZoneInfo(asked.grouping.timezone))
-    return SummaryGroup(service=group.service, **labels, records=group.records, units=group.units, amount=group.amount)
-
-
-def _shown(groups: list[SummaryGroup[str]], asked: Asked) -> list[SummaryGroup[str]]:
-    return groups if asked.members else []
-
-
-def _frame(request: ApiRequest, asked: Asked) -> dict[str, Any]:
+def _frame(request: ApiRequest, asked: SummaryRequest) -> dict[str, Any]:
     return {
         "from_": asked.from_,
         "to": asked.to,

@@ -1,19 +1,20 @@
-"""Rollups: the sums of the records by bucket of time and service, and the summaries that are read from them.
+"""Rollups: the sums of the records by bucket of time and service, and what spans of time add up to by them.
 
 They are written in the transaction that writes the records, so a summary always agrees with the records.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+import asyncpg
 from msgspec import Struct
 
-from billing_client.contract.periods import DAY, HOUR, Grouping, Period, PeriodUnit, periods_between
-from billing_client.contract.wire import UsageRecord
+from billing_client.contract.periods import DAY, HOUR, Grouping, Period, PeriodUnit, SummaryRequest, periods_between
+from billing_client.contract.request_parsing import BEGINNING
+from billing_client.contract.wire import Name, Timestamp, UsageRecord
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.periods import BUCKETS, floor, split
@@ -22,21 +23,7 @@ _QUERIES = load_queries("rollups")
 _MINUTE = timedelta(minutes=1)
 # all usage lies between, and every zone has a local time for both
 EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
-MAX_PERIODS = 2_000  # in a longer span it pays to look first where any usage is
-
-
-class Group(Struct, frozen=True):
-    """The usage in a group. `period` is when its hour, day or month begins; without one, when the summary does."""
-
-    period: datetime
-    service: str | None
-    records: int
-    units: str
-    amount: str
-
-
-class TooManyGroupsError(Exception):
-    """A summary would have more groups than it may."""
+MAX_PERIODS = 1_000  # are read at once; in a longer span, those in which there is any usage
 
 
 async def take_from_rollups(connection: Connection, record: UsageRecord[str]) -> None:
@@ -46,29 +33,58 @@ async def take_from_rollups(connection: Connection, record: UsageRecord[str]) ->
         await connection.execute(_QUERIES["take_from_rollups"], *key, record.units_consumed, record.amount)
 
 
-async def summarize(
-    connection: Connection, customer_id: str, start: datetime, end: datetime, grouping: Grouping, limit: int
-) -> list[Group]:
-    """The groups of a customer's usage, `start` in and `end` out, by period, then service, all from one snapshot.
+class GroupKey(Struct, array_like=True, frozen=True):
+    """The place of a group among those of a summary, which are ordered by period, then service.
 
-    Raises TooManyGroupsError where there are more than `limit`.
+    Attributes:
+        period: When the hour, day or month of the group begins; without periods, when the time summed up does.
+        service: Its service; None where services are not told apart.
     """
-    start, end = max(start, EARLIEST), min(end, LATEST)
-    unit, zone = grouping.period, grouping.timezone
-    if unit is None or end - start <= MAX_PERIODS * _least(unit):
-        return await _read(connection, customer_id, plan(start, end, unit, zone), grouping.service, limit)
-    async with _snapshot(connection):
-        periods = await _used_periods(connection, customer_id, start, end, unit, zone, limit)
-        return await _read(connection, customer_id, _plan(periods, start, end), grouping.service, limit)
+
+    period: Timestamp
+    service: Name | None
 
 
-def _least(unit: PeriodUnit) -> timedelta:
-    """A length that few periods of this unit are shorter than."""
-    return HOUR if unit == "hour" else DAY
+async def read_groups(
+    connection: Connection, customer_id: str, asked: SummaryRequest, limit: int, after: GroupKey | None = None
+) -> list[asyncpg.Record]:
+    """At most `limit` of the groups that a customer's usage makes, in order, all from one snapshot.
+
+    Args:
+        connection: Where to read.
+        customer_id: Whose usage.
+        asked: Which time to sum up, and what to tell apart.
+        limit: How many groups to read.
+        after: The last group of the page before.
+
+    Returns:
+        `period` (see GroupKey), `service` ("" where services are not told apart), `records`, `units` and `amount`.
+    """
+    start, end, seen = max(asked.start, EARLIEST), min(asked.end, LATEST), (BEGINNING, "")
+    if after is not None:
+        seen = (min(max(after.period, EARLIEST), LATEST), after.service or "")
+        start = max(start, seen[0])
+    if not _is_long(start, end, asked.grouping.period):
+        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen)
 
 
-def _snapshot(connection: Connection) -> AbstractAsyncContextManager[Any]:
-    return connection.transaction(isolation="repeatable_read", readonly=True)
+async def _read(
+    connection: Connection,
+    customer_id: str,
+    start: datetime,
+    end: datetime,
+    grouping: Grouping,
+    limit: int,
+    seen: tuple[datetime, str],
+) -> list[asyncpg.Record]:
+    groups: list[asyncpg.Record] = []
+    while start < end and len(groups) < limit:
+        plan, start = await _next_plan(connection, customer_id, start, end, grouping)
+        arguments = (customer_id, grouping.service, limit - len(groups), *seen, *plan.rollups, *plan.records)
+        groups += await connection.fetch(_QUERIES["read_groups"], *arguments)
+    return groups
 
 
 class Plan(NamedTuple):
@@ -78,9 +94,20 @@ class Plan(NamedTuple):
     records: Sequence[Sequence[object]]
 
 
+async def _next_plan(
+    connection: Connection, customer_id: str, start: datetime, end: datetime, grouping: Grouping
+) -> tuple[Plan, datetime]:
+    """The pieces of the next periods from `start` on, and where these end."""
+    unit, zone = grouping.period, grouping.timezone
+    if unit is None or not _is_long(start, end, unit):
+        return plan(start, end, unit, zone), end
+    periods = await _used_periods(connection, customer_id, start, end, unit, zone)
+    return _plan(periods, start, end), periods[-1].end if periods else end
+
+
 @lru_cache(maxsize=32)
 def plan(start: datetime, end: datetime, unit: PeriodUnit | None, zone: str) -> Plan:
-    """The pieces of each period from `start` to `end`, or without a unit of all that time."""
+    """The pieces of each period from `start` to `end`; without a unit all that time is one period."""
     periods = [Period(start, end)] if unit is None else periods_between(start, end, unit, ZoneInfo(zone))
     return _plan(periods, start, end)
 
@@ -95,25 +122,23 @@ def _plan(periods: Iterable[Period], start: datetime, end: datetime) -> Plan:
 
 
 async def _used_periods(
-    connection: Connection, customer_id: str, start: datetime, end: datetime, unit: PeriodUnit, zone: str, limit: int
-) -> Iterable[Period]:
-    """The periods in which there is any usage, and some beside them, in order."""
-    size = _least(unit)
+    connection: Connection, customer_id: str, start: datetime, end: datetime, unit: PeriodUnit, zone: str
+) -> list[Period]:
+    """The next periods from `start` on in which there is any usage, and some beside them, in order."""
+    size = _length(unit)
     minutes = max(bucket for bucket in BUCKETS if bucket <= size) // _MINUTE
-    rows = await connection.fetch(
-        _QUERIES["used_buckets"], customer_id, minutes, size, floor(start, size), end, 2 * limit + 1
-    )
-    if len(rows) > 2 * limit:  # the usage of one period is in two of them at the most
-        raise TooManyGroupsError
+    arguments = (customer_id, minutes, size, floor(start, size), end, MAX_PERIODS)
+    rows = await connection.fetch(_QUERIES["used_buckets"], *arguments)
     spans = ((max(row["start"], start), min(row["start"] + size, end)) for row in rows)
-    # of a period that has a part in several buckets once
-    return dict.fromkeys(period for span in spans for period in periods_between(*span, unit, ZoneInfo(zone)))
+    periods = (period for span in spans for period in periods_between(*span, unit, ZoneInfo(zone)))
+    return list(dict.fromkeys(periods))  # one that has a part in several of the spans is read once
 
 
-async def _read(connection: Connection, customer_id: str, plan: Plan, by_service: bool, limit: int) -> list[Group]:
-    rows = await connection.fetch(
-        _QUERIES["summarize"], customer_id, by_service, limit + 1, *plan.rollups, *plan.records
-    )
-    if len(rows) > limit:
-        raise TooManyGroupsError
-    return [Group(*row) for row in rows]
+def _is_long(start: datetime, end: datetime, unit: PeriodUnit | None) -> bool:
+    """Whether it pays to look first where any usage is."""
+    return unit is not None and end - start > MAX_PERIODS * _length(unit)
+
+
+def _length(unit: PeriodUnit) -> timedelta:
+    """How long an hour or a day is; of months the days are looked at."""
+    return HOUR if unit == "hour" else DAY

@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+from billing_service.database.pool import Connection
 from tests.calls import exchange, request_head, usage
-from tests.cli import billing, failure, given_customer, given_usage
+from tests.cli import billing, billing_beside, failure, given_customer, given_usage
+from tests.ledgers import given_rollups
 from tests.services import Service
 
 LONG = "9" * 38
@@ -91,3 +93,13 @@ def test_an_empty_ledger(service: Service) -> None:
 def test_a_customer_that_is_not_there(service: Service) -> None:
     done = billing("summary", "--base-url", service.url, "--customer", "nobody")
     assert "no customer 'nobody'" in failure(done, 1)
+
+
+async def test_more_groups_than_fit_on_a_page(service: Service, connection: Connection) -> None:
+    await given_rollups(connection, customers=1_000, services=2, days=30)
+    done = await billing_beside("summary", "--base-url", service.url, "--group-by", "service,day")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert (len(lines), lines[-1].split()) == (60_002, ["total", "60000", "120000", "180000"])
+    assert lines[1].split() == ["c0001", "service", "1", "2026-01-01", "1", "2", "3"]
+    assert len({len(line) for line in lines}) == 1, "the columns are aligned"

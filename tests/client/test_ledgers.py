@@ -16,8 +16,10 @@ from billing_client import (
     UsageNotFoundError,
     ValidationError,
 )
+from billing_service.database.pool import Connection
 from tests.client.answers import STORED, client_of
 from tests.client.misbehaving import answer, disconnect, misbehaving, raw
+from tests.ledgers import given_rollups
 from tests.services import Service
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -73,6 +75,23 @@ async def test_summaries_of_all_customers(filled: BillingSystemClient) -> None:
     async with filled as client:
         summaries = [summary async for summary in client.summaries(group_by=["service"], page_size=1)]
     assert [(s.customer_id, s.total.records, len(s.groups)) for s in summaries] == [("a/b", 20, 2), ("c", 20, 2)]
+
+
+async def test_summaries_of_more_groups_than_fit_on_a_page(service: Service, connection: Connection) -> None:
+    await given_rollups(connection, customers=1_000, services=2, days=30)
+    async with BillingSystemClient(base_url=service.url) as client:
+        found = [each async for each in client.summaries(group_by=["service", "day"], page_size=1_000)]
+    assert [each.customer_id for each in found] == [f"c{number:04}" for number in range(1, 1_001)]
+    assert {(len(each.groups), each.total.records) for each in found} == {(60, 60)}
+
+
+async def test_a_customer_with_more_groups_than_fit_on_a_page(service: Service, connection: Connection) -> None:
+    await given_rollups(connection, customers=1, services=50_001, days=1)
+    async with BillingSystemClient(base_url=service.url) as client:
+        one = await client.summary(customer_id="c0001", group_by=["service"])
+        (same,) = [each async for each in client.summaries(group_by=["service"])]
+    assert len({group.service for group in one.groups}) == one.total.records == 50_001
+    assert (same.groups, same.total, one.next_cursor) == (one.groups, one.total, None)
 
 
 async def test_an_export(filled: BillingSystemClient) -> None:

@@ -146,7 +146,8 @@ def lists(draw: st.DrawFn) -> Step:
 def summaries(draw: st.DrawFn) -> Step:
     name, span, zone = draw(CUSTOMERS), draw(SPANS), draw(st.sampled_from(ZONES))
     members = ",".join(draw(st.lists(st.sampled_from(["service", "hour", "day", "month"]), max_size=3)))
-    return lambda seen: Call("GET", of_customer(seen, name, "/summary", timezone=zone, groupBy=members, **span))
+    asked = {"timezone": zone, "groupBy": members, "limit": draw(st.sampled_from([None, None, "1", "3"]))} | span
+    return lambda seen: Call("GET", of_customer(seen, name, "/summary", **asked))
 
 
 READS = st.one_of(customer_calls(), lists(), summaries())

@@ -39,6 +39,7 @@ async def test_a_customer_without_usage(http: aiohttp.ClientSession) -> None:
         "currency": "USD",
         "groups": [],
         "total": ZERO,
+        "nextCursor": None,
     }
 
 
@@ -146,6 +147,9 @@ async def test_from_is_in_and_to_is_out(http: aiohttp.ClientSession) -> None:
         ("from=2026-01-02", "query/from"),
         ("from=0001-01-01T00:00:00%2B14:00", "query/from"),
         ("granularity=day", "query/granularity"),
+        ("limit=0", "query/limit"),
+        ("limit=50001", "query/limit"),
+        ("cursor=x", "query/cursor"),
     ],
 )
 async def test_a_bad_query(shared_http: aiohttp.ClientSession, query: str, pointer: str) -> None:
@@ -255,3 +259,37 @@ async def test_a_month_is_one_thing_in_a_summary_and_a_statement(http: aiohttp.C
         path = f"/customers/acme/statement?month={group['month']}&timezone=America/St_Johns"
         total = (await get(http, path)).require(200)["total"]
         assert (total["records"], total["amount"]) == (group["records"], group["amount"])
+
+
+async def test_groups_page_by_page(http: aiohttp.ClientSession) -> None:
+    await record_all(http, made_up_usage(40, seed=9))
+    for members in ("service", "day", "service,hour", "month,service"):
+        whole = await summary(http, groupBy=members, timezone="Asia/Kolkata")
+        assert whole["nextCursor"] is None
+        page = await summary(http, groupBy=members, timezone="Asia/Kolkata", limit="2")
+        groups = page["groups"]
+        while page["nextCursor"] is not None:
+            assert (len(page["groups"]), page["total"]) == (2, whole["total"])
+            cursor = page["nextCursor"]
+            page = await summary(http, groupBy=members, timezone="Asia/Kolkata", limit="2", cursor=cursor)
+            groups += page["groups"]
+        assert (groups, page["total"]) == (whole["groups"], whole["total"])
+
+
+async def test_a_cursor_is_good_for_its_summary_alone(http: aiohttp.ClientSession) -> None:
+    await record_all(http, [*made_up_usage(9, 1), *made_up_usage(9, 1, "other")])
+    cursor = (await summary(http, groupBy="service,day", limit="1"))["nextCursor"]
+    (await get(http, f"/customers/acme/summary?groupBy=service,day&cursor={cursor}")).require(200)
+    for path in ("/customers/acme/summary?groupBy=day", "/customers/other/summary?groupBy=service,day", "/summary?"):
+        (await get(http, f"{path}&cursor={cursor}")).problem("validation_error", "query/cursor")
+
+
+async def test_a_time_when_there_can_be_no_usage(http: aiohttp.ClientSession) -> None:
+    await record_all(http, made_up_usage(3, seed=1))
+    for start in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999Z", "9999-01-01T00:00:00Z"):
+        for members in ("", "hour", "service,month"):
+            answer = await summary(http, groupBy=members, **{"from": start})
+            assert (answer["groups"], answer["total"], answer["to"]) == ([], ZERO, None)
+    assert (await summary(http, groupBy="day", to="0001-01-01T00:00:00Z"))["total"] == ZERO
+    moment = "2026-01-01T00:00:00Z"
+    assert (await summary(http, to=moment, **{"from": moment}))["total"] == ZERO

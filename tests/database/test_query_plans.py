@@ -48,10 +48,10 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("customers", "get_customer", ("c1",)),
     ("customers", "known_customers", (["c1", "c2"],)),
     ("customers", "list_customers", ("c2", 100)),
-    ("rollups", "summarize", ("c1", True, 100, *columns(*MARCH, None, "UTC"))),
-    ("rollups", "summarize", ("c1", True, 100, *columns(*CUT, "day", "Asia/Kathmandu"))),
-    ("rollups", "summarize", ("c1", False, 100, *columns(*CUT, "hour", "Asia/Kolkata"))),
-    ("rollups", "summarize", ("c1", False, 100, *columns(*CUT, "month", "Europe/Berlin"))),
+    ("rollups", "read_groups", ("c1", True, 100, BEGINNING, "", *columns(*MARCH, None, "UTC"))),
+    ("rollups", "read_groups", ("c1", True, 100, BEGINNING, "", *columns(*CUT, "day", "Asia/Kathmandu"))),
+    ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "hour", "Asia/Kolkata"))),
+    ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "month", "Europe/Berlin"))),
     ("rollups", "used_buckets", ("c1", 180, timedelta(days=1), *MARCH, 100)),
     ("statements", "statement_lines", ("c1", *MARCH)),
     ("statements", "statement_digest", ("c1", *MARCH)),
@@ -105,8 +105,8 @@ async def test_a_summary_reads_each_span_by_key(
     large: "asyncpg.Connection[asyncpg.Record]", mode: str, zone: str
 ) -> None:
     await large.execute(f"SET plan_cache_mode = {mode}")
-    statement = await large.prepare(load_queries("rollups")["summarize"])
-    explained = await statement.explain("c1", False, 100, *columns(*MARCH, "day", zone))
+    statement = await large.prepare(load_queries("rollups")["read_groups"])
+    explained = await statement.explain("c1", False, 100, BEGINNING, "", *columns(*MARCH, "day", zone))
     conditions = {
         node["Index Name"]: condition.count("bucket ") + condition.count("occurred_at ")
         for node in nodes(explained[0]["Plan"])

@@ -24,7 +24,8 @@ from billing_client.contract.wire import FieldError
 
 PeriodUnit = Literal["hour", "day", "month"]
 _UNITS: tuple[PeriodUnit, ...] = ("hour", "day", "month")  # the finest first: its periods lie within the others'
-HOUR, DAY, _SECOND = timedelta(hours=1), timedelta(days=1), timedelta(seconds=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+_MINUTE, _SECOND = timedelta(minutes=1), timedelta(seconds=1)
 _FIRST = datetime(1, 1, 1, 0, 0, 1, tzinfo=UTC)  # the second before is -infinity to asyncpg
 _MONTH = re.compile(r"(?!0000|9999)([0-9]{4})-(0[1-9]|1[0-2])")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -151,13 +152,23 @@ def period_labels(start: datetime, members: Container[str], zone: ZoneInfo) -> d
     """What those of hour, day and month that are in `members` call the period that begins at `start`."""
     labels = {}
     if "hour" in members:
-        offset = _offset(start, zone)
-        hour = (start + offset).replace(minute=0, second=0, tzinfo=timezone(offset))
-        labels["hour"] = hour.isoformat()
+        labels["hour"] = _hour_label(start, zone)
     if "day" in members or "month" in members:
         day = day_at(start, zone).isoformat()
         labels |= {member: label for member, label in (("day", day), ("month", day[:7])) if member in members}
     return labels
+
+
+def _hour_label(start: datetime, zone: ZoneInfo) -> str:
+    """The full hour on the clock at an instant, in RFC 3339.
+
+    Its offsets have whole minutes (section 5.6), but some of the past have seconds (Monrovia until 1972: -00:44:30).
+    These are rounded up, and the clock is put forward with them: so the label still names the instant at which the hour
+    begins, and still shows this hour (00:00:30-00:44).
+    """
+    offset = _offset(start, zone)
+    hour = (start + offset).replace(minute=0, second=0) - offset
+    return hour.astimezone(timezone(-(-offset // _MINUTE) * _MINUTE)).isoformat()
 
 
 def _following_month(first: date) -> date:

@@ -293,3 +293,22 @@ async def test_a_time_when_there_can_be_no_usage(http: aiohttp.ClientSession) ->
     assert (await summary(http, groupBy="day", to="0001-01-01T00:00:00Z"))["total"] == ZERO
     moment = "2026-01-01T00:00:00Z"
     assert (await summary(http, to=moment, **{"from": moment}))["total"] == ZERO
+
+
+@pytest.mark.parametrize(
+    ("zone", "instant", "hour"),
+    [
+        ("Africa/Monrovia", "1969-07-20T12:00:00Z", "1969-07-20T11:00:30-00:44"),  # -00:44:30
+        ("Africa/Monrovia", "1969-07-20T00:44:29Z", "1969-07-19T23:00:30-00:44"),
+        ("Europe/Amsterdam", "1937-01-01T12:00:27Z", "1937-01-01T12:00:28+00:20"),  # +00:19:32
+        ("Europe/Berlin", "1880-05-01T23:06:32Z", "1880-05-02T00:00:32+00:54"),  # +00:53:28
+        ("Asia/Kathmandu", "2026-01-01T00:00:00Z", "2026-01-01T05:00:00+05:45"),
+    ],
+)
+async def test_an_hour_is_a_time_of_rfc_3339(http: aiohttp.ClientSession, zone: str, instant: str, hour: str) -> None:
+    await record_all(http, [usage(occurredAt=instant)])
+    (group,) = (await summary(http, groupBy="hour,day", timezone=zone))["groups"]
+    assert (group["hour"], group["day"]) == (hour, hour[:10])
+    begun = datetime.fromisoformat(hour)
+    assert timedelta(0) <= datetime.fromisoformat(instant) - begun < timedelta(hours=1)
+    assert begun.astimezone(UTC).isoformat() == label({"occurredAt": instant}, "hour", zone)

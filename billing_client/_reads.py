@@ -103,7 +103,7 @@ class LedgerReads:
         group_by: Sequence[GroupBy] = (),
         timezone: str = "UTC",
     ) -> Summary:
-        """Sum a customer's usage, without what was voided.
+        """Sum a customer's usage, without what was voided. All pages of groups are read and put together.
 
         Args:
             customer_id: Whose usage.
@@ -146,7 +146,7 @@ class LedgerReads:
         last: CustomerSummary | None = None
         async for page in self._pages("/summary", _SUMMARIES, query):
             for customer in page.data:
-                if last is not None and last.customer_id == customer.customer_id:  # its groups go on on this page
+                if last is not None and last.customer_id == customer.customer_id:  # its groups did not fit on a page
                     last = msgspec.structs.replace(customer, groups=last.groups + customer.groups)
                     continue
                 if last is not None:

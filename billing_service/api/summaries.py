@@ -38,7 +38,12 @@ async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Res
     after = read_cursor(scope, query.cursor, summaries.Position) if query.cursor else None
     async with request.services.database.read_connection(is_large=True) as connection:
         data, end = await summaries.summarize_customers(
-            connection, asked, query.limit, after, only=request.caller.customer_id
+            connection,
+            asked,
+            query.limit,
+            after,
+            only=request.caller.customer_id,
+            seconds=min(summaries.PAGE_SECONDS, request.services.settings.read_timeout / 2),
         )
     cursor = write_cursor(scope, end) if end is not None else None
     return JsonResponse(SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor))

@@ -13,7 +13,8 @@ from msgspec import Struct
 from billing_client._errors import ValidationError
 from billing_client._records import Usage
 from billing_client.contract import wire
-from billing_client.contract.identity import event_request_id, plain_decimal, usage_request_id
+from billing_client.contract.decimals import plain_decimal
+from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_client.contract.wire import MAX_ID_LENGTH, MAX_NAME_LENGTH, FieldError, Id, Name, NewUsage, Timestamp
 
 encode = msgspec.json.Encoder().encode

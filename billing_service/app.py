@@ -20,10 +20,10 @@ from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
+from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.logs import RequestLog, start_logs
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestInfo, RequestTelemetry
-from billing_service.telemetry.sampler import Sampler
 from billing_service.telemetry.tracing import OFF, Traces
 
 OPERATIONS = [

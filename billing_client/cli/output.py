@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from billing_client.contract.amounts import plain
+from billing_client.contract.decimals import plain
 
 
 def to_json(value: Any) -> bytes:

@@ -17,7 +17,7 @@ from billing_client.cli.failures import Command, CommandError, failure_from
 from billing_client.cli.options import Connection, connection_options, json_option
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column
-from billing_client.contract.amounts import plain
+from billing_client.contract.decimals import plain
 from billing_client.contract.wire import NewUsage, ProblemDetails
 
 _file = click.argument("file", type=click.Path(path_type=Path))

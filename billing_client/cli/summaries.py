@@ -17,7 +17,7 @@ from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column
-from billing_client.contract.amounts import EXACT, plain
+from billing_client.contract.decimals import EXACT, plain
 from billing_client.contract.wire import SummaryGroup, SummaryTotal
 
 MEMBERS = ("service", "hour", "day", "month")

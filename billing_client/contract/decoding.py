@@ -15,14 +15,8 @@ from typing import Annotated, Any, Generic, TypeVar, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from billing_client.contract.amounts import multiply
-from billing_client.contract.identity import (
-    MAX_NUMERAL,
-    TOO_LONG,
-    event_request_id,
-    plain_decimal,
-    usage_request_id,
-)
+from billing_client.contract.decimals import MAX_NUMERAL, TOO_LONG, multiply, plain_decimal
+from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_client.contract.json_scanning import count_elements, isolate, members, repeats_a_name
 from billing_client.contract.problems import ProblemError, excerpt, invalid
 from billing_client.contract.timestamps import read_timestamp

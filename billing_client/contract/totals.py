@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from billing_client.contract.amounts import difference, round_half_up, total
+from billing_client.contract.decimals import difference, round_half_up, total
 from billing_client.contract.wire import (
     LineChange,
     StatementLine,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from billing_client.contract.amounts import total
+from billing_client.contract.decimals import total
 from billing_client.contract.periods import SummaryRequest, period_at, period_labels
 from billing_client.contract.wire import SummaryGroup, UsageRecord
 

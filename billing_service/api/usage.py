@@ -34,8 +34,8 @@ from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
+from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.records import find_record, list_records, void_record
-from billing_service.ledger.slices import in_slices
 from billing_service.telemetry import audit
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")

@@ -10,9 +10,9 @@ from billing_service.http.rate_limits import RateLimits
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.settings import Settings
+from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestTelemetry
-from billing_service.telemetry.sampler import Sampler
 from billing_service.telemetry.tracing import Traces
 
 

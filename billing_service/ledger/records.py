@@ -11,8 +11,8 @@ from billing_client.contract.wire import NewVoid, Outcome, UsageRecord, VoidedUs
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.api_keys import key_id_bytes, key_name
+from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import take_from_rollups
-from billing_service.ledger.slices import in_slices
 
 _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")

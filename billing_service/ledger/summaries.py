@@ -14,8 +14,8 @@ from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import MAX_GROUPS, CustomerSummary, Id, SummaryGroup, SummaryTotal
 from billing_service.database.pool import Connection
 from billing_service.ledger.customers import list_customers
+from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import GroupKey, read_groups
-from billing_service.ledger.slices import in_slices
 
 PAGE_SECONDS = 2.0  # so that a page of many customers with much usage does not run into a time-out
 _EVERYTHING = Grouping(service=False, period=None, timezone="UTC")

@@ -7,7 +7,7 @@ from typing import Any, get_origin
 import msgspec
 
 from billing_client import __version__
-from billing_client.contract.identity import MAX_DIGITS, MAX_FRACTION_DIGITS, MAX_NUMERAL, NUMERAL
+from billing_client.contract.decimals import MAX_DIGITS, MAX_FRACTION_DIGITS, MAX_NUMERAL, NUMERAL
 from billing_client.contract.problems import KINDS
 from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, ProblemDetails
 from billing_service.http.errors import PROBLEM_TYPE

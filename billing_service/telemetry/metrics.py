@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from billing_client import __version__
 from billing_client.contract.outcomes import Decision
 from billing_service.database.pool import PoolUse
-from billing_service.telemetry.silence import Silence
+from billing_service.telemetry.service_activity import ServiceActivity
 
 Way = Literal["single", "batch"]
 WAYS: tuple[Way, ...] = ("single", "batch")
@@ -35,7 +35,7 @@ class Metrics:
     """The metrics of one application. Where several processes serve, `folder` holds what each of them counted."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.silence = Silence()
+        self.silence = ServiceActivity()
         own = CollectorRegistry()
         self._folder = folder
         self._exposed = own if folder is None else CollectorRegistry()
@@ -186,7 +186,7 @@ def _gauge(name: str, documentation: str, registry: CollectorRegistry, *labels: 
 class _Facts(Collector):
     """What is known when asked for, and the same whichever process answers."""
 
-    def __init__(self, silence: Silence) -> None:
+    def __init__(self, silence: ServiceActivity) -> None:
         self._silence = silence
 
     def collect(self) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, HookContext
 
-from billing_client.contract.identity import plain_decimal
+from billing_client.contract.decimals import plain_decimal
 from billing_client.contract.timestamps import read_timestamp
 
 schemathesis.openapi.format("iana-timezone", st.sampled_from(sorted(available_timezones() - {"localtime", "Factory"})))

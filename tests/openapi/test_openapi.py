@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from openapi_spec_validator import validate
 
-from billing_client.contract.identity import plain_decimal
+from billing_client.contract.decimals import plain_decimal
 from billing_service.app import OPERATIONS
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings

@@ -8,7 +8,7 @@ from msgspec import structs
 from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.imports.totals import ImportTotals, LeftoverFile
 from billing_client.cli.tables import number_column, print_table, text_column
-from billing_client.contract.amounts import EXACT, plain
+from billing_client.contract.decimals import EXACT, plain
 
 SHOWN_CUSTOMERS = 3
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from billing_client import CustomerNotFoundError, EventIdConflictError, UsageOutcome
 from billing_client.cli.imports.lines import SourceRecord, UsageSource
-from billing_client.contract.amounts import EXACT
+from billing_client.contract.decimals import EXACT
 from billing_client.contract.named_queries import read_queries
 
 _SQL = read_queries(Path(__file__).parent / "seen.sql")

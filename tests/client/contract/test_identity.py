@@ -15,7 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import billing_client
-from billing_client.contract.identity import event_request_id, new_customer_id, plain_decimal, usage_request_id
+from billing_client.contract.decimals import plain_decimal
+from billing_client.contract.identity import event_request_id, new_customer_id, usage_request_id
 
 VECTORS: dict[str, Any] = json.loads(
     Path(billing_client.__file__).parent.joinpath("contract", "request_id_vectors.json").read_text(encoding="utf-8")

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from billing_service.database.pool import Database
 from billing_service.database.queries import load_queries
 
-_QUERIES = load_queries("activity")
+_QUERIES = load_queries("service_activity")
 MAX_SERVICES = 100
 MAX_UNSAVED = 1_000
 OTHER = "other"
 
 
-class Silence:
+class ServiceActivity:
     """The last moments by service: of MAX_SERVICES by name, of all others together. Times are seconds since 1970.
 
     The services that are active most often go by their names. So names that were made up once do not keep those of real

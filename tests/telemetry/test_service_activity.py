@@ -10,7 +10,7 @@ import pytest
 from billing_service.database.migrations import load_migrations, migrate
 from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.settings import Settings
-from billing_service.telemetry.silence import MAX_SERVICES, MAX_UNSAVED, Silence
+from billing_service.telemetry.service_activity import MAX_SERVICES, MAX_UNSAVED, ServiceActivity
 from tests.calls import given_customer, post, usage
 from tests.databases import execute
 from tests.scrapes import scrape
@@ -28,7 +28,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def test_the_latest_moment_of_all_processes_counts(database: Database) -> None:
-    one, other = Silence(), Silence()
+    one, other = ServiceActivity(), ServiceActivity()
     one.note(["storage", "compute"], NOW)
     other.note(["storage"], NOW - 60)
     await one.synchronise(database)
@@ -41,7 +41,7 @@ async def test_the_latest_moment_of_all_processes_counts(database: Database) -> 
 
 
 async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: Database) -> None:
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note(["storage"], NOW)
     silence.note(["storage"], NOW - 30)
     assert silence.silences(NOW - 10) == {"storage": 0}
@@ -50,7 +50,7 @@ async def test_a_clock_that_was_set_back_makes_no_silence_below_zero(database: D
 
 
 async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, database_url: str) -> None:
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note(["storage", "no longer sold"], NOW)
     await silence.synchronise(database)
     await execute(database_url, "DELETE FROM service_activity WHERE service = 'no longer sold'", "SELECT 1")
@@ -60,20 +60,20 @@ async def test_a_service_whose_row_was_deleted_is_forgotten(database: Database, 
 
 
 async def test_services_beyond_the_bound_go_by_one_name(database: Database) -> None:
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note([f"service {n}" for n in range(MAX_SERVICES)], NOW)
     silence.note([f"service {n}" for n in range(MAX_SERVICES + 50)], NOW + 1)
     assert len(silence.silences(NOW)) == MAX_SERVICES + 1
     assert silence.silences(NOW + 2)["other"] == 1
     await silence.synchronise(database)
-    again = Silence()
+    again = ServiceActivity()
     await again.synchronise(database)
     assert again.silences(NOW + 2) == silence.silences(NOW + 2)
     assert len(again.silences(NOW)) == MAX_SERVICES + 1
 
 
 async def test_made_up_services_do_not_take_the_names_of_real_ones_for_good(database: Database) -> None:
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note([f"made up {n}" for n in range(2 * MAX_SERVICES)], NOW)
     await silence.synchronise(database)
     for second in (1, 2):
@@ -86,7 +86,7 @@ async def test_made_up_services_do_not_take_the_names_of_real_ones_for_good(data
 
 
 async def test_what_waits_to_be_saved_is_bounded() -> None:
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note((f"made up {n}" for n in range(5_000)), NOW)
     assert len(silence._unsaved) == MAX_UNSAVED + 1
 
@@ -94,13 +94,13 @@ async def test_what_waits_to_be_saved_is_bounded() -> None:
 async def test_what_could_not_be_saved_is_saved_later(database: Database) -> None:
     away = Database(Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
     await away.open()
-    silence = Silence()
+    silence = ServiceActivity()
     silence.note(["storage"], NOW)
     with pytest.raises(DatabaseUnavailableError):
         await silence.synchronise(away)
     await away.close()
     await silence.synchronise(database)
-    again = Silence()
+    again = ServiceActivity()
     await again.synchronise(database)
     assert again.silences(NOW) == {"storage": 0}
 

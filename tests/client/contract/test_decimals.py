@@ -5,8 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 
-from billing_client.contract.amounts import multiply
-from billing_client.contract.identity import plain_decimal
+from billing_client.contract.decimals import multiply, plain_decimal
 from tests.client.contract.test_identity import plain_decimals
 
 

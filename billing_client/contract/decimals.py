@@ -1,0 +1,97 @@
+"""Decimal numbers as text: read digit by digit, added and multiplied exactly, never through a float."""
+
+import re
+from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
+
+# a product has at most 76 digits before the point and 36 after it, a sum of 10^20 of them 132 in all; what would not
+# fit is a bug, so it traps
+EXACT = Context(prec=200, traps=[Inexact])
+_ROUNDING = Context(prec=200, rounding=ROUND_HALF_UP)
+MAX_DIGITS = 38
+MAX_FRACTION_DIGITS = 18
+MAX_NUMERAL = 100_000  # characters that a number may be written in, needless zeros included
+
+# What a string may hold: numeric-string of the General Decimal Arithmetic specification, which Decimal() of most
+# languages takes, less its special values. It has more than a number of JSON (RFC 8259): `+1`, `0012`, `.5` and `1.`.
+NUMERAL = r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?"
+_NUMERAL = re.compile(NUMERAL)
+_PLAIN = re.compile(
+    r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
+)  # what is written so already, of 38 digits at most
+TOO_LONG = f"must have at most {MAX_DIGITS} digits, written in at most {MAX_NUMERAL} characters"
+
+
+def plain_decimal(text: str) -> str:
+    """Write a decimal number the one way that counts: no exponent, no plus sign, no needless zeros.
+
+    `15`, `15.0` and `1.5e1` give `15`; every zero gives `0`.
+    Raises ValueError, with a message fit for a caller, for anything but a finite number that is not negative
+    and has at most 38 digits, at most 18 of them after the point, written in at most MAX_NUMERAL characters.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    if len(text) > MAX_NUMERAL:
+        raise ValueError(TOO_LONG)
+    match = _NUMERAL.fullmatch(text)
+    if match is None:
+        raise ValueError("must be a finite decimal number")
+    sign, whole, fraction, only_fraction, exponent_sign, exponent = match.groups()
+    whole, fraction = whole or "", fraction or only_fraction or ""
+    if exponent is not None:
+        whole, fraction = _shift(whole, fraction, -1 if exponent_sign == "-" else 1, exponent)
+    whole, fraction = whole.lstrip("0"), fraction.rstrip("0")
+    if not whole and not fraction:
+        return "0"
+    if sign == "-":
+        raise ValueError("must not be negative")
+    if len(fraction) > MAX_FRACTION_DIGITS:
+        raise ValueError(f"must have at most {MAX_FRACTION_DIGITS} digits after the point")
+    if len(whole) + len(fraction) > MAX_DIGITS:
+        raise ValueError(f"must have at most {MAX_DIGITS} digits")
+    return f"{whole or '0'}.{fraction}" if fraction else whole
+
+
+def _shift(whole: str, fraction: str, direction: int, exponent: str) -> tuple[str, str]:
+    """Move the point by an exponent, in time and memory that do not depend on the exponent's size."""
+    digits = (whole + fraction).lstrip("0")
+    if not digits:
+        return "", ""
+    magnitude = exponent.lstrip("0") or "0"
+    # further than any digit given could bring back into range: the limits on digits then refuse it
+    distance = int(magnitude) if len(magnitude) <= 9 else 10**9
+    reach = len(whole) + len(fraction) + MAX_DIGITS + MAX_FRACTION_DIGITS
+    shift = direction * min(distance, reach)
+    point = len(digits) - len(fraction) + shift
+    if point <= 0:
+        return "", "0" * -point + digits
+    return digits[:point].ljust(point, "0"), digits[point:]
+
+
+def multiply(units: str, price: str) -> str:
+    """The exact product of two plain decimals, as a plain decimal."""
+    return plain(EXACT.multiply(Decimal(units), Decimal(price)))
+
+
+def total(decimals: Iterable[str]) -> str:
+    """The exact sum of plain decimals, as a plain decimal."""
+    result = Decimal(0)
+    for decimal in decimals:
+        result = EXACT.add(result, Decimal(decimal))
+    return plain(result)
+
+
+def difference(one: str, other: str) -> str:
+    """The first plain decimal less the second, exact."""
+    return plain(EXACT.subtract(Decimal(one), Decimal(other)))
+
+
+def round_half_up(decimal: str, digits: int) -> str:
+    """A plain decimal rounded to so many digits after the point, half away from zero; it has all of them."""
+    return format(Decimal(decimal).quantize(Decimal(1).scaleb(-digits), context=_ROUNDING), "f")
+
+
+def plain(decimal: Decimal) -> str:
+    """A decimal without exponent and without needless zeros."""
+    text = format(decimal, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -28,7 +28,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 KeyName = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)]
 _KEY_ID_BYTES, _SECRET_BYTES = 8, 32
 _QUERIES = load_queries("api_keys")
-_KNOWN_CUSTOMERS = load_queries("customers")["known_customers"]
+_CUSTOMERS = load_queries("customers")
 # The scheme is case-insensitive (RFC 9110, section 11.1). The rest has one form, so that few texts stand for one key.
 _CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] {1,4}bk_([0-9a-f]{16})_([0-9a-f]{64}) {0,4}")
 
@@ -112,7 +112,7 @@ async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
     Raises ProblemError (404) if it is bound to a customer that does not exist, KeyRightsError if the database role may
     not create keys.
     """
-    if new.customer_id is not None and not await connection.fetch(_KNOWN_CUSTOMERS, [new.customer_id]):
+    if new.customer_id is not None and not await connection.fetch(_CUSTOMERS["known_customers"], [new.customer_id]):
         raise ProblemError(customer_not_found(new.customer_id))
     key_id, secret = secrets.token_hex(_KEY_ID_BYTES), secrets.token_hex(_SECRET_BYTES)
     key = Key(

@@ -61,11 +61,10 @@ def admin(key_of: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def mine(service: Service, key_of: Callable[..., str]) -> str:
+def mine(service: Service, key_of: Callable[..., str], admin: str) -> str:
     """The header of a key that may do everything for the customer `mine`, beside the victim."""
-    shown = f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
-    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', shown)).require(201)
-    return shown
+    exchange(service, json_request("/customers", b'{"id": "mine", "name": "Mine"}', admin)).require(201)
+    return f"Authorization: Bearer {key_of('admin', customer_id='mine')}"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The one place where the parts of the service are put together."""
+"""The ASGI application. `create_app` is the only place where its parts are put together."""
 
 import gc
 from collections.abc import AsyncIterator, Callable
@@ -56,14 +56,14 @@ class ServiceApp(Router):
         return self.services.settings
 
     def log_refusal(self, *, status: int, code: str, http_request_id: str, method: str | None, seconds: float) -> None:
-        """Count and log a request that the connection refused before it became one.
+        """Count and log a request that the HTTP connection refused before it reached the application.
 
         Args:
-            status: The status it was answered with.
-            code: The code of the problem it was answered with.
-            http_request_id: The `X-Request-Id` it was answered with.
-            method: Its HTTP method, where that had come.
-            seconds: How long it took to arrive.
+            status: The status of the response.
+            code: The problem code of the response.
+            http_request_id: The `X-Request-Id` of the response.
+            method: The HTTP method; None if it was not received.
+            seconds: How long the request took to arrive.
         """
         info = RequestInfo(method=method or "", http_request_id=http_request_id.encode(), status=status, code=code)
         self.services.requests.add(info, seconds)
@@ -71,7 +71,7 @@ class ServiceApp(Router):
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         services = self.services
-        _spare_the_garbage_collector()
+        _tune_garbage_collection()
         services.traces.start()
         await services.database.open()
         await services.sampler.start()
@@ -85,7 +85,7 @@ class ServiceApp(Router):
             if services.rate_limits is not None:
                 await services.rate_limits.close()
             await services.database.close()
-            services.requests.flush()  # calls that were cut off have ended by now
+            services.requests.flush()  # by now requests that were cut off have ended, too
             await services.traces.stop()
 
 
@@ -98,10 +98,10 @@ def create_app(
     """Put the service together.
 
     Args:
-        settings: The settings, which name the database too. It is connected to when first needed.
-        request_log: Where requests are logged; None for nowhere.
-        traces: What makes spans.
-        make_group_commit: Makes what records usage; a test or a benchmark may put another in its place.
+        settings: The settings. The database they name is connected to when it is first needed.
+        request_log: Where requests are logged; None to log none.
+        traces: Makes the spans; by default none.
+        make_group_commit: Creates the part that records usage; a test or a benchmark may replace it.
     """
     database = Database(settings)
     clock = Clock()
@@ -127,18 +127,17 @@ def create_app(
     return ServiceApp(services)
 
 
-def _spare_the_garbage_collector() -> None:
-    """Keep what lives as long as the process out of every collection, and collect more rarely.
-
-    A request makes no cycles. Measured at 64 connections: CPU for a request 116 to 98 µs, p99 40 to 22 ms.
-    """
+def _tune_garbage_collection() -> None:
+    """Exclude objects that live as long as the process from garbage collection, and collect less often."""
+    # Requests create no reference cycles. With 64 connections this lowered CPU per request from 116 to 98 µs, and the
+    # 99th percentile from 40 to 22 ms.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def find_traces(settings: Settings) -> Callable[[], Traces]:
-    """What makes the traces that the settings ask for. Raises SettingsError where OpenTelemetry is not installed."""
+    """A factory of the traces that the settings ask for. Raises SettingsError if OpenTelemetry is not installed."""
     if settings.traces == "off":
         return lambda: OFF
     try:
@@ -152,6 +151,6 @@ def find_traces(settings: Settings) -> Callable[[], Traces]:
 
 
 def app_from_environment() -> ServiceApp:
-    """What each worker process runs."""
+    """Create the application from the environment. Each worker process calls this."""
     settings = load_settings()
     return create_app(settings, start_logs(settings), find_traces(settings)())

@@ -1,4 +1,4 @@
-"""The settings: the one place that reads the environment. `.env.example` describes each."""
+"""The settings, and the only place that reads the environment. `.env.example` describes each setting."""
 
 import os
 import re
@@ -25,8 +25,8 @@ _OTHER_PROGRAMS = frozenset({"BILLING_BASE_URL", "BILLING_API_KEY"})  # the clie
 _TESTS = "BILLING_TEST_"
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, section 2.1, and the underscores of container names
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-# Kubernetes tells each container where the Services of its namespace are, as Docker's --link does of one container. For
-# a Service called billing: BILLING_SERVICE_HOST, BILLING_SERVICE_PORT, BILLING_PORT=tcp://10.0.0.1:80,
+# Kubernetes injects variables for each Service of a namespace into its containers; Docker's --link does the same for a
+# container. For a Service called billing: BILLING_SERVICE_HOST, BILLING_SERVICE_PORT, BILLING_PORT=tcp://10.0.0.1:80,
 # BILLING_PORT_80_TCP=tcp://10.0.0.1:80, BILLING_PORT_80_TCP_ADDR, …
 _LINK_URL = re.compile(r"(?:tcp|udp|sctp)://.+")
 _LINK = re.compile(r"(BILLING(?:_[A-Z0-9_]+)?)_PORT_[0-9]+_(?:TCP|UDP|SCTP)")
@@ -40,7 +40,7 @@ class SettingsError(Exception):
 
 
 class Rate(NamedTuple):
-    """A rate limit: a bucket of `quota` requests or records that fills up again within `period`."""
+    """A rate limit: a bucket of `quota` requests or records that refills within `period`."""
 
     quota: int
     period: timedelta
@@ -63,7 +63,7 @@ def _variable(field: str) -> str:
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
-    """Every setting, validated. Times are in seconds, sizes in bytes; what is per process counts in each worker."""
+    """All settings, validated. Times are in seconds, sizes in bytes. Limits apply to each worker process by itself."""
 
     env: Annotated[
         Literal["development", "staging", "production"],
@@ -111,9 +111,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         Meta(description="a URL such as redis://user:password@host:6379/0"),
     ] = None
     allowed_hosts: Annotated[
-        str | None, Meta(description="host names or IP addresses without ports, with commas between")
+        str | None, Meta(description="host names or IP addresses without ports, separated by commas")
     ] = None
-    trusted_proxies: Annotated[str | None, Meta(description="addresses or networks, with commas between")] = None
+    trusted_proxies: Annotated[str | None, Meta(description="addresses or networks, separated by commas")] = None
     log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
@@ -122,26 +122,26 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
 
     @property
     def log_is_json(self) -> bool:
-        """Whether the log is JSON, for programs to read."""
+        """Whether the log is written as JSON."""
         return self.log_format == "json" or (self.log_format == "auto" and self.env != "development")
 
     @property
     def key_required(self) -> bool:
-        """Whether each call needs an API key."""
+        """Whether every request needs an API key."""
         return self.env != "development"
 
     @property
     def host_names(self) -> frozenset[str]:
-        """The names of BILLING_ALLOWED_HOSTS in lower case, IPv6 addresses without brackets; empty where not set.
+        """The names in BILLING_ALLOWED_HOSTS, in lower case, IPv6 addresses without brackets; empty if it is not set.
 
-        In development only these and the loopback names are served, so that no web page can reach the service under a
-        name of its own (DNS rebinding). Elsewhere every name is served where this is empty.
+        In development only these and the loopback names are served. This keeps web pages from reaching the service
+        under a name of their own (DNS rebinding). In staging and production, empty means that every name is served.
         """
         return frozenset(_host_name(name) for name in (self.allowed_hosts or "").split(",") if name.strip())
 
     @property
     def rates(self) -> dict[str, Rate | None]:
-        """The rate limits by the name of their policy; None where no limit is set."""
+        """The rate limits by policy name; None means no limit."""
         return {
             "address-requests": _rate(self.requests_per_address, "requests"),
             "address-records": _rate(self.records_per_address, "records"),
@@ -158,11 +158,17 @@ def _rate(text: str | None, unit: Literal["requests", "records"]) -> Rate | None
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
-    """Read the settings from the environment, then from the file of its BILLING_ENV, then take the defaults.
+    """Read and validate the settings.
 
-    An empty variable counts as not set. `environment` is the process's own where not given. `overrides` are settings by
-    field name, None where not given; they win over everything else.
-    Raises SettingsError, whose one line names the variable, what is wrong and what would be right.
+    An environment variable wins over the env file of BILLING_ENV, and that over the default. An empty variable counts
+    as not set.
+
+    Args:
+        environment: The environment variables; by default those of this process.
+        **overrides: Settings by field name. They win over everything else, except for those that are None.
+
+    Raises:
+        SettingsError: A setting is not valid. Its one line names the variable, what is wrong and what is allowed.
     """
     environment = os.environ if environment is None else environment
     given = _without_links({name: value for name, value in environment.items() if value})
@@ -171,7 +177,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
     _check_names(given, "the environment")
     _check_names(file, ENV_FILES[env])
     if "BILLING_ENV" in file:
-        fault = f"it is set in the file {ENV_FILES[env]}, which it would have to choose"
+        fault = f"it is set in the file {ENV_FILES[env]}, but it decides which file is read"
         raise SettingsError(f"BILLING_ENV: {fault}; it must be set in the environment, and removed from the file")
     return _validate(file | given | {"BILLING_ENV": env}, overrides)
 
@@ -189,10 +195,10 @@ def _validate(values: Mapping[str, str], overrides: Mapping[str, object]) -> Set
 
 
 def _without_links(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what Kubernetes or Docker injected about services whose names begin with billing.
+    """The environment without the variables that Kubernetes or Docker injected for services named billing….
 
-    A group of injected variables is recognised by one such as BILLING_PORT_80_TCP=tcp://10.0.0.1:80, so that a misspelt
-    setting is not taken for one of them. BILLING_PORT is in the group if it holds such a URL; else it is the setting.
+    A group of injected variables is recognised by a member such as BILLING_PORT_80_TCP=tcp://10.0.0.1:80. Without one,
+    a similar name is a misspelt setting. BILLING_PORT is injected if it holds such a URL; otherwise it is the setting.
     """
     links = {match[1] for name, value in environment.items() if (match := _LINK.fullmatch(name)) and _is_link(value)}
     injected = {
@@ -210,7 +216,7 @@ def _is_link(value: str) -> bool:
 
 
 def _check_names(values: Mapping[str, str], where: str) -> None:
-    """Refuse a variable that looks like a setting and is none: a misspelt setting would be ignored in silence."""
+    """Refuse unknown variables that begin with BILLING_, so that a misspelt setting is not ignored silently."""
     known = {name.removeprefix("BILLING_"): name for name in (*Settings.__struct_encode_fields__, *_OTHER_PROGRAMS)}
     for name in sorted(values):
         if name.startswith("BILLING_") and name not in known.values() and not name.startswith(_TESTS):
@@ -225,7 +231,7 @@ def _convert(field: str, value: object) -> Any:
         return msgspec.convert(value, type_, strict=False)
     except msgspec.ValidationError as error:
         name = _variable(field)
-        shown = "what it holds (not shown)" if name in _SECRET else repr(value)
+        shown = "its value (not shown)" if name in _SECRET else repr(value)
         raise SettingsError(f"{name}: {shown} is not valid; it must be {type_.__metadata__[0].description}") from error
 
 
@@ -244,21 +250,21 @@ def _check_database_url(settings: Settings) -> None:
     except ValueError:
         well_formed = False
     if not well_formed:
-        raise SettingsError(f"DATABASE_URL: what it holds (not shown) is not valid; {right}")
+        raise SettingsError(f"DATABASE_URL: its value (not shown) is not valid; {right}")
 
 
 def _check_limits(settings: Settings) -> None:
     for field in ("records_per_key", "records_per_address"):
         rate = _rate(getattr(settings, field), "records")
         if rate is not None and rate.quota < MAX_BATCH_RECORDS:
-            fault = f"a batch may hold {MAX_BATCH_RECORDS} records, and would never pass"
+            fault = f"a batch may hold {MAX_BATCH_RECORDS} records, and a full one would never be accepted"
             right = f"it must be {MAX_BATCH_RECORDS} or more, such as {MAX_BATCH_RECORDS}/m"
             raise SettingsError(f"{_variable(field)}: {getattr(settings, field)!r} is not valid: {fault}; {right}")
     if settings.rate_limit_store is not None and find_spec("redis") is None:
-        fault = "it is set, but the client of Redis is not installed; it must be unset, or run"
+        fault = "it is set, but the Redis client is not installed; unset it, or run"
         raise SettingsError(f"BILLING_RATE_LIMIT_STORE: {fault}: pip install 'billing-system[service,redis]'")
     if settings.max_receiving_bytes < settings.max_body_bytes:
-        fault = "the largest body would never be received"
+        fault = "a body of BILLING_MAX_BODY_BYTES could never be received"
         right = f"it must be BILLING_MAX_BODY_BYTES ({settings.max_body_bytes}) or more"
         raise SettingsError(
             f"BILLING_MAX_RECEIVING_BYTES: {settings.max_receiving_bytes} is not valid: {fault}; {right}"
@@ -270,12 +276,12 @@ def _check_addresses(settings: Settings) -> None:
         try:
             ip_network(address.strip())
         except ValueError as error:
-            right = "it must be addresses or networks, with commas between, such as 10.0.0.1,10.1.0.0/16"
+            right = "it must be addresses or networks, separated by commas, such as 10.0.0.1,10.1.0.0/16"
             raise SettingsError(f"BILLING_TRUSTED_PROXIES: {address!r} is not valid; {right}") from error
     bad_names = sorted(name for name in settings.host_names if not _is_host(name))
     if bad_names or (settings.allowed_hosts is not None and not settings.host_names):
         shown = bad_names[0] if bad_names else settings.allowed_hosts
-        right = "it must be host names or IP addresses without ports, with commas between, such as billing.example"
+        right = "it must be host names or IP addresses without ports, separated by commas, such as billing.example"
         raise SettingsError(f"BILLING_ALLOWED_HOSTS: {shown!r} is not valid; {right}")
 
 
@@ -294,18 +300,18 @@ def _is_host(name: str) -> bool:
 
 
 def export_settings(settings: Settings) -> None:
-    """Pass the settings on to the worker processes, through the environment they inherit."""
+    """Pass the settings on to the worker processes, which inherit the environment."""
     for name, value in msgspec.to_builtins(settings).items():
         if value is not None:
             os.environ[name] = str(value)
 
 
 def share_metrics(folder: str) -> None:
-    """Let the worker processes keep their metrics in files of this folder. prometheus_client reads the environment."""
+    """Make the worker processes keep their metrics in this folder. prometheus_client reads it from the environment."""
     os.environ[_METRICS_FOLDER] = folder
 
 
 def metrics_folder() -> Path | None:
-    """The folder of `share_metrics`; None where this process serves alone."""
+    """The folder set by `share_metrics`; None if this process serves alone."""
     folder = os.environ.get(_METRICS_FOLDER)
     return Path(folder) if folder else None

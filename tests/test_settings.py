@@ -318,7 +318,7 @@ def test_any_host_may_be_named_unless_some_are_listed() -> None:
 def test_the_bodies_being_received_have_room_for_the_largest_one() -> None:
     message = refusal({"BILLING_MAX_BODY_BYTES": "100000000"})
     assert message == (
-        "BILLING_MAX_RECEIVING_BYTES: 67108864 is not valid: the largest body would never be received; "
+        "BILLING_MAX_RECEIVING_BYTES: 67108864 is not valid: a body of BILLING_MAX_BODY_BYTES could never be received; "
         "it must be BILLING_MAX_BODY_BYTES (100000000) or more"
     )
     both = {"BILLING_MAX_BODY_BYTES": "100000000", "BILLING_MAX_RECEIVING_BYTES": "100000000"}
@@ -327,7 +327,7 @@ def test_the_bodies_being_received_have_room_for_the_largest_one() -> None:
 
 def test_a_bad_store_is_refused_without_being_shown() -> None:
     message = refusal({"BILLING_RATE_LIMIT_STORE": "memcached://:s3cr3t@cache.example"})
-    assert message.startswith("BILLING_RATE_LIMIT_STORE: what it holds (not shown) is not valid")
+    assert message.startswith("BILLING_RATE_LIMIT_STORE: its value (not shown) is not valid")
 
 
 def test_a_bad_value_in_a_file_is_refused_too(working_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The endpoints of customers."""
+"""The customer endpoints."""
 
 from functools import lru_cache
 from urllib.parse import quote
@@ -24,7 +24,7 @@ class _Position(Struct, array_like=True, frozen=True):
 
 
 async def create_customer(request: ApiRequest, _: NoQuery) -> Response:
-    """Add a customer, under a new id where none is given."""
+    """Create a customer. Without an `id` it gets a new one."""
     key = request.idempotency_key()
     new = decode_new_customer(await request.read_json())
     request.caller.require_reach(new.id)
@@ -41,12 +41,12 @@ async def create_customer(request: ApiRequest, _: NoQuery) -> Response:
 
 @lru_cache(10_000)
 def path_of(customer_id: str) -> str:
-    """The address of a customer."""
+    """The path of a customer's resource."""
     return f"/customers/{quote(customer_id, safe='')}"
 
 
 async def list_customers(request: ApiRequest, query: CustomersQuery) -> Response:
-    """List the customers by id."""
+    """List customers by id."""
     after = read_cursor(_LIST, query.cursor, _Position).id if query.cursor else ""
     async with request.services.database.read_connection() as connection:
         found = await customers.list_customers(connection, after, query.limit + 1, request.caller.customer_id)

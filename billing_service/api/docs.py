@@ -1,4 +1,4 @@
-"""The description of the API: as OpenAPI for programs, and as a page for people that needs no other host."""
+"""The API documentation: the OpenAPI document, and a page (Swagger UI) that loads nothing from other hosts."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ _ASSETS = {
     "swagger-ui.css": _SWAGGER_UI / "swagger-ui.css",
     "favicon.png": _SWAGGER_UI / "favicon-32x32.png",
 }
-# Swagger UI sets the styles of its elements, and has its icons in data: addresses
+# Swagger UI sets inline styles, and embeds its icons as data: URLs
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,17 +29,17 @@ _SAFE = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 
 
 async def get_openapi(request: ApiRequest, _: NoQuery) -> Response:
-    """Read this document."""
+    """Read the OpenAPI document."""
     return Response(request.services.openapi, media_type="application/json")
 
 
 async def show_page(_: ApiRequest, __: None) -> Response:
-    """Show this document as a page."""
+    """Show the OpenAPI document as a page."""
     return FileResponse(_PAGE, headers=_SAFE)
 
 
 async def get_asset(request: ApiRequest, _: None) -> Response:
-    """Read a file that the page is made of."""
+    """Read a script, style sheet or image of the page."""
     path = _ASSETS.get(request.ids["name"])
     if path is None:
         raise ProblemError(problem("not_found", "Not Found."))

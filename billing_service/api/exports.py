@@ -1,4 +1,4 @@
-"""The export: every record, as a stream."""
+"""The export endpoint: streams usage records as JSON lines or CSV."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)
     stream = RecordStream(request.services.database, selection, _encode_rows if format_ == "csv" else _encode_lines)
-    body = _headed(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
+    body = _with_header(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
     headers = {"Content-Disposition": f'attachment; filename="usage.{format_}"', "Vary": "Accept, Accept-Encoding"}
     if accepts_encoding(request, "gzip"):
         headers["Content-Encoding"] = "gzip"
@@ -45,14 +45,14 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
 
 
 class _Export(StreamingResponse):
-    """A stream is read for as long as its response takes, whether or not that comes to its end."""
+    """Runs the record stream while the response is being sent, and stops it if the client goes away."""
 
     def __init__(self, stream: RecordStream, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":  # whose answer has no body
+        if scope["method"] == "HEAD":  # the response has no body
             self.body_iterator = _nothing()
             await super().__call__(scope, receive, send)
             return
@@ -64,8 +64,8 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-async def _headed(chunks: AsyncIterator[bytes], head: bytes) -> AsyncIterator[bytes]:
-    yield head
+async def _with_header(chunks: AsyncIterator[bytes], header: bytes) -> AsyncIterator[bytes]:
+    yield header
     async for chunk in chunks:
         yield chunk
 
@@ -87,7 +87,7 @@ def _cell(value: str | datetime | None) -> str:
 
 
 async def _gzip(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)  # 16 asks for the gzip format
+    compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)  # 16 selects the gzip format
     async for chunk in body:
         yield compressor.compress(chunk)
     yield compressor.flush()

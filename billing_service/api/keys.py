@@ -1,4 +1,4 @@
-"""The endpoints of API keys, for callers with the scope `admin` and no customer of their own."""
+"""The API key endpoints, for callers with the scope `admin` whose key is not bound to a customer."""
 
 from starlette.responses import Response
 
@@ -16,7 +16,7 @@ _decode_new_key = ObjectDecoder[NewKey](NewKey)
 
 
 async def create_key(request: ApiRequest, _: NoQuery) -> Response:
-    """Create an API key. Its text is in this answer and nowhere else."""
+    """Create an API key. Its text is in this response only and cannot be read again."""
     request.caller.require_reach(None)
     new = _decode_new_key(await request.read_json())
     if new.expires_at is not None and new.expires_at <= request.services.clock.now():
@@ -31,14 +31,14 @@ async def create_key(request: ApiRequest, _: NoQuery) -> Response:
 
 
 async def list_keys(request: ApiRequest, _: NoQuery) -> Response:
-    """List all API keys in the order they were created, without their secrets."""
+    """List all API keys in the order of their creation, without their secrets."""
     request.caller.require_reach(None)
     async with request.services.database.read_connection() as connection:
         return JsonResponse(KeyPage(data=await api_keys.list_keys(connection), next_cursor=None))
 
 
 async def revoke_key(request: ApiRequest, _: NoQuery) -> Response:
-    """Revoke an API key for good. Every process refuses it within 5 seconds."""
+    """Revoke an API key permanently. Every process refuses it within 5 seconds."""
     request.caller.require_reach(None)
     key_id = request.ids["key_id"].removeprefix("bk_")
     async with request.services.database.connection() as connection:
@@ -53,8 +53,8 @@ async def revoke_key(request: ApiRequest, _: NoQuery) -> Response:
 
 
 def _not_granted(error: KeyRightsError) -> ProblemError:
-    """The refusal (403) where the service's database role may not manage keys, which is the operator's to grant."""
-    return ProblemError(problem("forbidden", f"Keys are not managed over HTTP here: {error}"))
+    """The error (403) if the service's database role may not manage keys. The operator can grant this right."""
+    return ProblemError(problem("forbidden", f"API keys cannot be managed over HTTP here: {error}"))
 
 
 OPERATIONS = [

@@ -9,8 +9,8 @@ from billing_service.http.requests import ApiRequest
 
 
 async def metrics(request: ApiRequest, _: NoQuery) -> Response:
-    """Say what the service counted and timed, in the text format of Prometheus."""
-    request.caller.require_reach(None)  # it names services, and how much of all is used
+    """Read the metrics in the Prometheus text format."""
+    request.caller.require_reach(None)  # the metrics cover all customers
     return Response(await request.services.sampler.expose(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,7 +1,7 @@
-"""The endpoint of statements: a customer's month, for a program or for a person.
+"""The statement endpoint: a customer's month as JSON, CSV or HTML.
 
-A statement's digest is the SHA-256 of the request ids (32 bytes each) of the records that count in it, joined in
-ascending byte order, so either side can prove what it contained. From the client's `usage()`::
+A statement's digest is the SHA-256 of the request ids (32 bytes each) of its records without the voided ones, joined in
+ascending byte order. So either side can prove which records it contained. With the client's `usage()`::
 
     sha256(b"".join(sorted([bytes.fromhex(r.request_id) async for r in client.usage(
         customer_id=customer_id, start=start, end=end) if r.voided_at is None]))).hexdigest()
@@ -26,7 +26,7 @@ _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-
 
 
 async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
-    """Read a customer's month line by line, and with `since` what changed since an earlier statement of it."""
+    """Read a customer's monthly statement, with `since` also the changes since an earlier one."""
     month = read_statement_query(request.customer_id, query)
     format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)

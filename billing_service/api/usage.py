@@ -1,4 +1,4 @@
-"""The endpoints of usage: from bytes to an outcome and back."""
+"""The usage endpoints: record, list, read and void usage."""
 
 import re
 from collections import Counter
@@ -47,7 +47,7 @@ class _Position(Struct, array_like=True, frozen=True):
 
 
 async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
-    """Record one use. The answer comes after the commit."""
+    """Record one use. The response is sent after the commit."""
     try:
         key = request.idempotency_key()
         record = decode_usage(await request.read_json(), request.services.clock.now(), request.caller.key_name)
@@ -68,7 +68,7 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
 
 
 async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
-    """Record many uses in one transaction; a bad one harms no other. With `dryRun` nothing is written."""
+    """Record many uses in one transaction. An invalid record does not affect the others. `dryRun` writes nothing."""
     key = request.idempotency_key()
     batch = decode_batch(await request.read_json())
     await request.count_records(len(batch.records))
@@ -95,7 +95,7 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
 async def _decode_records(
     records: list[msgspec.Raw], received_at: datetime, caller: Caller
 ) -> list[UsageRecord[str] | ProblemDetails[str]]:
-    """Each record of a batch, or the problem that it has."""
+    """Each record of a batch, or the problem it was rejected with."""
     decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
     decode = RecordDecoder(received_at, caller.key_name)
     async for part in in_slices(records):
@@ -115,7 +115,7 @@ def _result(decision: Decision, record: UsageRecord[str], may_read: bool) -> Bat
 
 
 async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
-    """List a customer's records by the time they occurred."""
+    """List a customer's records by time of occurrence."""
     customer_id = request.customer_id
     start, end = read_span(query.from_, query.to)
     scope = repr(("usage", customer_id, query.service, start, end))
@@ -149,7 +149,7 @@ async def get_usage(request: ApiRequest, _: NoQuery) -> Response:
 
 
 async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
-    """Take a record out of what is owed; the record stays. A second void answers as the first."""
+    """Void a record. It no longer counts in totals, but stays readable. A second void answers like the first one."""
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
     void = decode_new_void(await request.read_json())

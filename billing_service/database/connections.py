@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, as the pool makes them."""
+"""The connections to PostgreSQL that the pool uses."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ import asyncpg
 if TYPE_CHECKING:
     _Connection = asyncpg.Connection[asyncpg.Record]
 else:
-    _Connection = asyncpg.Connection  # generic in its stubs alone
+    _Connection = asyncpg.Connection  # only the stubs make it generic
 
 
 class PooledConnection(_Connection):
-    """A connection that is closed as well where the database does not say so."""
+    """A connection whose `close` does not fail if the database does not answer in time."""
 
     __slots__ = ()
 

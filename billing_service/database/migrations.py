@@ -1,7 +1,7 @@
-"""Numbered migrations: `sql/migrations/NNNN_name.sql`, applied in order, each statement by itself.
+"""Numbered migrations: `sql/migrations/NNNN_name.sql`, applied in order, one statement at a time.
 
-A program runs on a schema that is newer than itself, so that old and new serve side by side while one replaces the
-other, unless a migration it does not know says in a line `-- breaking: why` that this cannot be.
+A program also runs on a newer schema, so that the old and the new version can serve side by side during an upgrade. A
+migration that does not allow this has a line `-- breaking: why`: programs that do not know it refuse to run.
 """
 
 import re
@@ -18,14 +18,14 @@ from billing_service.settings import Settings
 _QUERIES = load_queries("schema_migrations")
 _FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 _BREAKING = re.compile(r"^-- breaking: ", re.MULTILINE)
-_STATEMENT_END = re.compile(r";[ \t]*(?:\n[ \t]*\n|\s*\Z)")  # an empty line follows; within a function none does
+_STATEMENT_END = re.compile(r";[ \t]*(?:\n[ \t]*\n|\s*\Z)")  # followed by an empty line, unlike within a function
 
 
 AnyConnection: TypeAlias = "Connection | asyncpg.Connection[asyncpg.Record]"
 
 
 class MigrationError(Exception):
-    """The database's schema does not fit this program; the message says what to do."""
+    """The database's schema does not fit this program. The message says what to do."""
 
 
 class Migration(Struct, frozen=True):
@@ -36,7 +36,7 @@ class Migration(Struct, frozen=True):
 
 
 def load_migrations(folder: Path = SQL_FOLDER / "migrations") -> list[Migration]:
-    """Every migration the program knows, in order."""
+    """Every migration that this program knows, in order. Raises MigrationError if a number is missing."""
     matches = [(path, _FILE_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.sql"))]
     migrations = [_read(path, int(m[1]), m[2]) for path, m in matches if m]
     if [m.version for m in migrations] != list(range(1, len(matches) + 1)):
@@ -51,9 +51,15 @@ def _read(path: Path, version: int, name: str) -> Migration:
 
 
 async def migrate(settings: Settings, migrations: list[Migration] | None = None) -> list[Migration]:
-    """Apply what is missing, all of it or nothing, one program at a time; return what was applied.
+    """Apply the missing migrations in one transaction. A lock makes other programs wait. Returns the applied ones.
 
-    Raises MigrationError where the database is too new for the program, and what asyncpg raises.
+    Args:
+        settings: The settings, which name the database.
+        migrations: The migrations to use; by default all that this program knows.
+
+    Raises:
+        MigrationError: The schema is too new for this program.
+        asyncpg.PostgresError: A statement failed, and nothing was changed.
     """
     migrations = load_migrations() if migrations is None else migrations
     connection = await connect(settings)

@@ -1,4 +1,4 @@
-"""The service's SQL, in the files of `sql/`."""
+"""Loads the service's SQL from the files in `sql/`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who makes a request and what it may do: the one place where API keys are checked."""
+"""Authentication and authorization: the only place where API keys are checked."""
 
 import asyncio
 import logging
@@ -16,16 +16,22 @@ from billing_service.http.errors import ProblemError, problem
 from billing_service.ledger.api_keys import SCOPES, Credentials, Scope, find_keys, note_use, read_credentials
 
 _log = logging.getLogger(__name__)
-FRESH_SECONDS = 5.0  # for so long a key that was looked up is good unseen, so a revocation takes that long at the most
-MAX_CALLERS = 10_000  # 500 bytes each
-NOTED_EVERY = timedelta(minutes=1)
-_NOBODY = bytes(32)  # the SHA-256 of nothing that is known
+FRESH_SECONDS = 5.0  # a key is cached this long, so a revoked key is accepted for at most this long
+MAX_CALLERS = 10_000  # cached callers, 500 bytes each
+NOTED_EVERY = timedelta(minutes=1)  # how often the last use of a key is written down
+_NO_SECRET = bytes(32)  # compared with when the key is unknown; no known text has this SHA-256
 _CHALLENGE = 'Bearer realm="billing-service"'
 
 
 class Caller(Struct, frozen=True):
-    """Who makes a request. `customer_id` is the one customer it reaches, None for all; `key_id` is None for anybody,
-    in development."""
+    """Who makes a request.
+
+    Attributes:
+        name: The key's name and id for the audit log, or `anonymous`.
+        scopes: What the caller may do.
+        customer_id: The only customer whose data the caller reaches; None for all customers.
+        key_id: The id of its API key; None if it sent none, which is possible in development only.
+    """
 
     name: str
     scopes: frozenset[Scope]
@@ -34,21 +40,26 @@ class Caller(Struct, frozen=True):
 
     @property
     def key_name(self) -> str | None:
-        """The caller's API key as records and voids name it, `bk_` and its id; None without one."""
+        """The caller's API key as records and voids name it: `bk_` and its id. None without a key."""
         return None if self.key_id is None else f"bk_{self.key_id}"
 
     def reaches(self, customer_id: str | None) -> bool:
-        """Whether this customer's data, or with None that of all, is the caller's to see and change."""
+        """Whether the caller may see and change this customer's data; with None, that of all customers."""
         return self.customer_id is None or self.customer_id == customer_id
 
     def require_reach(self, customer_id: str | None, request_id: str | None = None) -> None:
-        """Raise ProblemError (403) where `reaches` says no; whether there is such a customer makes no difference."""
+        """Raise ProblemError (403) if the caller may not reach this customer, whether or not the customer exists.
+
+        Args:
+            customer_id: The customer; None for the data of all customers.
+            request_id: The request id of the usage that was reported, for the problem; None outside reporting.
+        """
         if not self.reaches(customer_id):
             raise ProblemError(problem("forbidden", "The API key is bound to another customer.", request_id=request_id))
 
 
 def scope_is_missing(scope: Scope) -> ProblemError:
-    """The refusal (403) of a caller whose key does not permit what it asks for."""
+    """The error (403) for a caller whose key lacks this scope."""
     challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'  # RFC 6750, section 3.1
     return ProblemError(problem("forbidden", f"The API key lacks the scope {scope}."), {"WWW-Authenticate": challenge})
 
@@ -62,15 +73,23 @@ class _Known(Struct, frozen=True):
 
 
 class Authenticator:
-    """Knows callers by their `Authorization` header: the one place where API keys are checked.
+    """Finds the caller for an `Authorization` header.
 
-    Looking one up costs a look into a dict; what is not there, or no longer fresh, waits for one statement that looks
-    up all that wait. So any number of calls with unknown keys keeps one connection busy at the most.
+    Callers are cached for FRESH_SECONDS. Keys that are not in the cache wait for one statement that looks up all
+    waiting keys. So any number of calls with unknown keys uses at most one connection.
     """
 
     def __init__(
         self, database: Database, *, key_required: bool, bound: int = MAX_CALLERS, clock: Clock | None = None
     ) -> None:
+        """Create the authenticator.
+
+        Args:
+            database: Where the keys are looked up.
+            key_required: Whether a request without a key is refused (401) rather than served as anonymous.
+            bound: How many callers are cached before the cache is emptied.
+            clock: What expiry is compared with; by default this machine's clock.
+        """
         self._database = database
         self._bound = bound
         self._clock = clock or Clock()
@@ -80,7 +99,12 @@ class Authenticator:
         self._reader: asyncio.Task[None] | None = None
 
     async def find(self, authorization: bytes | None) -> Caller:
-        """The caller who sent this `Authorization` header. Raises ProblemError (401), DatabaseUnavailableError."""
+        """The caller that sent this `Authorization` header (None if it sent none).
+
+        Raises:
+            ProblemError: 401; a key is required and missing, or the key is not valid.
+            DatabaseUnavailableError: The key had to be looked up, and the database cannot be used.
+        """
         if authorization is None:
             if self._key_required:
                 raise _unauthenticated("Send an API key: Authorization: Bearer bk_….", _CHALLENGE)
@@ -95,7 +119,7 @@ class Authenticator:
         return caller
 
     async def drain(self) -> None:
-        """Wait until the last uses are noted, for PARTING_SECONDS at most."""
+        """Wait until the last uses of keys are saved, at most PARTING_SECONDS."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 while self._reader is not None:
@@ -118,11 +142,11 @@ class Authenticator:
                 waiting, self._waiting = self._waiting, {}
                 try:
                     await self._answer(waiting)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call that waits
+                except Exception as error:  # noqa: BLE001 - every waiting call must get the error, whatever it is
                     for _, future in waiting.values():
                         if not future.done():
                             future.set_exception(error)
-                            future.exception()  # each call may have gone away meanwhile
+                            future.exception()  # marks it as retrieved: the calls may all have been cancelled
         finally:
             self._reader = None
 
@@ -149,18 +173,19 @@ class Authenticator:
             await self._note_use(list(used), now)
 
     async def _note_use(self, key_ids: list[str], now: datetime) -> None:
-        """After the answer, so that no call waits for it; what is missed is noted at the next look-up."""
+        """Save the last use of keys. Calls do not wait for it; if it fails, the next look-up saves it."""
         try:
             async with self._database.connection() as connection:
                 await note_use(connection, key_ids, now, now - NOTED_EVERY)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-            _log.warning("the last use of keys was not noted: %s", error)
+            _log.warning("the last use of API keys could not be saved; the next look-up tries again: %s", error)
 
 
 def _caller(row: asyncpg.Record | None, credentials: Credentials, now: datetime) -> Caller | None:
-    """Whose key it is, None where it is not good. All cases take the same way, an unknown id too."""
-    proved = compare_digest(credentials.secret_sha256, _NOBODY if row is None else row["secret_sha256"])
-    if row is None or not proved or row["revoked_at"] is not None:
+    """The caller with these credentials; None if they are not valid."""
+    # An unknown id is compared too, so that the time taken does not tell whether an id exists.
+    matches = compare_digest(credentials.secret_sha256, _NO_SECRET if row is None else row["secret_sha256"])
+    if row is None or not matches or row["revoked_at"] is not None:
         return None
     if row["expires_at"] is not None and row["expires_at"] <= now:
         return None

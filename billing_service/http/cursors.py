@@ -1,4 +1,4 @@
-"""Keyset pagination: a cursor is the position of the last item of a page, bound to the list it came from."""
+"""Keyset pagination: a cursor holds the position of a page's last item and is valid for one list only."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
@@ -11,22 +11,34 @@ from billing_service.http.errors import invalid_input
 
 _CHECK_BYTES = 8
 Cursor = Annotated[
-    str, Meta(description="The `nextCursor` of the page before.", extra_json_schema={"format": "cursor"})
+    str, Meta(description="The `nextCursor` of the previous page.", extra_json_schema={"format": "cursor"})
 ]
 P = TypeVar("P")
 
 
 def write_cursor(scope: str, position: object) -> str:
-    """An opaque cursor for this position in the list that `scope` names (its path and filters)."""
+    """An opaque cursor.
+
+    Args:
+        scope: Names the list: its path and filters.
+        position: The position of the last item of the page, as a value that msgpack can encode.
+    """
     payload = msgspec.msgpack.encode(position)
     return urlsafe_b64encode(_check(scope, payload) + payload).decode().rstrip("=")
 
 
 def read_cursor(scope: str, cursor: str, type_: type[P]) -> P:
-    """The position a cursor holds. Raises ProblemError for one that was altered or belongs to another list.
+    """The position a cursor holds.
 
-    The check is no secret: a position says nothing that the list itself would not, so forging one gains nothing.
+    Args:
+        scope: Names the list, as for `write_cursor`.
+        cursor: The cursor as the caller sent it.
+        type_: The type of the position.
+
+    Raises:
+        ProblemError: 400; the cursor was altered, or belongs to another list.
     """
+    # The checksum is not secret and need not be: a forged position reveals nothing that the list itself would not.
     try:
         data = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         payload = data[_CHECK_BYTES:]

@@ -1,4 +1,4 @@
-"""Every error a caller can get, in one shape (RFC 9457), made in one place."""
+"""Error responses: every error becomes an RFC 9457 problem here."""
 
 import logging
 from collections.abc import Mapping
@@ -25,22 +25,23 @@ SAFE_HEADERS = {
 
 
 def error_response(error: Exception, info: RequestInfo) -> Response:
-    """The answer to a request that ended in this error. What is not expected is logged, and answered with a 500."""
+    """The response to a request that failed with this error. An unexpected error is logged and answered with 500."""
     match error:
         case ProblemError():
             return _problem_response(error.details, info, error.headers)
         case DatabaseUnavailableError():
             _log.warning("the database is not available: %s", error)
-            return unavailable_response("The database is away or overloaded.", info)
+            return unavailable_response("The database is not available, or overloaded.", info)
         case ClientDisconnect():
-            return _problem_response(problem("validation_error", "The body ended before its announced length."), info)
+            return _problem_response(problem("validation_error", "The body is incomplete. Send all of it."), info)
     error.add_note(f"http_request_id {info.http_request_id.decode()}, trace_id {info.trace_id}")
     _log.error("the service failed to answer %s %s", info.method, info.route, exc_info=error)
-    return _problem_response(problem("internal_error", "The fault is the service's own and was logged."), info)
+    detail = "The service failed and logged the error. Its operator finds it by the X-Request-Id."
+    return _problem_response(problem("internal_error", detail), info)
 
 
 def unavailable_response(why: str, info: RequestInfo) -> Response:
-    """A 503 that says why, and that a retry is safe."""
+    """A 503 response that says why, and that a retry is safe. `why` is a sentence."""
     detail = f"{why} Try again: a retry with the same Idempotency-Key is safe."
     return _problem_response(problem("unavailable", detail), info, {"Retry-After": RETRY_AFTER_SECONDS})
 

@@ -1,4 +1,4 @@
-"""Which of its forms an answer takes: what `?format=` names, else what `Accept` prefers (RFC 9110, section 12.5.1)."""
+"""Content negotiation: `?format=` decides, else the `Accept` header (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,15 @@ from billing_service.http.errors import ProblemError, invalid_input, problem
 
 
 def choose_format(request: Request, named: str | None, media_types: Mapping[str, str]) -> str:
-    """One of the formats that `media_types` maps to their types; the first where the caller does not mind.
+    """Choose the format of a response.
 
-    Raises ProblemError: 400 for a format that is none of them, 406 where `Accept` takes none of them.
+    Args:
+        request: The request with its `Accept` header.
+        named: The value of `?format=`; None if it was not sent. It wins over `Accept`.
+        media_types: The possible formats with their media types. The first one is the default.
+
+    Raises:
+        ProblemError: 400 if `named` is not one of the formats, 406 if `Accept` allows none of them.
     """
     if named is not None:
         if named not in media_types:
@@ -21,22 +27,23 @@ def choose_format(request: Request, named: str | None, media_types: Mapping[str,
     best = max(weighed, key=lambda format_: weighed[format_])
     if weighed[best] > 0:
         return best
-    raise ProblemError(problem("not_acceptable", f"This address answers in {', '.join(media_types.values())}."))
+    available = ", ".join(media_types.values())
+    raise ProblemError(problem("not_acceptable", f"Accept one of the media types of this resource: {available}."))
 
 
 def accepts_encoding(request: Request, coding: str) -> bool:
-    """Whether the caller takes this content coding by name."""
+    """Whether `Accept-Encoding` lists this content coding by name, with a weight above 0."""
     return _weights(request, "accept-encoding").get(coding, 0.0) > 0
 
 
 def _weight_of(media_type: str, weights: Mapping[str, float]) -> float:
-    """The weight of the most specific pattern that fits."""
+    """The weight of the most specific pattern that matches; 0 if none does."""
     patterns = (media_type, media_type.partition("/")[0] + "/*", "*/*")
     return next((weights[pattern] for pattern in patterns if pattern in weights), 0.0)
 
 
 def _weights(request: Request, name: str) -> dict[str, float]:
-    """The members of a header, over all its lines, with the weight of each."""
+    """The values of a header, from all its lines, each with its weight (`q`)."""
     weights = {}
     for member in ",".join(request.headers.getlist(name)).lower().split(","):
         value, *parameters = (part.strip() for part in member.split(";"))

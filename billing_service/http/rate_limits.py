@@ -1,7 +1,7 @@
-"""Rate limits: so many requests and records for each key and for each address, as token buckets.
+"""Rate limits: requests and records per API key and per client address, as token buckets.
 
-The buckets are those of throttled-py (GCRA: a token bucket that is kept as one time). They are this process's own, or
-lie in a Redis that several share; while that does not answer, each process counts by itself.
+The buckets are those of throttled-py (GCRA: a token bucket that is stored as one timestamp). They are kept in this
+process, or in a Redis that several processes share. While that Redis does not answer, each process counts by itself.
 """
 
 import logging
@@ -20,12 +20,13 @@ from billing_service.http.errors import ProblemError, problem
 from billing_service.settings import Rate, Settings
 
 _log = logging.getLogger(__name__)
-MAX_BUCKETS = 100_000  # 300 bytes each; the one that was not used for the longest time goes first
-STORE_SECONDS, RETRY_STORE_SECONDS = 0.5, 5.0
+MAX_BUCKETS = 100_000  # 300 bytes each; the least recently used one is dropped first
+STORE_SECONDS = 0.5  # timeout of a call to Redis
+RETRY_STORE_SECONDS = 5.0  # how long Redis is not asked after it did not answer
 
 
 class _Policy(NamedTuple):
-    """One limit. `item` is what the `RateLimit-Policy` header says of it."""
+    """One limit. `item` is its entry in the `RateLimit-Policy` header."""
 
     name: str
     rate: Rate
@@ -35,43 +36,55 @@ class _Policy(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where a caller stands with one limit: an item of `RateLimit-Policy` and one of `RateLimit`
-    (draft-ietf-httpapi-ratelimit-headers-11): `r` tokens are left, and in `t` seconds there are more, or enough."""
+    """How much of one limit a caller has left, as header items (draft-ietf-httpapi-ratelimit-headers-11).
+
+    Attributes:
+        policy: The item of `RateLimit-Policy`.
+        left: The item of `RateLimit`: `r` tokens are left. In `t` seconds there are more, or enough after a refusal.
+    """
 
     policy: str
     left: str
 
 
 def rate_limit_headers(standings: Sequence[Standing]) -> list[tuple[bytes, bytes]]:
-    """The headers that tell a caller where it stands with the limits that it was counted against."""
+    """The headers that tell a caller what it has left of the limits it was counted against."""
     policies, left = (", ".join(items).encode() for items in zip(*standings, strict=True))
     return [(b"ratelimit-policy", policies), (b"ratelimit", left)]
 
 
 class RateLimits:
-    """The limits that are set. Requests and records are counted before the work, so a refusal costs little more.
+    """The configured limits. Requests and records are counted before any other work, so a refusal costs little.
 
-    Each method adds to `standings` what to tell the caller, and raises ProblemError (429) where a limit is used up.
+    Each `count_` method appends what the caller has left to `standings`, and raises ProblemError (429) if a limit is
+    used up.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._store = _shared_store(settings.rate_limit_store)
-        self._store_away_until = 0.0
+        self._store_down_until = 0.0
         own_store = MemoryStore(options={"MAX_SIZE": MAX_BUCKETS})
         self._policies = {
             name: _policy(name, rate, self._store, own_store) for name, rate in settings.rates.items() if rate
         }
 
     async def count_request_of_address(self, address: str, standings: list[Standing]) -> None:
-        """Count a request of an address, before anything is looked up."""
+        """Count a request from an address (see `address_of`), before its key is looked up."""
         await self._take("address-requests", address, 1, standings)
 
     async def count_request_of_key(self, key_id: str | None, standings: list[Standing]) -> None:
-        """Count a request of an API key."""
+        """Count a request made with an API key; without a key (None) nothing is counted."""
         await self._take("key-requests", key_id, 1, standings)
 
     async def count_records(self, address: str, key_id: str | None, records: int, standings: list[Standing]) -> None:
-        """Count the records of a request, whatever becomes of them. Where it raises, none is recorded."""
+        """Count the records of a request, whatever their outcome. If it raises, none of them may be recorded.
+
+        Args:
+            address: The client's address (see `address_of`).
+            key_id: The id of the API key; None if the request has none.
+            records: How many records the request holds.
+            standings: The list to append to.
+        """
         await self._take("address-records", address, records, standings)
         await self._take("key-records", key_id, records, standings)
 
@@ -90,22 +103,22 @@ class RateLimits:
         wait = max(1, ceil(result.state.retry_after if result.limited else policy.rate.seconds / policy.rate.quota))
         standings.append(Standing(policy.item, f'"{name}";r={result.state.remaining};t={wait}'))
         if result.limited:
-            whose = "API key" if name.startswith("key") else "address"
-            detail = f"This {whose} has used up its {policy.rate.quota} {policy.rate.unit} in {policy.rate.seconds} s."
+            kind = "API key" if name.startswith("key") else "address"
+            detail = f"This {kind} has used up its {policy.rate.quota} {policy.rate.unit} in {policy.rate.seconds} s."
             raise ProblemError(problem("rate_limited", detail), {"Retry-After": str(wait)})
 
     async def _limit(self, policy: _Policy, key: str, cost: int) -> RateLimitResult:
-        if policy.shared is not None and time.monotonic() >= self._store_away_until:
-            with self._tolerating_its_absence():
+        if policy.shared is not None and time.monotonic() >= self._store_down_until:
+            with self._falling_back_to_own():
                 return await policy.shared.limit(key, cost)
         return await policy.own.limit(key, cost)
 
     @contextmanager
-    def _tolerating_its_absence(self) -> Iterator[None]:
+    def _falling_back_to_own(self) -> Iterator[None]:
         try:
             yield
         except StoreUnavailableError as error:
-            self._store_away_until = time.monotonic() + RETRY_STORE_SECONDS
+            self._store_down_until = time.monotonic() + RETRY_STORE_SECONDS
             _log.warning("BILLING_RATE_LIMIT_STORE does not answer; this process counts by itself: %s", error.__cause__)
 
 
@@ -127,7 +140,7 @@ def _policy(name: str, rate: Rate, shared: RedisStore | None, own: MemoryStore) 
 
 @lru_cache(10_000)
 def address_of(host: str) -> str:
-    """What counts as one address: of IPv6 a /64, since whoever has one address has all of that."""
+    """The address a client is counted under: for IPv6 its /64 network, all of which one client controls."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Answers in JSON."""
+"""JSON responses."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JsonResponse(Response):
-    """A struct (or what else msgspec writes) as JSON, with these headers besides.
-
-    Its members are what Starlette's `Response.__call__` reads, whose `__init__` takes 0.6 µs longer to make them.
-    """
+    """A response with a JSON body."""
 
     def __init__(
         self,
@@ -21,6 +18,15 @@ class JsonResponse(Response):
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
     ) -> None:
+        """Encode the body.
+
+        Args:
+            content: A struct, or another value that msgspec can encode.
+            status: The HTTP status.
+            headers: Further headers.
+            media_type: The `Content-Type`.
+        """
+        # Sets what Starlette's `Response.__call__` reads. Starlette's own `__init__` takes 0.6 µs longer.
         self.status_code = status
         self.background = None
         self.body = _encode(content)

@@ -1,4 +1,4 @@
-"""The end of a process: told to its callers first, then carried out."""
+"""Graceful shutdown: callers are told first, then the server stops."""
 
 import asyncio
 import multiprocessing
@@ -13,18 +13,27 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 class Shutdown:
-    """Whether this process was told to stop. From then on it is not ready, and each answer closes its connection.
+    """Knows whether this process was told to stop.
 
-    The server is told `delay` seconds later: time for a load balancer to notice, and to send its calls elsewhere.
+    From then on the process is not ready, and each response closes its connection. The server is told later.
+    That gives a load balancer time to notice and to send its calls elsewhere.
     """
 
     def __init__(self, delay: float) -> None:
+        """Create the shutdown.
+
+        Args:
+            delay: Seconds between the first signal and the moment the server is told to stop; 0 or more.
+        """
         self._delay = delay
         self.announced = False
 
     def watch(self) -> None:
-        """Take the signals before the server, whose handlers are in place; a process that serves for another stops
-        with it, even where that one was killed. Does nothing outside the main thread, which alone gets signals."""
+        """Handle SIGINT and SIGTERM before the server does, whose handlers must be installed already.
+
+        A worker process also stops if its parent process ends, even if that was killed. Does nothing outside the main
+        thread: only that one receives signals.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
@@ -37,13 +46,13 @@ class Shutdown:
             loop.add_reader(parent.sentinel, _stop_with_parent, loop, parent.sentinel)
 
     def _announce(
-        self, loop: asyncio.AbstractEventLoop, serve_no_more: _Handler, number: int, frame: FrameType | None
+        self, loop: asyncio.AbstractEventLoop, stop_server: _Handler, number: int, frame: FrameType | None
     ) -> None:
         if not self.announced:
             self.announced = True
-            loop.call_soon_threadsafe(loop.call_later, self._delay, serve_no_more, number, None)
-        elif number == signal.SIGINT:  # a second Ctrl-C; a second SIGTERM comes of telling the workers too
-            serve_no_more(number, frame)
+            loop.call_soon_threadsafe(loop.call_later, self._delay, stop_server, number, None)
+        elif number == signal.SIGINT:  # a second Ctrl-C skips the delay; the parent process repeats SIGTERM by itself
+            stop_server(number, frame)
 
 
 def _stop_with_parent(loop: asyncio.AbstractEventLoop, sentinel: int) -> None:

@@ -1,8 +1,7 @@
-"""API keys, `bk_<key id>_<secret>`: created, listed and revoked here. `http.auth` decides what a caller may do.
+"""API keys, `bk_<key id>_<secret>`: creates, lists and revokes them. `http.auth` decides what a caller may do.
 
-The database holds the SHA-256 of a secret. The secret has 256 random bits, so no dictionary helps against a fast hash,
-and a slow one would only slow the service down (NIST SP 800-63B-3, section 5.1.2.2: only secrets of less than 112 bits
-need a slow hash).
+The database holds only the SHA-256 of a secret. A fast hash is enough: the secret has 256 random bits and cannot be
+guessed (NIST SP 800-63B-3, section 5.1.2.2, requires a slow hash only for secrets of less than 112 bits).
 """
 
 import re
@@ -22,19 +21,20 @@ from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 
 Scope = Literal["usage:write", "usage:read", "usage:void", "customers:write", "customers:read", "admin"]
-"""What a key permits; `admin` permits everything."""
+"""What a key allows; `admin` allows everything."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KeyName = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)]
 _KEY_ID_BYTES, _SECRET_BYTES = 8, 32
 _QUERIES = load_queries("api_keys")
 _CUSTOMERS = load_queries("customers")
-# The scheme is case-insensitive (RFC 9110, section 11.1). The rest has one form, so that few texts stand for one key.
+# The scheme is case-insensitive (RFC 9110, section 11.1). The rest has one form only: each form of a header takes a
+# place in the cache of callers.
 _CREDENTIALS = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] {1,4}bk_([0-9a-f]{16})_([0-9a-f]{64}) {0,4}")
 
 
 class KeyRightsError(Exception):
-    """The database role may not create or revoke keys. The message says what to do, in one line."""
+    """The database role may not create or revoke keys. The message is one line that says what to do."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -66,7 +66,7 @@ class Key(Message, frozen=True, kw_only=True):
 
 
 class CreatedKey(Key, frozen=True, kw_only=True):
-    """A key that was created just now. `key` is its text, which is stored nowhere and shown only now."""
+    """A newly created key. `key` is the text that callers send. It is not stored and cannot be shown again."""
 
     key: str
 
@@ -77,14 +77,14 @@ class CreatedKey(Key, frozen=True, kw_only=True):
 
 
 class KeyPage(Message, frozen=True):
-    """API keys in the order they were created."""
+    """API keys in the order of their creation."""
 
     data: list[Key]
     next_cursor: str | None
 
 
 class Credentials(NamedTuple):
-    """The key that a caller claims to have, and the proof."""
+    """The key that a caller claims to have, and the SHA-256 (32 bytes) of the secret it sent."""
 
     key_id: str
     secret_sha256: bytes
@@ -102,15 +102,16 @@ def key_name(key_id: bytes | None) -> str | None:
 
 
 def key_id_bytes(name: str | None) -> bytes | None:
-    """What is stored of a key's name."""
+    """The 8 bytes that are stored for a key's name (`bk_` and its id); None for no key."""
     return None if name is None else bytes.fromhex(name[3:])
 
 
 async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
-    """Create a key; returns it with its text for the caller, which is stored nowhere.
+    """Create a key. Returns it, and the text that callers send, which is not stored.
 
-    Raises ProblemError (404) if it is bound to a customer that does not exist, KeyRightsError if the database role may
-    not create keys.
+    Raises:
+        ProblemError: 404; the customer it is bound to does not exist.
+        KeyRightsError: The database role may not create keys.
     """
     if new.customer_id is not None and not await connection.fetch(_CUSTOMERS["known_customers"], [new.customer_id]):
         raise ProblemError(customer_not_found(new.customer_id))
@@ -126,7 +127,7 @@ async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
         last_used_at=None,
     )
     digest = sha256(secret.encode()).digest()
-    with _missing_rights_named():
+    with _raising_key_rights_error():
         await connection.execute(
             _QUERIES["insert_key"],
             key_id,
@@ -141,22 +142,25 @@ async def create_key(connection: Connection, new: NewKey) -> tuple[Key, str]:
 
 
 async def list_keys(connection: Connection) -> list[Key]:
-    """All keys, including expired and revoked ones, in the order they were created."""
+    """All keys, including expired and revoked ones, in the order of their creation."""
     return [_key(row) for row in await connection.fetch(_QUERIES["list_keys"])]
 
 
 async def revoke_key(connection: Connection, key_id: str) -> Key | None:
-    """Revoke a key for good; None if there is none with this id. Every process refuses it within seconds.
+    """Revoke a key permanently. Returns None if there is no key with this id.
 
-    Raises KeyRightsError if the database role may not revoke keys.
+    Every process refuses the key within `http.auth.FRESH_SECONDS`.
+
+    Raises:
+        KeyRightsError: The database role may not revoke keys.
     """
-    with _missing_rights_named():
+    with _raising_key_rights_error():
         row = await connection.fetchrow(_QUERIES["revoke_key"], key_id, datetime.now(UTC))
     return None if row is None else _key(row)
 
 
 @contextmanager
-def _missing_rights_named() -> Iterator[None]:
+def _raising_key_rights_error() -> Iterator[None]:
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
@@ -182,5 +186,5 @@ async def find_keys(connection: Connection, key_ids: list[str]) -> list[asyncpg.
 
 
 async def note_use(connection: Connection, key_ids: list[str], now: datetime, unless_after: datetime) -> None:
-    """Note that keys were used at `now`, unless a use after `unless_after` is noted already."""
+    """Save that keys were used at `now`, except for keys with a saved use after `unless_after`."""
     await connection.execute(_QUERIES["note_use"], key_ids, now, unless_after)

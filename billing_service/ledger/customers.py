@@ -1,4 +1,4 @@
-"""Customers, as they are stored."""
+"""The repository of customers."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _QUERIES = load_queries("customers")
 
 
 class CreatedCustomer(NamedTuple):
-    """A customer, and whether an earlier attempt of the same call had created it."""
+    """A customer, and whether an earlier attempt of the same call created it."""
 
     customer: Customer
     is_replay: bool
@@ -29,9 +29,18 @@ async def create_customer(
     created_by: str | None,
     now: datetime,
 ) -> CreatedCustomer:
-    """Add a customer. `created_by` is the name of the caller's API key.
+    """Add a customer.
 
-    Raises ProblemError (409) where the id is taken, unless by an earlier attempt of this call.
+    Args:
+        connection: A connection to the database.
+        customer_id: The id of the customer.
+        new: The rest of what the caller sent.
+        idempotency_key: The call's `Idempotency-Key`; None if it has none, and then it is never a retry.
+        created_by: The name of the caller's API key (`bk_` and its id); None without a key.
+        now: The time of creation.
+
+    Raises:
+        ProblemError: 409; the id is taken, and not by an earlier attempt of this call.
     """
     key_id = key_id_bytes(created_by)
     row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, now, idempotency_key, key_id)
@@ -44,14 +53,14 @@ async def create_customer(
 
 
 def _is_retry(row: asyncpg.Record, new: NewCustomer, idempotency_key: str | None) -> bool:
-    """Whether this call is the one that created the customer, whose name may have changed since."""
+    """Whether this call created the customer. The name need not match if the customer was renamed since."""
     is_renamed = row["updated_at"] > row["created_at"]
     is_same_call = idempotency_key is not None and row["idempotency_key"] == idempotency_key
     return is_same_call and (is_renamed or row["name"] == new.name)
 
 
 async def require_customer(connection: Connection, customer_id: str) -> Customer:
-    """The customer. Raises ProblemError (404) where there is none."""
+    """The customer. Raises ProblemError (404) if it does not exist."""
     row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None:
         raise ProblemError(customer_not_found(customer_id))
@@ -59,7 +68,7 @@ async def require_customer(connection: Connection, customer_id: str) -> Customer
 
 
 async def rename_customer(connection: Connection, customer_id: str, name: str, now: datetime) -> Customer:
-    """Change a customer's name. Raises ProblemError (404) where there is none."""
+    """Change a customer's name. Raises ProblemError (404) if it does not exist."""
     row = await connection.fetchrow(_QUERIES["rename_customer"], customer_id, name, now)
     if row is None:
         raise ProblemError(customer_not_found(customer_id))
@@ -67,7 +76,14 @@ async def rename_customer(connection: Connection, customer_id: str, name: str, n
 
 
 async def list_customers(connection: Connection, after: str, limit: int, only: str | None = None) -> list[Customer]:
-    """At most `limit` customers after an id, by id. `only` is the one customer that the caller may see."""
+    """List customers by id.
+
+    Args:
+        connection: A connection to the database.
+        after: List only ids after this one; empty for all.
+        limit: The most customers to return.
+        only: The only customer that the caller may see; None for all customers.
+    """
     if only is None:
         rows = await connection.fetch(_QUERIES["list_customers"], after, limit)
     else:

@@ -1,8 +1,9 @@
-"""Many records for somebody who may take them slowly, or not at all: read in turns, each from a cursor of the database.
+"""The export: streams many records to a client that may read slowly or stop reading.
 
-A cursor holds a connection, and a snapshot that keeps the vacuum from its work. So a turn ends once it has waited
-for its reader for a while, and in any case before a call's time on the database does; the next one goes on by key,
-after the last record that was read. While a reader keeps up its turns follow on each other.
+Records are read in turns, each from a database cursor. An open cursor holds a connection, and a snapshot that holds
+back vacuum. So a turn ends when it has waited PATIENCE_SECONDS for its client, and at the latest at the time limit of a
+database call. The next turn continues after the last record that was read. For a client that keeps up, the next turn
+begins at once.
 """
 
 import asyncio
@@ -20,12 +21,19 @@ from billing_service.ledger.records import read_pages
 
 PAGE_RECORDS = 1_000
 PAGE_CUSTOMERS = 1_000
-CURSOR_RECORDS = 50_000  # a limit, so that the planner reads in order instead of sorting all that there is
-PATIENCE_SECONDS = 0.2  # that a turn waits for its reader in all; another turn costs a millisecond
+CURSOR_RECORDS = 50_000  # the LIMIT of a cursor: with it the planner reads in index order instead of sorting everything
+PATIENCE_SECONDS = 0.2  # how long a turn waits for its client in total; starting another turn takes a millisecond
 
 
 class Selection(Struct, frozen=True):
-    """Which records: of one customer or of all, of one service or of all; `start` is in, `end` is out."""
+    """Which records to export.
+
+    Attributes:
+        customer_id: Only this customer's; None for all customers.
+        service: Only this service's; None for all services.
+        start: The earliest time of occurrence, inclusive.
+        end: The latest time of occurrence, exclusive.
+    """
 
     customer_id: str | None
     service: str | None
@@ -34,7 +42,7 @@ class Selection(Struct, frozen=True):
 
 
 class _Place(NamedTuple):
-    """Up to where records were read: a customer, and the (occurred at, request id) of the last one."""
+    """The last record that was read: its customer, and its (occurred at, request id)."""
 
     customer_id: str
     after: tuple[datetime, bytes]
@@ -46,6 +54,13 @@ class RecordStream:
     def __init__(
         self, database: Database, selection: Selection, encode: Callable[[list[UsageRecord[str]]], bytes]
     ) -> None:
+        """Create the stream. Nothing is read before `running`.
+
+        Args:
+            database: Where the records are read.
+            selection: Which records.
+            encode: Encodes a page of at most PAGE_RECORDS records.
+        """
         self._database = database
         self._selection = selection
         self._encode = encode
@@ -54,7 +69,7 @@ class RecordStream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Read for as long as the block lasts; afterwards nothing is held."""
+        """Read in the background during the block. Leaving the block releases the connection."""
         reading = asyncio.create_task(self._read())
         try:
             yield
@@ -62,7 +77,7 @@ class RecordStream:
             reading.cancel()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What was read. Raises what reading raised."""
+        """The encoded pages. Raises the error that reading raised."""
         while chunk := await self._chunks.get():
             if isinstance(chunk, Exception):
                 raise chunk
@@ -73,11 +88,11 @@ class RecordStream:
             while not await self._turn():
                 pass
             await self._chunks.put(b"")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever takes the chunks
+        except Exception as error:  # noqa: BLE001 - `chunks` raises it, whatever it is
             await self._chunks.put(error)
 
     async def _turn(self) -> bool:
-        """Read on for a turn; whether that was the last one."""
+        """Read for one turn. Returns whether everything has been read."""
         now = asyncio.get_running_loop().time
         patience, untaken = PATIENCE_SECONDS, b""
         async with self._database.turn() as (connection, end), aclosing(self._pages(connection)) as pages:
@@ -99,7 +114,7 @@ class RecordStream:
         return False
 
     async def _pages(self, connection: Connection) -> AsyncGenerator[list[UsageRecord[str]], None]:
-        """The records from where the last turn ended, and after each customer nothing: a moment to end the turn."""
+        """The records after the last turn. An empty page follows each customer, so that a turn can end there."""
         async for customer_id in self._customers(connection):
             if customer_id != self._place.customer_id:
                 self._place = _Place(customer_id, (self._selection.start, b""))

@@ -1,4 +1,7 @@
-"""What a statement says, read in one snapshot; what was issued is kept, so that a later one can say what changed."""
+"""Statements: a customer's month, read in one snapshot.
+
+Every issued statement is saved under its digest, so that a later one can say what changed since.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -29,12 +32,14 @@ from billing_service.ledger.records import record_of, voided_of
 _QUERIES = load_queries("statements")
 _encode_lines = msgspec.json.Encoder().encode
 _decode_lines = msgspec.json.Decoder(list[StatementLine[str]]).decode
-MAX_LISTED = 10_000
-UNSETTLED = timedelta(minutes=10)  # more than lies between a record's time and its commit, or between two clocks
+MAX_LISTED = 10_000  # records in each list of a statement
+# A record may become visible this long after its time: the wait for its commit and the difference between two clocks
+# are less.
+UNSETTLED = timedelta(minutes=10)
 
 
 class _Content(NamedTuple):
-    """What a statement says, but for what changed."""
+    """The content of a statement, without the changes since an earlier one."""
 
     lines: list[StatementLine[str]]
     late: list[StatementLine[str]]
@@ -43,7 +48,11 @@ class _Content(NamedTuple):
 
 
 class _Issue(NamedTuple):
-    """A statement as it was issued. Of what is later than `settled_at`, the recent ids were in sight."""
+    """A statement as it was issued.
+
+    Everything recorded or voided up to `settled_at` was visible to it. Of what came later only the records in
+    `recently_recorded` and `recently_voided` were.
+    """
 
     issued_at: datetime
     lines: list[StatementLine[str]]
@@ -55,9 +64,17 @@ class _Issue(NamedTuple):
 async def issue_statement(
     connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime
 ) -> Statement[str]:
-    """The statement of a month, with what changed since the one with this digest where one is asked for.
+    """Issue the statement of a month, and save it if it is new.
 
-    Raises ProblemError where there is no such customer, or no such earlier statement.
+    Args:
+        connection: A connection without an open transaction.
+        month: The customer and the month.
+        currency: The ISO 4217 code of the currency; its minor unit is what the total is rounded to.
+        since: The digest of an earlier statement (SHA-256, 32 bytes) whose changes are wanted; None for none.
+        now: The time of issue.
+
+    Raises:
+        ProblemError: 404; there is no such customer, or no such earlier statement.
     """
     minor_unit = MINOR_UNITS[currency]
     async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -75,7 +92,7 @@ async def issue_statement(
         to=month.end,
         currency=currency,
         rounding=Rounding(mode="half_up", minor_unit=minor_unit),
-        issued_at=known.issued_at if known else await _note(connection, month, content.digest, issue),
+        issued_at=known.issued_at if known else await _save_issue(connection, month, content.digest, issue),
         digest=content.digest.hex(),
         lines=content.lines,
         total=statement_total(content.lines, minor_unit),
@@ -108,7 +125,10 @@ def _line(row: asyncpg.Record, part: str = "") -> StatementLine[str]:
 async def _recorded_after(
     connection: Connection, month: Month, after: datetime, seen: Sequence[bytes] = ()
 ) -> tuple[list[UsageRecord[str]], bool]:
-    """The last of the month's records that were recorded after a time and are not seen; whether there are more."""
+    """The month's records that were recorded after a time, without those in `seen`: the last MAX_LISTED in order.
+
+    Also tells whether there are more.
+    """
     rows = await connection.fetch(_QUERIES["recorded_after"], *month.range, after, seen, MAX_LISTED + 1)
     return [record_of(row) for row in rows[MAX_LISTED - 1 :: -1]], len(rows) > MAX_LISTED
 
@@ -116,7 +136,7 @@ async def _recorded_after(
 async def _voided_after(
     connection: Connection, month: Month, after: datetime, seen: Sequence[bytes] = ()
 ) -> StatementVoids[str]:
-    """The last of the month's records that were voided after a time and are not seen."""
+    """The month's records that were voided after a time, without those in `seen`: the last MAX_LISTED in order."""
     rows = await connection.fetch(_QUERIES["voided_after"], *month.range, after, seen, MAX_LISTED + 1)
     records, amount = (rows[0]["total_records"], rows[0]["total_amount"]) if rows else (0, "0")
     return StatementVoids(
@@ -135,7 +155,7 @@ async def _find_issue(connection: Connection, month: Month, digest: bytes) -> _I
 
 
 async def _new_issue(connection: Connection, month: Month, content: _Content, now: datetime) -> _Issue:
-    """What to note of a statement. Where more is recent than is listed, less is taken for recent."""
+    """What to save of a new statement. If more than MAX_LISTED records are recent, the recent window shrinks."""
     recorded, more = await _recorded_after(connection, month, now - UNSETTLED)
     voided = [(record.request_id, record.voided_at) for record in content.voids.data if record.voided_at is not None]
     settled_at = max(
@@ -152,8 +172,8 @@ async def _new_issue(connection: Connection, month: Month, content: _Content, no
     )
 
 
-async def _note(connection: Connection, month: Month, digest: bytes, issue: _Issue) -> datetime:
-    """Keep what is issued, unless the same was issued before; when it was first issued."""
+async def _save_issue(connection: Connection, month: Month, digest: bytes, issue: _Issue) -> datetime:
+    """Save an issued statement unless it was issued before. Returns when it was first issued."""
     lines = _encode_lines(issue.lines).decode()
     await connection.execute(_QUERIES["note_statement"], *month.key, digest, issue.issued_at, lines, *issue[2:])
     issued_at: datetime = await connection.fetchval(_QUERIES["find_statement"], *month.key, digest)

@@ -1,4 +1,16 @@
-"""The proof: everything that can be computed from the records, computed again."""
+"""Verification: recomputes from the records everything that is derived from them, and compares.
+
+Two things are derived: the sums (rollups), and each record's request id, which is a SHA-256 of the customer and the
+event id, or without an event id of customer, service, units and price. So these changes to the database stay unseen:
+
+- A record that was deleted and whose sums were reduced to match.
+- A void that was removed or added and whose sums were changed to match.
+- With an event id: another service, price or number of units, if the sums were changed to match.
+- Another time of occurrence, within the same 15 minutes or with the sums changed to match.
+- Changes that cancel each other out within one bucket of 15 minutes.
+- Whatever neither sums nor request ids depend on: when and by which key a record was stored, the texts of voids,
+  customers' names, API keys and issued statements.
+"""
 
 import asyncpg
 from msgspec import Struct
@@ -11,11 +23,17 @@ from billing_service.settings import Settings
 
 _ROLLUPS = load_queries("rollups")
 _USAGE = load_queries("usage")
-CHUNK = 5_000
+CHUNK = 5_000  # records fetched at a time
 
 
 class Report(Struct, frozen=True):
-    """What was looked at, and each difference as a line for a person."""
+    """The result of a verification.
+
+    Attributes:
+        records: How many records were checked.
+        rollups: How many sums were checked.
+        differences: One line of text for each difference.
+    """
 
     records: int
     rollups: int
@@ -23,7 +41,11 @@ class Report(Struct, frozen=True):
 
 
 async def verify_ledger(settings: Settings) -> Report:
-    """Recompute all request ids and rollups in one snapshot, in constant memory but for the differences."""
+    """Recompute all request ids and sums in one snapshot. Memory grows only with the number of differences.
+
+    Raises:
+        MigrationError: The database's schema does not fit this program.
+    """
     connection = await connect(settings)
     try:
         await check_schema(connection)
@@ -52,10 +74,10 @@ async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncp
 
 
 def _describe(row: asyncpg.Record) -> str:
-    grain = "three hours" if row["bucket_minutes"] == 180 else "quarter of an hour"
+    bucket = "three hours" if row["bucket_minutes"] == 180 else "quarter of an hour"
     stored = f"{row['stored_records']} records, {row['stored_units']} units, amount {row['stored_amount']}"
-    right = f"{row['records']} records, {row['units']} units, amount {row['amount']}"
+    recomputed = f"{row['records']} records, {row['units']} units, amount {row['amount']}"
     return (
-        f"customer {row['customer_id']!r}, service {row['service']!r}, {grain} from {row['bucket'].isoformat()}: "
-        f"the sum says {stored}; the records say {right}"
+        f"customer {row['customer_id']!r}, service {row['service']!r}, {bucket} from {row['bucket'].isoformat()}: "
+        f"the sum says {stored}; the records say {recomputed}"
     )

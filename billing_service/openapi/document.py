@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: made of the operations and their structs, and of nothing else."""
+"""Builds the OpenAPI 3.1 document from the operations and their structs."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,39 +15,39 @@ from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.openapi.examples import ANSWERS, BODIES, IDS, problem_example
 
 _SCHEMAS = "#/components/schemas/"
-_MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # of generic structs, in names and titles
+_MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # in names and titles of generic structs
 _PARAMETER = re.compile(r"\{(\w+)\}")
-# patterns that Python reads alone, and what they are in ECMA-262
+# patterns that only Python understands, and the same in ECMA-262, which OpenAPI uses
 _PATTERNS = {NO_CONTROL_CHARACTERS: r"^[^\u0000-\u001f\u007f-\u009f]*$", r"(?![\s\S])": "$"}
 _DESCRIPTION = """
-Records billable usage once. What makes two reports the same usage is the request id, a SHA-256: of customer and event
-id where there is one, else of customer, service, units and price. Every error is an RFC 9457 problem; its `code` says
-which. A call repeated with the same `Idempotency-Key` is a retry, and safe.
+Records billable usage exactly once. Two reports are the same usage if they have the same request id. This is a SHA-256
+of the customer and the event id, or without an event id of customer, service, units and price. Every error is an RFC
+9457 problem; its `code` says which one. To retry a call safely, repeat it with the same `Idempotency-Key`.
 """.strip()
 _TAGS = {
-    "usage": "What customers used, recorded once.",
-    "customers": "Whose usage it is.",
-    "owed": "What usage adds up to.",
-    "keys": "Who may call.",
-    "service": "The state of the service.",
+    "usage": "Usage records.",
+    "customers": "The customers whose usage is recorded.",
+    "owed": "Summaries and statements.",
+    "keys": "API keys.",
+    "service": "Health, metrics and documentation of the service.",
 }
 _HEADERS: dict[str, dict[str, Any]] = {
     "Location": {
-        "description": "The address of what was made.",
+        "description": "The path of the created resource.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Idempotent-Replayed": {
-        "description": "Stands where the call is a retry, and the answer the first one's.",
+        "description": "Sent if the call is a retry. The response is that of the first attempt.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
     "RateLimit": {
-        "description": "How much is left of a limit, and when there is more (draft-ietf-httpapi-ratelimit-headers).",
+        "description": "What is left of each limit, and when there is more (draft-ietf-httpapi-ratelimit-headers).",
         "schema": {"type": "string"},
     },
-    "RateLimit-Policy": {"description": "The limits that are set.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "What is missing (RFC 6750).", "schema": {"type": "string"}},
-    "Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}},
+    "RateLimit-Policy": {"description": "The configured limits.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "The credentials that are needed (RFC 6750).", "schema": {"type": "string"}},
+    "Content-Disposition": {"description": "The suggested file name.", "schema": {"type": "string"}},
 }
 _HEADERS_OF = {
     "unavailable": ("Retry-After",),
@@ -61,16 +61,16 @@ _DECIMALS: dict[type, dict[str, Any]] = {
         "maxLength": MAX_NUMERAL,
         "minimum": 0,
         "exclusiveMaximum": 10**MAX_DIGITS,
-        "description": "A JSON number, or a string that holds a decimal number, taken digit by digit: "
-        f"at most {MAX_DIGITS} digits, at most {MAX_FRACTION_DIGITS} of them after the point. A string may have what "
-        "a JSON number has not: a plus sign, leading zeros, no digit on one side of the point.",
+        "description": "A decimal number, as a JSON number or as a string. It is read exactly, without rounding: "
+        f"at most {MAX_DIGITS} digits, of which at most {MAX_FRACTION_DIGITS} after the point. A string may also have "
+        "a plus sign, leading zeros, or no digit on one side of the point.",
     },
     PlainDecimal: {"type": "string", "pattern": r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$", "description": "An exact decimal."},
 }
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The name of one call, the same at each of its retries: bare, or as a quoted string.",
+    "description": "A unique value for one call. Send the same value with each retry, bare or as a quoted string.",
     "schema": {
         "type": "string",
         "pattern": r'^(?:[!#-~][!-~]{0,254}|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$',
@@ -152,7 +152,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         for media_type in operation.media_types
     }
     responses: dict[str, Any] = {
-        str(operation.status): _with_headers({"description": "As asked.", "content": content}, operation.headers)
+        str(operation.status): _with_headers({"description": "Success.", "content": content}, operation.headers)
     }
     by_status: dict[int, list[str]] = {}
     for code in operation.all_problems:
@@ -194,13 +194,13 @@ def _schemas(structs: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, 
         structs, schema_hook=_DECIMALS.__getitem__, ref_template=_SCHEMAS + "{name}"
     )
     for schema in schemas.values():
-        if "description" in schema:  # a docstring, whose indentation depends on Python's version
+        if "description" in schema:  # from a docstring; its indentation depends on the version of Python
             schema["description"] = " ".join(schema["description"].split())
     return references, schemas
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter, which can be left out but not be null."""
+    """The schema of a parameter without null: a parameter can be omitted, but not be null."""
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
     return {name: value for name, value in kinds[0].items() if (name, value) != ("default", None)}
 

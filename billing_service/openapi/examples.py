@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: structs, so that they cannot differ in shape from what is sent."""
+"""The examples in the OpenAPI document. They are structs, so they always match the schemas."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -87,7 +87,7 @@ IDS: Mapping[str, PathParameter] = {
     "request_id": PathParameter("The record's request id.", _RECORD.request_id),
     "key_id": PathParameter("The key's id, as the list of keys shows it.", _KEY.id),
 }
-"""The parameters of paths, by the names that routes give them."""
+"""Path parameters by their names in routes."""
 
 BODIES: Mapping[type, Any] = {
     NewUsage: _USAGE,
@@ -97,7 +97,7 @@ BODIES: Mapping[type, Any] = {
     NewVoid: NewVoid(reason="measured twice", voided_for="Bob"),
     NewKey: NewKey(name="nightly job", scopes=("usage:write",), customer_id="acme"),
 }
-"""What is sent, by its struct."""
+"""Request bodies by their struct."""
 
 ANSWERS: Mapping[type, Any] = {
     Key: _KEY,
@@ -137,11 +137,11 @@ ANSWERS: Mapping[type, Any] = {
         voided=StatementVoids(data=[], more=False, total=VoidedTotal(records=0, amount="0")),
     ),
 }
-"""What is answered, by its struct."""
+"""Response bodies by their struct."""
 
 
 def problem_example(code: str) -> ProblemDetails[str]:
-    """A problem of this code."""
+    """An example of a problem with this code."""
     match code:
         case "validation_error":
             return invalid_input("/unitsConsumed", "must not be negative").details

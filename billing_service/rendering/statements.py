@@ -1,4 +1,4 @@
-"""A statement as a table for a spreadsheet, and as a page to read and print."""
+"""Renders a statement as CSV for spreadsheets, and as an HTML page to read and print."""
 
 import calendar
 import csv
@@ -44,7 +44,10 @@ Row = dict[str, str | int | None]
 
 
 def render_csv(statement: Statement[str]) -> bytes:
-    """One table in UTF-8. The column `row` tells lines, total, late lines, voided records and changes apart."""
+    """The statement as one CSV table in UTF-8.
+
+    The column `row` names the kind of each row: line, total, late line, voided record or change.
+    """
     file = io.StringIO()
     writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
@@ -141,12 +144,12 @@ def _utc(instant: datetime | None) -> str | None:
 
 
 def render_html(statement: Statement[str]) -> bytes:
-    """A page without anything from elsewhere."""
+    """The statement as an HTML page that loads nothing from other addresses."""
     return _TEMPLATE.render(s=statement, zone=ZoneInfo(statement.timezone)).encode()
 
 
 def _number(decimal: str | int) -> str:
-    """A decimal with its thousands set apart, exact."""
+    """A decimal with thousands separators, not rounded."""
     return format(Decimal(decimal), ",f")
 
 
@@ -171,4 +174,4 @@ _TEMPLATE = _templates.get_template("statement.html")
 STYLE_SOURCE = (
     f"'sha256-{b64encode(sha256(_templates.get_template('statement.css').render().encode()).digest()).decode()}'"
 )
-"""What the page's style is known by in a Content-Security-Policy."""
+"""The hash of the page's style sheet, as a source in a Content-Security-Policy."""

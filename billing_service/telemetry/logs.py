@@ -1,8 +1,7 @@
 """The log, on standard error: the request log, and what the service and its libraries report.
 
-Which requests are logged depends on the level. Probes are logged only if they fail, or at `debug`. Lines of requests
-do not pass through structlog's processors, which take 6.6 µs per line: they are encoded as structs, many at a time
-(1.5 µs per line). Fields that both kinds of lines have are named alike.
+The request log does not use structlog, whose processors take 6.6 µs per line. Its lines are structs that are encoded
+many at a time (1.5 µs per line). Fields that both kinds of lines have are named alike.
 """
 
 import logging
@@ -21,14 +20,14 @@ from structlog.typing import EventDict, Processor
 
 from billing_service.settings import Settings
 
-PIPE_BYTES = 4096  # up to which the lines of several processes never get mixed up in a pipe (PIPE_BUF on Linux)
-FAILED = 500
-_AUDITED = ("request_id", "customer_id", "key_id", "scopes", "by")  # what `telemetry.audit` says besides its text
+PIPE_BYTES = 4096  # PIPE_BUF on Linux: writes of up to this size are atomic, so lines of several processes stay whole
+FAILED = 500  # the lowest status that counts as a failure of the service
+_AUDITED = ("request_id", "customer_id", "key_id", "scopes", "by")  # the extra fields of `telemetry.audit`
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class RequestLine(Struct, omit_defaults=True, kw_only=True):
-    """What is said of a request: nothing that its caller wrote, but two ids that were checked."""
+    """A line of the request log. Of what the caller sent it holds only two validated ids."""
 
     timestamp: datetime
     level: Literal["info", "error"]
@@ -46,28 +45,39 @@ class RequestLine(Struct, omit_defaults=True, kw_only=True):
 
 
 class RequestLog:
-    """Writes the lines of requests: from level `warning` on of those that failed, below `debug` of no probe else."""
+    """Writes the request log.
+
+    At `debug` and `info` every request is logged, at `warning` and `error` only those that failed with a 5xx status.
+    Probes are logged only when they fail, or at `debug`.
+    """
 
     def __init__(self, stream: IO[bytes], encode: Callable[[list[RequestLine]], bytes], level: str) -> None:
-        self._least = 0 if level in ("debug", "info") else FAILED
-        self._least_of_probes = 0 if level == "debug" else FAILED
+        """Create the log.
+
+        Args:
+            stream: Where lines are written.
+            encode: Turns lines into bytes, each line with its line break.
+            level: The log level: debug, info, warning or error.
+        """
+        self._min_status = 0 if level in ("debug", "info") else FAILED
+        self._min_probe_status = 0 if level == "debug" else FAILED
         self._stream = stream
         self._encode = encode
 
     def takes(self, status: int, is_probe: bool) -> bool:
-        """Whether a request that was answered so has a line."""
-        return status >= (self._least_of_probes if is_probe else self._least)
+        """Whether a request that was answered with this status is logged."""
+        return status >= (self._min_probe_status if is_probe else self._min_status)
 
     def write(self, lines: list[RequestLine]) -> None:
-        """Write the lines of requests that have ended."""
-        with suppress(OSError):  # nobody listens, or the disk is full: no reason to fail a call
+        """Write lines. If that fails they are lost."""
+        with suppress(OSError):  # a closed pipe or a full disk must not fail a call
             for piece in _pieces(self._encode(lines)):
                 self._stream.write(piece)
                 self._stream.flush()
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
-    """Whole lines, as many at a time as PIPE_BYTES hold."""
+    """Split text into pieces of whole lines, each at most PIPE_BYTES long."""
     start = 0
     while len(text) - start > PIPE_BYTES:
         end = text.rindex(b"\n", start, start + PIPE_BYTES) + 1
@@ -77,7 +87,7 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 
 def start_logs(settings: Settings) -> RequestLog:
-    """Let all that this process logs go one way, in the form and from the level on that the settings say."""
+    """Set up logging for this process as the settings say, and return its request log."""
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(settings.log_is_json, in_colour=handler.stream.isatty()))
     root = logging.getLogger()
@@ -88,7 +98,7 @@ def start_logs(settings: Settings) -> RequestLog:
 
 
 def _formatter(for_programs: bool, in_colour: bool) -> ProcessorFormatter:
-    # local variables, which hold what callers sent, are in neither form of a traceback
+    # Neither form of a traceback shows local variables: they may hold what a caller sent.
     renderers: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
         if for_programs
@@ -113,7 +123,7 @@ def _json(event: Any, **_: Any) -> str:
 
 
 def _in_one_line(_: object, __: str, event: EventDict) -> EventDict:
-    """A message may quote what a caller wrote: control characters are shown, and not carried out."""
+    """Escape control characters in the message, which may quote a caller, so that a terminal does not act on them."""
     event["event"] = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(event["event"]))
     return event
 
@@ -123,9 +133,9 @@ def _readable(lines: Sequence[RequestLine]) -> bytes:
 
 
 def _readable_line(line: RequestLine) -> str:
-    said = line.outcome or line.code or ""
+    result = line.outcome or line.code or ""
     if line.outcomes:
-        said = ", ".join(f"{count} {outcome}" for outcome, count in line.outcomes.items())
+        result = ", ".join(f"{count} {outcome}" for outcome, count in line.outcomes.items())
     ids = f"request {line.http_request_id}" + (f", trace {line.trace_id}" if line.trace_id else "")
-    start = f"{line.timestamp.isoformat(timespec='microseconds')[:-6]}Z [{line.level:9}]"  # less the +00:00 of UTC
-    return f"{start} {line.method} {line.route} {line.status} {said} in {line.duration_ms} ms, {ids}"
+    start = f"{line.timestamp.isoformat(timespec='microseconds')[:-6]}Z [{line.level:9}]"  # without the +00:00 of UTC
+    return f"{start} {line.method} {line.route} {line.status} {result} in {line.duration_ms} ms, {ids}"

@@ -1,4 +1,4 @@
-"""What the service counts and times, for Prometheus. What each metric says is in docs/monitoring/README.md."""
+"""The service's Prometheus metrics. docs/monitoring/README.md describes each of them."""
 
 import os
 import platform
@@ -25,16 +25,22 @@ Way = Literal["single", "batch"]
 WAYS: tuple[Way, ...] = ("single", "batch")
 OUTCOMES = ("recorded", "replayed", "duplicate", "conflict", "rejected")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-UNCOUNTED_RECORDS = 1_000
+UNCOUNTED_RECORDS = 1_000  # commits are counted at the latest when they hold this many records
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
 
 
 class Metrics:
-    """The metrics of one application. Where several processes serve, `folder` holds what each of them counted."""
+    """The metrics of one application."""
 
     def __init__(self, folder: Path | None = None) -> None:
+        """Create the metrics.
+
+        Args:
+            folder: Where several worker processes keep their values, so that each can expose the sum of all. None if
+                this process serves alone.
+        """
         self.silence = ServiceActivity()
         own = CollectorRegistry()
         self._folder = folder
@@ -44,12 +50,12 @@ class Metrics:
         self._exposed.register(_Facts(self.silence))
         self._requests = BulkHistogram(
             "billing_http_request_duration_seconds",
-            "From a request's head to the end of its answer",
+            "Time from a request's head to the end of its response",
             ("method", "route", "status"),
             buckets=SECONDS,
             registry=own,
         )
-        outcomes = Counter("billing_usage_outcomes", "What became of reported usage", ("way", "outcome"), registry=own)
+        outcomes = Counter("billing_usage_outcomes", "Reported usage by outcome", ("way", "outcome"), registry=own)
         self._outcomes = {(way, outcome): outcomes.labels(way, outcome) for way in WAYS for outcome in OUTCOMES}
         self._queue = _Queue(own)
         self._pool = _Pool(own)
@@ -65,33 +71,43 @@ class Metrics:
         self._waits: list[float] = []
 
     def request(self, method: str, route: str, status: int) -> Callable[[list[float]], None]:
-        """Takes the seconds of such requests."""
+        """The function that takes the durations, in seconds, of requests with these labels."""
         return self._requests.labels(method, route, status).observe_all
 
     def committed(self, way: Way, decisions: Sequence[Decision], seconds: float) -> None:
-        """A commit was over after so many seconds, with these decisions.
+        """Note a commit. It is counted later, by `count_commits`.
 
-        Commits are counted some at a time: one by one, while their callers wait, took a lone caller 20 µs a call.
+        Args:
+            way: How its records were reported.
+            decisions: What was decided about each record.
+            seconds: How long it took, the wait for a connection included.
         """
+        # Counting each commit at once, while its callers wait, cost a single caller 20 µs per call.
         self._committed[way].append(_Commit(decisions, seconds, time.time()))
         self._uncounted += len(decisions)
         if self._uncounted >= UNCOUNTED_RECORDS:
             self.count_commits()
 
     def rejected(self, way: Way, count: int = 1) -> None:
-        """So many records never came as far as a commit."""
+        """Count records that were refused before a commit."""
         self._outcomes[way, "rejected"].inc(count)
 
     def waited(self, seconds: float) -> None:
-        """The first record of a group waited so long until its commit began."""
+        """Note how long the first record of a group waited until its commit began."""
         self._waits.append(seconds)
 
     def clock_skew(self, skew: timedelta) -> None:
-        """The machine's clock is so far ahead of the database's."""
+        """Set how far this machine's clock is ahead of the database's."""
         self._skew.set(skew.total_seconds())
 
     def sample(self, queued: int, capacity: int, pool: PoolUse) -> None:
-        """Take down what stands at this moment. Of several processes each must, now and then: none sees the others'."""
+        """Sample the queue and pool gauges. Each worker process must do this regularly: none sees another's queue.
+
+        Args:
+            queued: How many single records wait for their commit to begin.
+            capacity: How many may wait.
+            pool: How many connections are in use, idle and waited for.
+        """
         self._queue.records.set(queued)
         self._queue.capacity.set(capacity)
         self._pool.busy.set(pool.busy)
@@ -100,7 +116,7 @@ class Metrics:
         self._pool.capacity.set(pool.capacity)
 
     def count_commits(self) -> None:
-        """Count the commits that were not counted yet, and the waits for them."""
+        """Count the commits and waits that were noted since the last time."""
         for way, commits in self._committed.items():
             outcomes = Tally(decision.outcome for commit in commits for decision in commit.decisions)
             for outcome, count in outcomes.items():
@@ -116,9 +132,9 @@ class Metrics:
         self._uncounted = 0
 
     def expose(self) -> bytes:
-        """All of it in Prometheus' text format, summed up over all processes."""
+        """All metrics in Prometheus' text format, summed over all worker processes."""
         if self._folder is not None:
-            _forget_the_dead(self._folder)
+            _remove_gauges_of_ended_processes(self._folder)
         return prometheus_client.generate_latest(self._exposed)
 
 
@@ -129,10 +145,10 @@ class _Commit(NamedTuple):
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many values for little more than the price of one."""
+    """A histogram that observes many values at little more than the cost of one."""
 
     def observe_all(self, values: list[float] | list[int]) -> None:
-        """As `observe` of each value; the list is sorted."""
+        """Observe each value. Sorts the list in place."""
         values.sort()
         self._sum.inc(sum(values))
         start = 0
@@ -145,11 +161,11 @@ class BulkHistogram(Histogram):
 
 class _Queue:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.records = _gauge("billing_queue_records", "Single records that wait for their commit to begin", registry)
+        self.records = _gauge("billing_queue_records", "Single records waiting for their commit to begin", registry)
         self.capacity = _gauge("billing_queue_capacity_records", "Single records that may wait", registry)
         self.wait = BulkHistogram(
             "billing_queue_wait_seconds",
-            "How long the first record of a group waited until its commit began",
+            "Time the first record of a group waited until its commit began",
             buckets=SECONDS,
             registry=registry,
         )
@@ -159,7 +175,7 @@ class _Commits:
     def __init__(self, registry: CollectorRegistry) -> None:
         seconds = BulkHistogram(
             "billing_commit_duration_seconds",
-            "From asking for a connection until all of a commit is decided",
+            "Time from asking for a connection until every record of a commit is decided",
             ("way",),
             buckets=SECONDS,
             registry=registry,
@@ -175,7 +191,7 @@ class _Pool:
     def __init__(self, registry: CollectorRegistry) -> None:
         connections = _gauge("billing_pool_connections", "Open connections to the database", registry, "state")
         self.busy, self.idle = connections.labels("busy"), connections.labels("idle")
-        self.waiting = _gauge("billing_pool_waiting", "Calls that wait for a connection to the database", registry)
+        self.waiting = _gauge("billing_pool_waiting", "Calls waiting for a connection to the database", registry)
         self.capacity = _gauge("billing_pool_capacity_connections", "Connections that may be open", registry)
 
 
@@ -184,35 +200,35 @@ def _gauge(name: str, documentation: str, registry: CollectorRegistry, *labels: 
 
 
 class _Facts(Collector):
-    """What is known when asked for, and the same whichever process answers."""
+    """Metrics that are computed when scraped and are the same in every worker process."""
 
     def __init__(self, silence: ServiceActivity) -> None:
         self._silence = silence
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("billing_build_info", "What runs; always 1", labels=("version", "python"))
+        build = GaugeMetricFamily("billing_build_info", "The running version; always 1", labels=("version", "python"))
         build.add_metric((__version__, platform.python_version()), 1)
         yield build
         silence = GaugeMetricFamily(
-            "billing_usage_silence_seconds", "Since usage of a service was last recorded", labels=("metered_service",)
+            "billing_usage_silence_seconds", "Time since a service last had usage recorded", labels=("metered_service",)
         )
         for service, seconds in self._silence.silences(time.time()).items():
             silence.add_metric((service,), seconds)
         yield silence
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Leave out what stood in a process at the moment it ended. What it counted stays."""
+def _remove_gauges_of_ended_processes(folder: Path) -> None:
+    """Remove the gauges of processes that have ended. Their counters and histograms stay."""
     for file in folder.glob("gauge_live*_*.db"):
-        if not _lives(int(file.stem.rpartition("_")[2])):
+        if not _is_alive(int(file.stem.rpartition("_")[2])):
             file.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere a signal 0 is no question
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":  # only POSIX has signal 0, which tests whether a process exists
         return True
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # another user's process is not one of ours
+    except (ProcessLookupError, PermissionError):  # a process of another user is not one of our workers
         return False
     return True

@@ -1,7 +1,7 @@
-"""OpenTelemetry (extra `otel`), imported where it is turned on: a span for each request, commit and statement.
+"""OpenTelemetry traces: a span for each request, commit and statement. Needs the extra `otel`; imported only if used.
 
-Exporter, sampler and name are set by OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`).
+OpenTelemetry's own environment variables configure the exporter, the sampler and the service name
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`).
 """
 
 import asyncio
@@ -24,11 +24,13 @@ from billing_service.telemetry.tracing import Traces
 
 
 class OpenTelemetryTraces(Traces):
-    """Spans in the semantic conventions of OpenTelemetry, for a provider to export.
+    """Makes spans that follow OpenTelemetry's semantic conventions. A provider exports them.
 
-    From `start` to `stop` all statements of the process have spans, by OpenTelemetry's instrumentation of asyncpg.
-    That of ASGI is not used: it puts the whole address into a span, ids and query too, and cannot know the route.
+    Between `start` and `stop`, OpenTelemetry's asyncpg instrumentation adds a span for each statement of the process.
     """
+
+    # The ASGI instrumentation is not used: it puts the whole URL, with ids and query, into a span and does not know
+    # the route.
 
     is_on = True
 
@@ -47,7 +49,7 @@ class OpenTelemetryTraces(Traces):
 
     @contextmanager
     def request(self, info: RequestInfo, headers: Mapping[bytes, bytes]) -> Iterator[None]:
-        """The span of a request, in the trace that its caller is in, else in one of its own; none for a probe."""
+        """Open the span of a request: in its caller's trace if it names one, else in a new one. Probes have no span."""
         if info.route in PROBES:
             yield
             return
@@ -65,8 +67,10 @@ class OpenTelemetryTraces(Traces):
 
     @contextmanager
     def commit(self, way: str, places: Sequence[SpanContext]) -> Iterator[None]:
-        """It is a child of the first place that is sampled, and linked to the others that are: each of these traces
-        either holds the commit or is named by it."""
+        """Open the span of a commit: a child of the first sampled span in `places`, linked to the other sampled ones.
+
+        So every sampled trace either contains the commit or is linked from it.
+        """
         first, *others = sorted(places, key=lambda place: not place.trace_flags.sampled)
         parent = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [Link(place) for place in others if place.trace_flags.sampled]
@@ -90,7 +94,7 @@ def _describe(span: Span, info: RequestInfo, method: str) -> None:
 
 
 def export_traces() -> OpenTelemetryTraces:
-    """Spans that are sent by OTLP over HTTP, in the background."""
+    """Traces that are exported by OTLP over HTTP, in the background."""
     named = OTELResourceDetector().detect().attributes
     resource = Resource.create({"service.name": "billing-service", "service.version": __version__, **named})
     provider = TracerProvider(resource=resource)

@@ -1,4 +1,4 @@
-"""When usage of each service was last recorded, whichever process recorded it, and before this one started too."""
+"""When usage of each service was last recorded, by any worker process. The database keeps it across restarts."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -7,16 +7,17 @@ from billing_service.database.pool import Database
 from billing_service.database.queries import load_queries
 
 _QUERIES = load_queries("service_activity")
-MAX_SERVICES = 100
+MAX_SERVICES = 100  # that are exposed by name
 MAX_UNSAVED = 1_000
-OTHER = "other"
+OTHER = "other"  # stands for all services beyond the limit
 
 
 class ServiceActivity:
-    """The last moments by service: of MAX_SERVICES by name, of all others together. Times are seconds since 1970.
+    """The time of the last recorded usage by service, in seconds since 1970.
 
-    The services that are active most often go by their names. So names that were made up once do not keep those of real
-    services out; in between two calls of `synchronise` a new service may go by `other`.
+    The MAX_SERVICES services that are active most often are listed by name, all others together as `other`. So names
+    that were sent only once do not displace real services. A new service may count as `other` until the next
+    `synchronise`.
     """
 
     def __init__(self) -> None:
@@ -24,17 +25,22 @@ class ServiceActivity:
         self._unsaved: dict[str, float] = {}
 
     def note(self, services: Iterable[str], moment: float) -> None:
-        """Usage of these services was recorded."""
+        """Note that usage of these services was recorded.
+
+        Args:
+            services: Their names.
+            moment: When, in seconds since 1970.
+        """
         for service in services:
             _advance(self._last, service, moment, MAX_SERVICES)
             _advance(self._unsaved, service, moment, MAX_UNSAVED)
 
     def silences(self, now: float) -> dict[str, float]:
-        """The seconds since the last recorded usage, by service."""
+        """The seconds from the last recorded usage to `now` (seconds since 1970), by service; never negative."""
         return {service: max(0.0, now - moment) for service, moment in self._last.copy().items()}
 
     async def synchronise(self, database: Database) -> None:
-        """Save what is new here, and take over what all processes saved. Raises DatabaseUnavailableError."""
+        """Save this process's new times, then load those of all processes. Raises DatabaseUnavailableError."""
         saved = self._unsaved.copy()
         async with database.connection() as connection:
             if saved:
@@ -48,8 +54,8 @@ class ServiceActivity:
         self._last = last
 
 
-def _advance(last: dict[str, float], service: str, moment: float, most: int) -> None:
-    """Move a service's last moment on, or that of all others where `most` go by their names already."""
-    if service not in last and len(last) - (OTHER in last) >= most:
+def _advance(last: dict[str, float], service: str, moment: float, limit: int) -> None:
+    """Update a service's last time, or that of `other` if `limit` services are listed by name already."""
+    if service not in last and len(last) - (OTHER in last) >= limit:
         service = OTHER
     last[service] = max(moment, last.get(service, 0.0))

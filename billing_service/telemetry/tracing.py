@@ -1,4 +1,4 @@
-"""Traces: the `traceparent` of a caller, and the interface that `telemetry.otel` implements where traces are on."""
+"""Tracing: reads a caller's `traceparent`, and defines the interface that `telemetry.otel` implements."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 from billing_service.telemetry.request_log import RequestInfo
 
-# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags; later versions may add
+# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags. Later versions may have
+# more fields.
 _TRACEPARENT = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)", re.DOTALL
 )
@@ -15,7 +16,7 @@ _NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 def read_trace_id(traceparent: bytes | None) -> str | None:
-    """The trace id of a W3C `traceparent`; None where there is none or it is not valid."""
+    """The trace id of a W3C `traceparent` header; None if the header is missing or not valid."""
     match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     if match is None or (match[1] == b"00" and match[5]):
         return None
@@ -23,26 +24,36 @@ def read_trace_id(traceparent: bytes | None) -> str | None:
 
 
 class Traces:
-    """Spans for requests, commits and statements. This one makes none."""
+    """Makes spans for requests, commits and statements. This class makes none: it is used if tracing is off."""
 
     is_on = False
 
     def start(self) -> None:
-        """Trace the statements of this process from now on."""
+        """Start to trace the statements of this process."""
 
     async def stop(self) -> None:
-        """Export what was not exported yet."""
+        """Stop tracing, and export the remaining spans."""
 
     def request(self, info: RequestInfo, headers: Mapping[bytes, bytes]) -> AbstractContextManager[object]:
-        """The span of a request, which takes its name and attributes from `info` when it ends."""
+        """The span of a request.
+
+        Args:
+            info: Gives the span its name and attributes when it ends.
+            headers: The request's headers, names in lower case; they may name the caller's trace.
+        """
         return _NO_SPAN
 
     def place(self) -> Any:
-        """The span that the caller of this method is in."""
+        """The current span."""
         return None
 
     def commit(self, way: str, places: Sequence[Any]) -> AbstractContextManager[None]:
-        """The span of a commit of records that were reported in these spans."""
+        """The span of a commit.
+
+        Args:
+            way: How its records were reported: `single` or `batch`.
+            places: The spans of the requests that reported them, as `place` gave them.
+        """
         return _NO_SPAN
 
 

@@ -86,7 +86,8 @@ def test_a_fault_of_the_service_says_nothing_of_its_insides(broken: tuple[Servic
     service, shown = broken
     answer = send_example(service, example(operation, Target("acme", "0" * 64)), shown)
     assert_safe(answer)
-    assert answer.problem("internal_error")["detail"] == "The fault is the service's own and was logged."
+    detail = "The service failed and logged the error. Its operator finds it by the X-Request-Id."
+    assert answer.problem("internal_error")["detail"] == detail
     assert not INSIDES.search(json.dumps(answer.body))
 
 

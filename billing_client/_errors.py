@@ -197,4 +197,4 @@ class UnavailableError(ResponseError):
 
 
 class UnexpectedResponseError(ResponseError):
-    """The response is outside the contract: a redirect, a 500, or not what was asked for."""
+    """The response is outside the contract: a redirect, a 500, not what was asked for, or about other usage."""

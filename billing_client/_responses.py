@@ -33,6 +33,7 @@ from billing_client.contract.wire import ProblemDetails
 T = TypeVar("T")
 R = TypeVar("R", bound=wire.UsageRecord[Decimal])
 
+LONGEST_DETAIL, LONGEST_CODE = 2_000, 100  # characters that an error repeats of a problem
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 # codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
@@ -124,20 +125,21 @@ def error_from_response(response: Response, call: ApiCall) -> BillingError:
 
 def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dict[str, Any]) -> BillingError:
     """The error that a problem (RFC 9457) means; `facts` are those of its call."""
-    given = {**facts, "status": status, "code": problem.code}
+    given = {**facts, "status": status, "code": problem.code[:LONGEST_CODE]}
+    detail = problem.detail[:LONGEST_DETAIL]
     given["request_id"] = problem.request_id or facts.get("request_id")
     if problem.existing is not None and problem.code == "duplicate_record":
-        duplicate = DuplicateRecordError(problem.detail, **given)
+        duplicate = DuplicateRecordError(detail, **given)
         duplicate.existing = _stored_before(problem.existing)
         return duplicate
     if problem.existing is not None and problem.code == "event_id_conflict":
-        conflict = EventIdConflictError(problem.detail, **given)
+        conflict = EventIdConflictError(detail, **given)
         conflict.existing, conflict.conflicts = _stored_before(problem.existing), problem.conflicts or []
         return conflict
     if status in (400, 415):
-        return ValidationError(problem.detail, errors=problem.errors or [], **given)
+        return ValidationError(detail, errors=problem.errors or [], **given)
     kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(status, UnexpectedResponseError)
-    return kind(problem.detail, **given)
+    return kind(detail, **given)
 
 
 def _stored_before(record: wire.UsageRecord[Decimal]) -> UsageRecord:

@@ -19,6 +19,7 @@ from billing_client._errors import (
     ValidationError,
 )
 from billing_client._transport import Transport
+from billing_client.contract.wire import printable
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.events import AttemptEvent, RecorderEvent
 from billing_client.spooling.outbox import Outbox, Pending
@@ -158,7 +159,11 @@ class Delivery:
 
     def _report(self, settlements: Sequence[Settlement], call: ApiCall) -> None:
         """Log what the service did not take, and tell the hook about the attempt and its records."""
-        refused = [each.result.problem.detail for each in settlements if each.outcome == "dead" and each.result.problem]
+        refused = [
+            printable(each.result.problem.detail)
+            for each in settlements
+            if each.outcome == "dead" and each.result.problem
+        ]
         if refused:
             _logger.warning("%d records were refused and are dead letters now; the first: %s", len(refused), refused[0])
         unnamed = sum(

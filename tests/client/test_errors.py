@@ -33,7 +33,7 @@ from billing_client import (
 )
 from billing_client.contract.identity import event_request_id
 from tests.client.answers import STORED, USAGE, client_of, json_answer, problem, recorded
-from tests.client.misbehaving import Step, answer, disconnect, misbehaving, refuse_after, reset, silent
+from tests.client.misbehaving import Step, answer, disconnect, misbehaving, raw, refuse_after, reset, silent
 
 CONFLICT = {"field": "unitsConsumed", "recorded": "1", "submitted": "2"}
 OF_PROBLEMS: list[tuple[int, str, dict[str, Any], type[BillingError]]] = [
@@ -123,6 +123,19 @@ async def test_what_a_problem_tells_besides_is_kept() -> None:
     assert isinstance(conflict, EventIdConflictError)
     assert conflict.existing.request_id == STORED["requestId"]
     assert conflict.conflicts == [FieldConflict(field="unitsConsumed", recorded="1", submitted="2")]
+
+
+async def test_a_server_can_neither_steer_the_terminal_nor_fill_the_log() -> None:
+    evil = "\x1b]0;title\x07\x9b2J\n\u202e"
+    for error in (
+        await error_of(problem(400, "validation_error\x1b[2J", detail=evil)),
+        await error_of(answer(400, evil.encode())),
+        await error_of(raw(b"HTTP/1.1 200 OK\r\nX-A: \x00\x1b[2J\r\n\r\n"), max_attempts=1),
+    ):
+        assert str(error).isprintable(), error
+        assert error.detail.isprintable()
+    long = await error_of(problem(400, "validation_error", detail="x" * 1_000_000))
+    assert len(str(long)) < 3_000
 
 
 ABOUT_OTHERS = {

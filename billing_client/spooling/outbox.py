@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
+import msgspec
 from msgspec import Struct
 
 from billing_client._batches import BATCH_BYTES
-from billing_client._encoding import EncodedUsage
-from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus
+from billing_client._encoding import EncodedUsage, is_key
+from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus, damaged_row
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
 P = ParamSpec("P")
@@ -27,6 +28,27 @@ class Pending(Struct, frozen=True):
     idempotency_key: str
     attempts: int
     usage: EncodedUsage
+
+
+class Taken(NamedTuple):
+    """Records for one batch, and how many rows before them were no records and are dead letters now."""
+
+    batch: list[Pending]
+    buried: int
+
+
+def _fault_of_row(row: Sequence[Any]) -> str:
+    """What is wrong with a row; "" if nothing is. SQLite lets any column hold a value of any type."""
+    _, key, request_id, attempts, body = row
+    for name, value, expected in (
+        ("idempotency_key", key, str),
+        ("request_id", request_id, str),
+        ("attempts", attempts, int),
+        ("body", body, bytes),
+    ):
+        if not isinstance(value, expected):
+            return f"{name} is of type {type(value).__name__}"
+    return "" if is_key(key) else "idempotency_key is no value of a header"
 
 
 class _BatchKeys:
@@ -129,19 +151,40 @@ class Outbox:
             connection.executemany(SQL["append"], rows)
 
     @_in_thread
-    def take(self, records: int) -> list[Pending]:
-        """The first records in line, at most so many, for one batch. This attempt is counted on disk first."""
+    def take(self, records: int) -> Taken:
+        """The first records in line, at most so many, for one batch. This attempt is counted on disk first.
+
+        A row that is no record, as in a file that was tampered with, becomes a dead letter.
+        """
+        batch: dict[str, Pending] = {}
+        faults: list[tuple[int, str]] = []
+        for row in self.file.rows("next_batch", records=records):
+            seq, key, request_id, attempts, body = row
+            if fault := _fault_of_row(row):
+                faults.append((seq, fault))
+                continue
+            if request_id in batch:  # the same usage twice: the second goes into the next batch
+                break
+            batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
+        self._bury(faults)
+        taken = list(batch.values())
+        if taken:
+            self._count_attempt(taken)
+        return Taken(taken, len(faults))
+
+    def _count_attempt(self, batch: Sequence[Pending]) -> None:
         with self.file.transaction() as connection:
-            rows = connection.execute(SQL["next_batch"], {"records": records}).fetchall()
-            batch: dict[str, Pending] = {}
-            for seq, key, request_id, attempts, body in rows:
-                if request_id in batch:  # the same usage twice: the second goes into the next batch
-                    break
-                batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
-            taken = list(batch.values())
-            if taken:
-                connection.execute(SQL["count_attempt"], {"first": taken[0].seq, "last": taken[-1].seq})
-        return taken
+            connection.execute(SQL["count_attempt"], {"first": batch[0].seq, "last": batch[-1].seq})
+
+    def _bury(self, faults: Sequence[tuple[int, str]]) -> None:
+        if not faults:
+            return
+        dead_at = _now()
+        with self.file.transaction() as connection:
+            for seq, fault in faults:
+                problem = msgspec.json.encode(damaged_row(fault))
+                connection.execute(SQL["add_dead"], {"seq": seq, "dead_at": dead_at, "problem": problem})
+                connection.execute(SQL["remove"], {"seq": seq})
 
     @_in_thread
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:

@@ -70,11 +70,11 @@ class SpoolFile:
                     self._connection.execute(SQL["rollback"])
                 raise
 
-    def rows(self, query: str) -> list[Any]:
+    def rows(self, query: str, **parameters: Any) -> list[Any]:
         """The rows of a query that does not write. Raises SpoolError."""
         self.check_process()
         with self._errors():
-            return self._connection.execute(SQL[query]).fetchall()
+            return self._connection.execute(SQL[query], parameters).fetchall()
 
     def close(self) -> None:
         """Close the file and release the lock. Raises SpoolError."""
@@ -129,4 +129,11 @@ class SpoolFile:
 
 def _connect(path: Path | None, create: bool, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
     name = "file::memory:" if path is None else f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
-    return sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
+    connection = sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
+    connection.text_factory = _decode_text
+    return connection
+
+
+def _decode_text(data: bytes) -> str:
+    """Text that is no UTF-8 must not make its whole table unreadable."""
+    return data.decode("utf-8", "backslashreplace")

@@ -224,6 +224,7 @@ async def test_a_record_that_is_refused_alone_is_a_dead_letter(status: int, code
         await settle(recorder)
         (letter,) = await recorder.dead_letters()
     assert recorder.counts == RecorderCounts(recorded=0, delivered=8, duplicates=0, dead=1, pending=0)
+    assert letter.usage is not None
     assert (letter.usage.event_id, letter.problem.status, letter.problem.code) == ("event-5", status, code)
     assert [event.usage.event_id for event in hook.of(DeadEvent)] == ["event-5"]
 
@@ -291,7 +292,7 @@ async def test_records_that_went_last_are_buried_apart(tmp_path: Path) -> None:
             await recorder.record(usage(number))
             await settle(recorder)
         letters = await recorder.dead_letters()
-    assert [letter.usage.event_id for letter in letters] == ["event-0", "event-1", "event-2"]
+    assert [letter.usage and letter.usage.event_id for letter in letters] == ["event-0", "event-1", "event-2"]
 
 
 async def test_a_refusal_of_one_record_is_that_records_alone(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The spool of a running recorder: new records go in at one end, batches to deliver come out at the other."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
@@ -14,6 +16,7 @@ from msgspec import Struct
 
 from billing_client._batches import BATCH_BYTES
 from billing_client._encoding import EncodedUsage, is_key
+from billing_client._errors import SpoolDiskFullError
 from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus, damaged_row
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
@@ -116,6 +119,8 @@ class Outbox:
     @_in_thread
     def _open(self) -> SpoolStatus:
         self.file = SpoolFile(self._path, create=True, read_only=False)
+        with suppress(SpoolDiskFullError):  # what it holds can be delivered all the same
+            self.file.require_room()
         self._contents = SpoolContents(self.file)
         return self._contents.status()
 
@@ -136,7 +141,11 @@ class Outbox:
 
     @_in_thread
     def append(self, usages: Iterable[tuple[EncodedUsage, str | None]]) -> None:
-        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one."""
+        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one.
+
+        Raises SpoolDiskFullError also while there is room, but not so much that they could be removed again.
+        """
+        self.file.require_room()
         recorded_at = _now()
         rows = [
             {
@@ -173,35 +182,36 @@ class Outbox:
         return Taken(taken, len(faults))
 
     def _count_attempt(self, batch: Sequence[Pending]) -> None:
-        with self.file.transaction() as connection:
+        """Count it on disk. If the disk is full, the record is sent uncounted: that is how there will be room."""
+        with suppress(SpoolDiskFullError), self.file.transaction() as connection:
             connection.execute(SQL["count_attempt"], {"first": batch[0].seq, "last": batch[-1].seq})
 
     def _bury(self, faults: Sequence[tuple[int, str]]) -> None:
         if not faults:
             return
         dead_at = _now()
-        with self.file.transaction() as connection:
-            for seq, fault in faults:
-                problem = msgspec.json.encode(damaged_row(fault))
-                connection.execute(SQL["add_dead"], {"seq": seq, "dead_at": dead_at, "problem": problem})
-                connection.execute(SQL["remove"], {"seq": seq})
+        rows = [
+            {"seq": seq, "dead_at": dead_at, "problem": msgspec.json.encode(damaged_row(fault))}
+            for seq, fault in faults
+        ]
+        self.file.write(partial(_settle, [], rows))
 
     @_in_thread
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:
         """Remove what is done, and make what was refused a dead letter, with the JSON of its problem."""
         dead_at = _now()
-        with self.file.transaction() as connection:
-            for record, problem in dead:
-                connection.execute(SQL["add_dead"], {"seq": record.seq, "dead_at": dead_at, "problem": problem})
-            settled = [*done, *(record for record, _ in dead)]
-            connection.executemany(SQL["remove"], ({"seq": record.seq} for record in settled))
+        rows = [{"seq": record.seq, "dead_at": dead_at, "problem": problem} for record, problem in dead]
+        self.file.write(partial(_settle, [{"seq": record.seq} for record in done], rows))
 
     @_in_thread
     def put_last(self, record: Pending) -> None:
         """Move a record to the end of the line."""
-        with self.file.transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> None:
             connection.execute(SQL["append_again"], {"seq": record.seq})
             connection.execute(SQL["remove"], {"seq": record.seq})
+
+        self.file.write(work)
 
     @_in_thread
     def status(self) -> SpoolStatus:
@@ -223,6 +233,11 @@ class Outbox:
         """See Spool.discard. Gives the number of dead letters deleted, and their bytes."""
         before = self._contents.status().bytes
         return self._contents.discard(request_ids), before - self._contents.status().bytes
+
+
+def _settle(done: list[dict[str, int]], dead: list[dict[str, Any]], connection: sqlite3.Connection) -> None:
+    connection.executemany(SQL["add_dead"], dead)
+    connection.executemany(SQL["remove"], [*done, *({"seq": row["seq"]} for row in dead)])
 
 
 def _now() -> str:

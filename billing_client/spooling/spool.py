@@ -1,6 +1,7 @@
 """A spool as its operator sees it: what is pending, what the service refused, and how to send that again."""
 
 import os
+import sqlite3
 from collections.abc import Collection
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -96,9 +97,12 @@ class SpoolContents:
             How many were put back.
         """
         chosen = {"request_ids": _chosen(request_ids)}
-        with self._file.transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> int:
             connection.execute(SQL["redrive"], chosen)
             return connection.execute(SQL["discard"], chosen).rowcount
+
+        return self._file.write(work)
 
     def discard(self, request_ids: Collection[str] | None = None) -> int:
         """Delete dead letters for good.
@@ -109,8 +113,8 @@ class SpoolContents:
         Returns:
             How many were deleted.
         """
-        with self._file.transaction() as connection:
-            return connection.execute(SQL["discard"], {"request_ids": _chosen(request_ids)}).rowcount
+        chosen = {"request_ids": _chosen(request_ids)}
+        return self._file.write(lambda connection: connection.execute(SQL["discard"], chosen).rowcount)
 
 
 class Spool(SpoolContents):

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -317,11 +318,11 @@ async def test_a_spool_that_may_not_grow_is_told_and_all_is_well_when_it_may(tmp
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """A file system of 8 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("who runs the tests may not mount; a bound on pages stands in for the disk in the test above")
@@ -329,19 +330,53 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-async def test_a_full_disk_is_told_and_all_is_well_when_there_is_room_again(
+async def test_a_spool_that_filled_its_disk_is_delivered_and_takes_usage_again(
     small_disk: Path, service: Service, customer_id: str
 ) -> None:
-    ballast = small_disk / "ballast"
-    async with away() as client, client.recorder(spool=small_disk / "usage.db", close_timeout=0) as recorder:
-        ballast.write_bytes(bytes(64 * 1024))
+    spool = small_disk / "usage.db"
+    async with away() as client, client.recorder(spool=spool, close_timeout=0) as recorder:
         taken = await fill(recorder)
         assert taken > 0
-        ballast.unlink()
-        await recorder.record(usage(taken))
+    rest = small_disk / "rest"
+    with suppress(OSError), rest.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1_000))  # others fill what is left
     async with BillingSystemClient(base_url=service.url) as client:
-        async with client.recorder(spool=small_disk / "usage.db") as recorder:
+        async with client.recorder(spool=spool) as recorder:
             await settle(recorder)
-        assert recorder.counts.delivered == taken + 1
-        events = {record.event_id async for record in client.usage(customer_id=customer_id)}
-    assert events == {f"event-{number}" for number in range(taken + 1)}
+            assert recorder.counts.delivered == taken
+            await recorder.record(usage(taken))
+            await settle(recorder)
+        total = (await client.summary(customer_id=customer_id)).total
+    assert total.records == taken + 1
+
+
+async def test_a_full_disk_is_told_and_all_is_well_when_there_is_room_again(small_disk: Path) -> None:
+    other = small_disk / "other"
+    async with away() as client, client.recorder(spool=small_disk / "usage.db", close_timeout=0) as recorder:
+        other.write_bytes(bytes(4 * 1024 * 1024))
+        taken = await fill(recorder)
+        assert taken > 0
+        other.unlink()
+        await recorder.record(usage(taken))
+    assert status_of(small_disk / "usage.db").pending == taken + 1
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+async def test_nobody_else_can_read_a_spool(tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    umask = os.umask(0)
+    try:
+        await kept(spool, usage(1))
+        spool.chmod(0o664)  # as an earlier version made it
+        async with away() as client, client.recorder(spool=spool, close_timeout=0) as recorder:
+            await recorder.record(usage(2))
+            modes = modes_in(tmp_path)
+    finally:
+        os.umask(umask)
+    assert modes.keys() >= {"usage.db", "usage.db-wal", "usage.db-shm", "usage.db.lock", "usage.db.ballast"}
+    assert set(modes.values()) == {0o600}

@@ -8,9 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
-_MANY_ROWS = 1_000
 from billing_client.contract.wire import printable
 
+_MANY_ROWS = 1_000
 _WIDEST = 100_000  # columns of a file or a pipe, where no line is folded
 
 

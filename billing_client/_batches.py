@@ -21,7 +21,7 @@ from billing_client._errors import (
     ValidationError,
 )
 from billing_client._records import Usage, UsageRecord
-from billing_client._responses import decode_response, error_from_problem, unexpected
+from billing_client._responses import decode_response, error_from_problem, is_about_other_usage, unexpected
 from billing_client._transport import Transport
 from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
 
@@ -158,6 +158,8 @@ async def send_batch(transport: Transport, call: ApiCall, usages: Sequence[Encod
     if len(results) != len(usages) or not all(map(_is_complete, results)):
         detail = f"the service answered {len(results)} results for {len(usages)} records, or some without their members"
         raise unexpected(detail, response, call)
+    if any(map(_is_of_other_usage, results, usages)):
+        raise unexpected("the service answered a result of another record than was sent", response, call)
     return results
 
 
@@ -165,6 +167,12 @@ def _is_complete(result: UsageResult) -> bool:
     """Whether a result has the one member that goes with its outcome."""
     is_stored = result.outcome in ("recorded", "replayed", "recordable")
     return (result.record is not None, result.problem is not None) == (is_stored, not is_stored)
+
+
+def _is_of_other_usage(result: UsageResult, usage: EncodedUsage) -> bool:
+    if result.record is not None:
+        return result.record.request_id != usage.request_id
+    return result.problem is not None and is_about_other_usage(result.problem, usage.request_id)
 
 
 def outcome_from_result(usage: Usage, request_id: str, result: UsageResult, call: ApiCall) -> UsageOutcome:

@@ -19,7 +19,7 @@ from billing_client._encoding import checked_key, encode_body, encode_usage, pat
 from billing_client._errors import DuplicateRecordError
 from billing_client._reads import CUSTOMER, LedgerReads
 from billing_client._records import DecimalLike, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import decode_response
+from billing_client._responses import decode_record
 from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
@@ -146,7 +146,7 @@ class BillingSystemClient(LedgerReads):
             if on_duplicate == "raise":
                 raise
             return error.existing
-        record = decode_response(_RECORD, response, call)
+        record = decode_record(_RECORD, response, call)
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
 
@@ -244,7 +244,8 @@ class BillingSystemClient(LedgerReads):
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
         body = encode_body(NewVoid, reason=reason, voided_for=voided_for)
-        return await self._send(ApiCall("POST", path, body, request_id=request_id), _VOIDED)
+        call = ApiCall("POST", path, body, request_id=request_id)
+        return decode_record(_VOIDED, await self._transport.send(call), call)
 
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Create a customer.

@@ -110,10 +110,15 @@ def checked_key(key: str | None) -> str:
     """The Idempotency-Key of a call: the one given, or a new one. Raises ValidationError."""
     if key is None:
         return secrets.token_hex(16)
-    if not _KEY.fullmatch(key) or key.startswith('"'):
+    if not is_key(key):
         message = "must be 1 to 255 visible ASCII characters, the first of them no quotation mark"
         raise invalid([FieldError(pointer="header/Idempotency-Key", message=message)])
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether text can be an Idempotency-Key."""
+    return _KEY.fullmatch(text) is not None and not text.startswith('"')
 
 
 def path_segment(text: str) -> str:

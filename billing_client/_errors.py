@@ -30,7 +30,7 @@ BillingError
 from typing import Any, Literal
 
 from billing_client._records import UsageRecord
-from billing_client.contract.wire import FieldConflict, FieldError
+from billing_client.contract.wire import FieldConflict, FieldError, printable
 
 CallOutcome = Literal["not_sent", "rejected", "unknown"]
 
@@ -61,11 +61,12 @@ class BillingError(Exception):
         attempts: int = 0,
         idempotency_key: str | None = None,
     ) -> None:
+        detail = printable(detail)  # it may be the words of a server, and is written to logs and terminals
         super().__init__(detail)
         self.detail = detail
         self.outcome: CallOutcome = outcome
         self.status = status
-        self.code = code
+        self.code = None if code is None else printable(code)
         self.request_id = request_id
         self.attempts = attempts
         self.idempotency_key = idempotency_key
@@ -197,4 +198,4 @@ class UnavailableError(ResponseError):
 
 
 class UnexpectedResponseError(ResponseError):
-    """The response is outside the contract: a redirect, a 500, or not what was asked for."""
+    """The response is outside the contract: a redirect, a 500, not what was asked for, or about other usage."""

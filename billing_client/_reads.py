@@ -11,7 +11,7 @@ from msgspec import Struct
 from billing_client._calls import ApiCall
 from billing_client._encoding import instant, path_segment, query_text
 from billing_client._records import CustomerSummary, Statement, Summary, UsageRecord
-from billing_client._responses import decode_line, decode_response
+from billing_client._responses import decode_line, decode_record, decode_response
 from billing_client._transport import Transport
 from billing_client.contract.wire import Customer
 
@@ -65,7 +65,8 @@ class LedgerReads:
             CustomerNotFoundError: The service does not know the customer.
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
-        return await self._get(path, _RECORD)
+        call = ApiCall("GET", path, request_id=request_id)
+        return decode_record(_RECORD, await self._transport.send(call), call)
 
     async def usage(
         self,

@@ -31,7 +31,9 @@ from billing_client.contract import wire
 from billing_client.contract.wire import ProblemDetails
 
 T = TypeVar("T")
+R = TypeVar("R", bound=wire.UsageRecord[Decimal])
 
+LONGEST_DETAIL, LONGEST_CODE = 2_000, 100  # characters that an error repeats of a problem
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 # codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
@@ -55,6 +57,7 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
     503: UnavailableError,
     504: UnavailableError,
 }
+_OTHER_USAGE = "the response is about other usage than the call; it may have come from a cache or a faulty proxy"
 _decode_problem = msgspec.json.Decoder(ProblemDetails[Decimal]).decode
 
 
@@ -75,6 +78,20 @@ def decode_response(decoder: "msgspec.json.Decoder[T]", response: Response, call
         raise unexpected(f"the response is not what was asked for: {error}", response, call) from error
 
 
+def decode_record(decoder: "msgspec.json.Decoder[R]", response: Response, call: ApiCall) -> R:
+    """Decode the record that a call is about. Raises UnexpectedResponseError if it is another."""
+    record = decode_response(decoder, response, call)
+    if record.request_id != call.request_id:
+        raise unexpected(_OTHER_USAGE, response, call)
+    return record
+
+
+def is_about_other_usage(problem: ProblemDetails[Decimal], request_id: str | None) -> bool:
+    """Whether a problem names other usage than that of this request id; None stands for any."""
+    named = {problem.request_id, None if problem.existing is None else problem.existing.request_id}
+    return request_id is not None and not named <= {None, request_id}
+
+
 def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, call: ApiCall) -> T:
     """Decode one line of a stream. Raises UnexpectedResponseError."""
     try:
@@ -85,12 +102,15 @@ def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, call: ApiCall) 
 
 
 def unexpected(detail: str, response: Response, call: ApiCall) -> UnexpectedResponseError:
-    """The error of a success response that is outside the contract: nobody knows what became of the call."""
+    """The error of a response that is outside the contract: nobody knows what became of the call."""
     return UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
 
 
 def error_from_response(response: Response, call: ApiCall) -> BillingError:
-    """The error that a response other than success means."""
+    """The error that a response other than success means.
+
+    Raises UnexpectedResponseError if it is about other usage than the call: it says nothing about the call then.
+    """
     try:
         problem = _decode_problem(response.body)
     except (ValueError, RecursionError):
@@ -98,25 +118,28 @@ def error_from_response(response: Response, call: ApiCall) -> BillingError:
         start = response.body[:200].decode("utf-8", "replace")
         detail = f"the service answered {response.status}: {start!r}"
         return kind(detail, status=response.status, **call.facts())
+    if is_about_other_usage(problem, call.request_id):
+        raise unexpected(_OTHER_USAGE, response, call)
     return error_from_problem(problem, response.status, call.facts())
 
 
 def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dict[str, Any]) -> BillingError:
     """The error that a problem (RFC 9457) means; `facts` are those of its call."""
-    given = {**facts, "status": status, "code": problem.code}
+    given = {**facts, "status": status, "code": problem.code[:LONGEST_CODE]}
+    detail = problem.detail[:LONGEST_DETAIL]
     given["request_id"] = problem.request_id or facts.get("request_id")
     if problem.existing is not None and problem.code == "duplicate_record":
-        duplicate = DuplicateRecordError(problem.detail, **given)
+        duplicate = DuplicateRecordError(detail, **given)
         duplicate.existing = _stored_before(problem.existing)
         return duplicate
     if problem.existing is not None and problem.code == "event_id_conflict":
-        conflict = EventIdConflictError(problem.detail, **given)
+        conflict = EventIdConflictError(detail, **given)
         conflict.existing, conflict.conflicts = _stored_before(problem.existing), problem.conflicts or []
         return conflict
     if status in (400, 415):
-        return ValidationError(problem.detail, errors=problem.errors or [], **given)
+        return ValidationError(detail, errors=problem.errors or [], **given)
     kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(status, UnexpectedResponseError)
-    return kind(problem.detail, **given)
+    return kind(detail, **given)
 
 
 def _stored_before(record: wire.UsageRecord[Decimal]) -> UsageRecord:

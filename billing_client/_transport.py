@@ -15,7 +15,7 @@ from yarl import URL
 
 from billing_client._calls import OUTCOMES, ApiCall
 from billing_client._config import Config
-from billing_client._errors import BillingError, DeadlineExceededError, TransportError
+from billing_client._errors import BillingError, DeadlineExceededError, TransportError, UnexpectedResponseError
 from billing_client._responses import RETRIED_STATUSES, WORK_REFUSED_CODES, Response, error_from_response
 from billing_client._tracing import TraceHeaders, call_span
 from billing_client.contract.deadlines import Deadlines, Limit
@@ -24,6 +24,8 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than servers keep idle connections open, so that one seldom closes under a request
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of a decompressed body; the largest batch is answered with about 10 MB
+MAX_LINE_BYTES = 1024 * 1024  # of a stream
 _ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
 # errors of the network that another attempt would meet again: the same certificate, the same address
 _NEVER_RETRIED = (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch, aiohttp.InvalidURL)
@@ -66,7 +68,7 @@ def _waits() -> Generator[float, Any, None]:
         longest = min(longest * 2, LONGEST_WAIT_SECONDS)
 
 
-ReadBody = Callable[[aiohttp.ClientResponse], Awaitable[Response]]
+ReadBody = Callable[[aiohttp.ClientResponse, ApiCall], Awaitable[Response]]
 
 
 class Transport:
@@ -110,7 +112,7 @@ class Transport:
         begun = await self._send(call, _read_unless_stream)
         async with begun.stream as stream:
             try:
-                async for line in stream.content:
+                async for line in _lines(stream.content, call):
                     yield line
             except (aiohttp.ClientError, OSError) as error:
                 raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
@@ -178,7 +180,7 @@ class Transport:
         if call.body is None:
             call.outcome = "unknown"  # aiohttp itself sends a read twice, so its last error is not the whole story
         try:
-            response = await read(await self._request(session, call))
+            response = await read(await self._request(session, call), call)
         except (aiohttp.ClientError, OSError) as error:  # the TimeoutError of a socket is an OSError
             raise self._network_error(call, error) from error
         except (asyncio.CancelledError, RuntimeError) as error:  # how aiohttp fails when its session is closed
@@ -211,17 +213,52 @@ class Transport:
         return failed if is_final else _RetryableError(call, failed)
 
 
-async def _read_whole(response: aiohttp.ClientResponse) -> Response:
-    """Read a response to its end, as part of the attempt: if it breaks off, the call is retried."""
+async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
+    """Read a response to its end, as part of the attempt: if it breaks off, the call is retried.
+
+    Raises UnexpectedResponseError if it is longer than MAX_RESPONSE_BYTES, decompressed.
+    """
+    chunks, size = [], 0
     async with response:
-        return Response(response.status, response.headers, await response.read(), response)
+        async for chunk in _chunks(response.content):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                detail = f"the response is longer than {MAX_RESPONSE_BYTES} bytes"
+                raise UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
+        return Response(response.status, response.headers, b"".join(chunks), response)
 
 
-async def _read_unless_stream(response: aiohttp.ClientResponse) -> Response:
+async def _read_unless_stream(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
     """Read a response to its end, unless it is the stream that was asked for."""
     if response.status == 200:
         return Response(response.status, response.headers, b"", response)
-    return await _read_whole(response)
+    return await _read_whole(response, call)
+
+
+async def _chunks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """What has arrived, again and again. The loop gets its turn between chunks, and with it the deadline."""
+    while chunk := await content.readany():
+        yield chunk
+        if not content.at_eof():
+            await asyncio.sleep(0)  # readany() does not wait while decompression has more to give
+
+
+async def _lines(content: aiohttp.StreamReader, call: ApiCall) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, each with its line end. Raises UnexpectedResponseError beyond MAX_LINE_BYTES."""
+    waiting = bytearray()
+    async for chunk in _chunks(content):
+        searched = len(waiting)
+        waiting += chunk
+        while end := waiting.find(b"\n", searched) + 1:
+            yield bytes(waiting[:end])
+            del waiting[:end]
+            searched = 0
+        if len(waiting) > MAX_LINE_BYTES:
+            detail = f"a line of the stream is longer than {MAX_LINE_BYTES} bytes"
+            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+    if waiting:
+        yield bytes(waiting)
 
 
 def _is_cancelled() -> bool:

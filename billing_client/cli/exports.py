@@ -16,6 +16,7 @@ from msgspec import Struct
 from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
+from billing_client.contract.wire import printable
 
 Format = Literal["ndjson", "csv"]
 
@@ -87,6 +88,7 @@ def export(
 async def _export(connection: Connection, selection: _Selection, format_: Format, file: IO[bytes]) -> tuple[int, int]:
     """Write the export; its lines and bytes. No cell holds a line break, so each line is a record or the heading."""
     count = size = 0
+    on_terminal = file.isatty()
     async with connection.client() as client:
         exported = client.export_lines(
             format=format_,
@@ -97,11 +99,16 @@ async def _export(connection: Connection, selection: _Selection, format_: Format
         )
         async with aclosing(exported) as lines:
             async for line in lines:
-                file.write(line)
+                file.write(_shown(line) if on_terminal else line)
                 count += 1
                 size += len(line)
     file.flush()
     return count, size
+
+
+def _shown(line: bytes) -> bytes:
+    """A line as a terminal may have it: without what it would obey."""
+    return (printable(line.decode(errors="backslashreplace").rstrip("\r\n")) + "\n").encode()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from billing_client import (
 )
 from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.output import to_json
+from billing_client.contract.wire import printable
 
 _REFUSALS = (
     ValidationError,
@@ -43,7 +44,7 @@ class CommandError(Exception):
 
     def show(self, as_json: bool) -> None:
         """Print it to standard error, as a JSON object with `--json`."""
-        line = f"billing: {self}"
+        line = f"billing: {printable(str(self))}"
         if as_json:
             error = {"detail": str(self), "exitCode": int(self.code), **self.facts}
             line = to_json({"error": error}).decode()

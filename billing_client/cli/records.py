@@ -12,6 +12,7 @@ from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.failures import Command, CommandError
 from billing_client.cli.options import Connection, connection_options, instant, json_option
 from billing_client.cli.output import print_json
+from billing_client.contract.wire import printable
 
 
 @click.command(
@@ -70,10 +71,11 @@ def record(
     if as_json:
         print_json(stored)
     else:
-        click.echo(
+        said = (
             f"{stored.outcome}: {stored.units_consumed:f} x {stored.price_per_unit:f} = {stored.amount:f}, "
             f"{stored.service} of {stored.customer_id}, request id {stored.request_id}"
         )
+        click.echo(printable(said))
 
 
 async def _record(

@@ -23,15 +23,16 @@ from billing_client.contract.wire import NewUsage, ProblemDetails
 _file = click.argument("file", type=click.Path(path_type=Path))
 
 
-class _Letter(Struct, rename="camel", frozen=True, kw_only=True):
-    """A dead letter, as JSON."""
+class _Letter(Struct, rename="camel", frozen=True, kw_only=True, omit_defaults=True):
+    """A dead letter, as JSON. `body` is there instead of `usage` if it is not that of usage."""
 
     request_id: str
     idempotency_key: str
     recorded_at: datetime
     dead_at: datetime
     attempts: int
-    usage: NewUsage[Decimal]
+    usage: NewUsage[Decimal] | None = None
+    body: str | None = None
     problem: ProblemDetails[Decimal]
 
 
@@ -79,20 +80,24 @@ def status(file: Path, dead: bool, as_json: bool) -> None:
 def _print_dead(letters: Sequence[DeadLetter], as_json: bool) -> None:
     if as_json:
         for letter in letters:
-            print_json(_Letter(**msgspec.structs.asdict(letter) | {"usage": _usage(letter)}))
+            use = _usage(letter)
+            shown = {"usage": use, "body": None if use is not None else letter.body.decode(errors="backslashreplace")}
+            print_json(_Letter(**msgspec.structs.asdict(letter) | shown))
         return
     names = ("request id", "customer", "service", "units", "price", "event id", "why")
-    rows = []
-    for letter in letters:
-        use = _usage(letter)
-        figures = (plain(use.units_consumed), plain(use.price_per_unit))
-        why = letter.problem.detail
-        rows.append((letter.request_id, use.customer_id, use.service, *figures, use.event_id or "", why))
+    rows = [(letter.request_id, *_cells(_usage(letter)), letter.problem.detail) for letter in letters]
     print_table([text_column(name) for name in names], rows)
 
 
-def _usage(letter: DeadLetter) -> NewUsage[Decimal]:
-    return NewUsage(**msgspec.structs.asdict(letter.usage))
+def _cells(usage: NewUsage[Decimal] | None) -> tuple[str, ...]:
+    if usage is None:
+        return ("",) * 5
+    figures = (plain(usage.units_consumed), plain(usage.price_per_unit))
+    return (usage.customer_id, usage.service, *figures, usage.event_id or "")
+
+
+def _usage(letter: DeadLetter) -> NewUsage[Decimal] | None:
+    return None if letter.usage is None else NewUsage(**msgspec.structs.asdict(letter.usage))
 
 
 @spool.command(

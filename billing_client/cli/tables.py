@@ -8,13 +8,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 
+from billing_client.contract.wire import printable
+
 _MANY_ROWS = 1_000
 _WIDEST = 100_000  # columns of a file or a pipe, where no line is folded
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, heading: bool = True) -> None:
     """Print a table. A cell too wide for the terminal is folded; cutting off a digit would show a wrong number."""
-    rows = list(rows)
+    rows = [[*map(printable, row)] for row in rows]
     if len(rows) > _MANY_ROWS:
         _print_long([[str(column.header) for column in columns], *rows] if heading else rows, columns)
         return
@@ -40,8 +42,8 @@ def _padded(cell: str, width: int, column: Column) -> str:
 
 
 def text_column(name: str) -> Column:
-    return Column(name, overflow="fold")
+    return Column(printable(name), overflow="fold")
 
 
 def number_column(name: str) -> Column:
-    return Column(name, overflow="fold", justify="right")
+    return Column(printable(name), overflow="fold", justify="right")

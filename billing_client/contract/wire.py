@@ -3,6 +3,7 @@
 `D` is how a side holds a decimal: the service as the text it stores, the client as `decimal.Decimal`.
 """
 
+import re
 from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -318,6 +319,15 @@ class CustomerPage(Message, frozen=True):
 class UsagePage(Message, Generic[D], frozen=True):
     data: list[UsageRecord[D]]
     next_cursor: str | None
+
+
+# C0 and C1, line separators, marks that change the direction of writing, lone surrogates
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Write what a terminal would obey rather than show, such as an escape code, as a backslash escape."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def readable(error: Exception) -> str:

@@ -19,14 +19,17 @@ from billing_client._errors import (
     ValidationError,
 )
 from billing_client._transport import Transport
+from billing_client.contract.wire import printable
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.events import AttemptEvent, RecorderEvent
 from billing_client.spooling.outbox import Outbox, Pending
 from billing_client.spooling.settlement import (
     DeliveryOutcome,
     Settlement,
+    damaged,
     error_of_kept,
     event_of,
+    fault_of,
     outcome_of_delivery,
     refusal,
 )
@@ -73,9 +76,15 @@ class Delivery:
         while True:
             self.appended.clear()
             try:
-                batch = await self._outbox.take(self._records)
+                batch, buried = await self._outbox.take(self._records)
+                if buried:
+                    _logger.warning("%d rows of the spool are no records, and are dead letters now", buried)
+                    self.settled["dead"] += buried
+                    self._progress.set()
                 if batch:
                     await self._deliver(batch)
+                elif buried:
+                    continue
                 else:
                     await self.appended.wait()
             except SpoolError as error:  # a full disk, for example
@@ -102,10 +111,11 @@ class Delivery:
         try:
             results: Sequence[UsageResult] = await send_batch(self._transport, call, usages)
         except BillingError as error:
-            if len(batch) > 1 or not isinstance(error, PayloadTooLargeError | ValidationError):
+            fault = fault_of(batch[0]) if len(batch) == 1 and isinstance(error, UnexpectedResponseError) else ""
+            if not fault and (len(batch) > 1 or not isinstance(error, PayloadTooLargeError | ValidationError)):
                 await self._try_later(batch, error)
                 return
-            results = [refusal(error)]
+            results = [damaged(fault) if fault else refusal(error)]
         settlements = [
             Settlement(record, result, outcome_of_delivery(record, result))
             for record, result in zip(batch, results, strict=True)
@@ -158,13 +168,14 @@ class Delivery:
 
     def _report(self, settlements: Sequence[Settlement], call: ApiCall) -> None:
         """Log what the service did not take, and tell the hook about the attempt and its records."""
-        refused = [each.result.problem.detail for each in settlements if each.outcome == "dead" and each.result.problem]
+        refused = [
+            printable(each.result.problem.detail)
+            for each in settlements
+            if each.outcome == "dead" and each.result.problem
+        ]
         if refused:
             _logger.warning("%d records were refused and are dead letters now; the first: %s", len(refused), refused[0])
-        unnamed = sum(
-            each.outcome == "duplicate" and decode_usage(each.record.usage.body).event_id is None
-            for each in settlements
-        )
+        unnamed = sum(each.outcome == "duplicate" and _has_no_event_id(each.record) for each in settlements)
         if unnamed:
             _logger.warning("%d records without an event id add nothing: equal usage is stored already", unnamed)
         if self._on_event is not None:
@@ -181,3 +192,8 @@ class Delivery:
             self._on_event(event)
         except Exception:
             _logger.exception("on_event failed for %r", event)
+
+
+def _has_no_event_id(record: Pending) -> bool:
+    usage = decode_usage(record.usage.body)
+    return usage is not None and usage.event_id is None

@@ -1,19 +1,23 @@
 """The spool of a running recorder: new records go in at one end, batches to deliver come out at the other."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
+import msgspec
 from msgspec import Struct
 
 from billing_client._batches import BATCH_BYTES
-from billing_client._encoding import EncodedUsage
-from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus
+from billing_client._encoding import EncodedUsage, is_key
+from billing_client._errors import SpoolDiskFullError
+from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus, damaged_row
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
 P = ParamSpec("P")
@@ -27,6 +31,27 @@ class Pending(Struct, frozen=True):
     idempotency_key: str
     attempts: int
     usage: EncodedUsage
+
+
+class Taken(NamedTuple):
+    """Records for one batch, and how many rows before them were no records and are dead letters now."""
+
+    batch: list[Pending]
+    buried: int
+
+
+def _fault_of_row(row: Sequence[Any]) -> str:
+    """What is wrong with a row; "" if nothing is. SQLite lets any column hold a value of any type."""
+    _, key, request_id, attempts, body = row
+    for name, value, expected in (
+        ("idempotency_key", key, str),
+        ("request_id", request_id, str),
+        ("attempts", attempts, int),
+        ("body", body, bytes),
+    ):
+        if not isinstance(value, expected):
+            return f"{name} is of type {type(value).__name__}"
+    return "" if is_key(key) else "idempotency_key is no value of a header"
 
 
 class _BatchKeys:
@@ -94,6 +119,8 @@ class Outbox:
     @_in_thread
     def _open(self) -> SpoolStatus:
         self.file = SpoolFile(self._path, create=True, read_only=False)
+        with suppress(SpoolDiskFullError):  # what it holds can be delivered all the same
+            self.file.require_room()
         self._contents = SpoolContents(self.file)
         return self._contents.status()
 
@@ -114,7 +141,11 @@ class Outbox:
 
     @_in_thread
     def append(self, usages: Iterable[tuple[EncodedUsage, str | None]]) -> None:
-        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one."""
+        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one.
+
+        Raises SpoolDiskFullError also while there is room, but not so much that they could be removed again.
+        """
+        self.file.require_room()
         recorded_at = _now()
         rows = [
             {
@@ -129,36 +160,58 @@ class Outbox:
             connection.executemany(SQL["append"], rows)
 
     @_in_thread
-    def take(self, records: int) -> list[Pending]:
-        """The first records in line, at most so many, for one batch. This attempt is counted on disk first."""
-        with self.file.transaction() as connection:
-            rows = connection.execute(SQL["next_batch"], {"records": records}).fetchall()
-            batch: dict[str, Pending] = {}
-            for seq, key, request_id, attempts, body in rows:
-                if request_id in batch:  # the same usage twice: the second goes into the next batch
-                    break
-                batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
-            taken = list(batch.values())
-            if taken:
-                connection.execute(SQL["count_attempt"], {"first": taken[0].seq, "last": taken[-1].seq})
-        return taken
+    def take(self, records: int) -> Taken:
+        """The first records in line, at most so many, for one batch. This attempt is counted on disk first.
+
+        A row that is no record, as in a file that was tampered with, becomes a dead letter.
+        """
+        batch: dict[str, Pending] = {}
+        faults: list[tuple[int, str]] = []
+        for row in self.file.rows("next_batch", records=records):
+            seq, key, request_id, attempts, body = row
+            if fault := _fault_of_row(row):
+                faults.append((seq, fault))
+                continue
+            if request_id in batch:  # the same usage twice: the second goes into the next batch
+                break
+            batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
+        self._bury(faults)
+        taken = list(batch.values())
+        if taken:
+            self._count_attempt(taken)
+        return Taken(taken, len(faults))
+
+    def _count_attempt(self, batch: Sequence[Pending]) -> None:
+        """Count it on disk. If the disk is full, the record is sent uncounted: that is how there will be room."""
+        with suppress(SpoolDiskFullError), self.file.transaction() as connection:
+            connection.execute(SQL["count_attempt"], {"first": batch[0].seq, "last": batch[-1].seq})
+
+    def _bury(self, faults: Sequence[tuple[int, str]]) -> None:
+        if not faults:
+            return
+        dead_at = _now()
+        rows = [
+            {"seq": seq, "dead_at": dead_at, "problem": msgspec.json.encode(damaged_row(fault))}
+            for seq, fault in faults
+        ]
+        self.file.write(partial(_settle, [], rows))
 
     @_in_thread
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:
         """Remove what is done, and make what was refused a dead letter, with the JSON of its problem."""
         dead_at = _now()
-        with self.file.transaction() as connection:
-            for record, problem in dead:
-                connection.execute(SQL["add_dead"], {"seq": record.seq, "dead_at": dead_at, "problem": problem})
-            settled = [*done, *(record for record, _ in dead)]
-            connection.executemany(SQL["remove"], ({"seq": record.seq} for record in settled))
+        rows = [{"seq": record.seq, "dead_at": dead_at, "problem": problem} for record, problem in dead]
+        self.file.write(partial(_settle, [{"seq": record.seq} for record in done], rows))
 
     @_in_thread
     def put_last(self, record: Pending) -> None:
         """Move a record to the end of the line."""
-        with self.file.transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> None:
             connection.execute(SQL["append_again"], {"seq": record.seq})
             connection.execute(SQL["remove"], {"seq": record.seq})
+
+        self.file.write(work)
 
     @_in_thread
     def status(self) -> SpoolStatus:
@@ -180,6 +233,11 @@ class Outbox:
         """See Spool.discard. Gives the number of dead letters deleted, and their bytes."""
         before = self._contents.status().bytes
         return self._contents.discard(request_ids), before - self._contents.status().bytes
+
+
+def _settle(done: list[dict[str, int]], dead: list[dict[str, Any]], connection: sqlite3.Connection) -> None:
+    connection.executemany(SQL["add_dead"], dead)
+    connection.executemany(SQL["remove"], [*done, *({"seq": row["seq"]} for row in dead)])
 
 
 def _now() -> str:

@@ -9,12 +9,13 @@ from msgspec import Struct
 
 from billing_client._batches import UsageResult, outcome_from_result
 from billing_client._calls import ApiCall
-from billing_client._errors import BillingError, UnexpectedResponseError
+from billing_client._encoding import encode_usage
+from billing_client._errors import BillingError, UnexpectedResponseError, ValidationError
 from billing_client._responses import RETRIED_STATUSES, error_from_problem
 from billing_client.contract.wire import ProblemDetails, UsageRecord
 from billing_client.spooling.events import DeadEvent, DeliveredEvent, DuplicateEvent
 from billing_client.spooling.outbox import Pending
-from billing_client.spooling.spool import decode_usage
+from billing_client.spooling.spool import damaged_row, decode_usage
 
 DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept"]
 
@@ -45,13 +46,16 @@ def outcome_of_delivery(record: Pending, result: UsageResult) -> DeliveryOutcome
 
 
 def _is_same_call(record: Pending, existing: UsageRecord[Decimal]) -> bool:
-    return record.attempts > 1 and existing.occurred_at == decode_usage(record.usage.body).occurred_at
+    usage = decode_usage(record.usage.body)
+    return record.attempts > 1 and usage is not None and existing.occurred_at == usage.occurred_at
 
 
 def event_of(settlement: Settlement, call: ApiCall) -> DeliveredEvent | DuplicateEvent | DeadEvent | None:
-    """What the hook is told about a record; None if the record is kept."""
+    """What the hook is told about a record; None if the record is kept, or is no usage."""
     record, result, outcome = settlement.record, settlement.result, settlement.outcome
     usage = decode_usage(record.usage.body)
+    if usage is None:
+        return None
     answered = outcome_from_result(usage, record.usage.request_id, result, call)
     facts: dict[str, Any] = {
         "usage": usage,
@@ -76,6 +80,23 @@ def error_of_kept(result: UsageResult, call: ApiCall) -> BillingError:
     if result.problem is not None:
         return error_from_problem(result.problem, result.problem.status, call.facts("rejected"))
     return UnexpectedResponseError(f"the service answered {result.outcome!r} to a record", **call.facts("unknown"))
+
+
+def fault_of(record: Pending) -> str:
+    """What is wrong with a record that no service could take; "" if nothing is."""
+    usage = decode_usage(record.usage.body)
+    if usage is None:
+        return "its body is not the JSON of usage"
+    try:
+        encoded = encode_usage(usage)
+    except ValidationError as error:
+        return f"its body is no valid usage: {error.detail}"
+    return "" if encoded.request_id == record.usage.request_id else "its request id is not that of its body"
+
+
+def damaged(fault: str) -> UsageResult:
+    """The result of a record with such a fault."""
+    return UsageResult(outcome="rejected", problem=damaged_row(fault))
 
 
 def refusal(error: BillingError) -> UsageResult:

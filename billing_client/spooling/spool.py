@@ -1,8 +1,9 @@
 """A spool as its operator sees it: what is pending, what the service refused, and how to send that again."""
 
 import os
+import sqlite3
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from billing_client.contract.wire import NewUsage, ProblemDetails
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
 _USAGE = msgspec.json.Decoder(NewUsage[Decimal])
+_UNKNOWN_TIME = datetime.min.replace(tzinfo=UTC)
 _PROBLEM = msgspec.json.Decoder(ProblemDetails[Decimal])
 
 
@@ -38,19 +40,21 @@ class SpoolStatus(Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A use that the service refused.
+    """A record that the service refused, or a row of the spool that is no record.
 
     Attributes:
-        usage: The use.
+        usage: The use; None if `body` is not the JSON of one.
+        body: The JSON of the record, as it was sent.
         request_id: Its request id.
         idempotency_key: The Idempotency-Key under which it was sent, and would be sent again.
-        recorded_at: When `record()` was called.
-        dead_at: When the service refused it.
+        recorded_at: When `record()` was called. The first instant of year 1 if the file does not say.
+        dead_at: When the service refused it. The first instant of year 1 if the file does not say.
         attempts: How often it was sent.
         problem: Why it was refused (RFC 9457).
     """
 
-    usage: Usage
+    usage: Usage | None
+    body: bytes
     request_id: str
     idempotency_key: str
     recorded_at: datetime
@@ -74,7 +78,7 @@ class SpoolContents:
             attempted=attempted,
             dead=dead,
             bytes=size + dead_size,
-            oldest=None if oldest is None else datetime.fromisoformat(oldest),
+            oldest=_read_time(oldest),
         )
 
     def dead_letters(self) -> list[DeadLetter]:
@@ -93,9 +97,12 @@ class SpoolContents:
             How many were put back.
         """
         chosen = {"request_ids": _chosen(request_ids)}
-        with self._file.transaction() as connection:
+
+        def work(connection: sqlite3.Connection) -> int:
             connection.execute(SQL["redrive"], chosen)
             return connection.execute(SQL["discard"], chosen).rowcount
+
+        return self._file.write(work)
 
     def discard(self, request_ids: Collection[str] | None = None) -> int:
         """Delete dead letters for good.
@@ -106,8 +113,8 @@ class SpoolContents:
         Returns:
             How many were deleted.
         """
-        with self._file.transaction() as connection:
-            return connection.execute(SQL["discard"], {"request_ids": _chosen(request_ids)}).rowcount
+        chosen = {"request_ids": _chosen(request_ids)}
+        return self._file.write(lambda connection: connection.execute(SQL["discard"], chosen).rowcount)
 
 
 class Spool(SpoolContents):
@@ -141,9 +148,12 @@ class Spool(SpoolContents):
         self._file.close()
 
 
-def decode_usage(body: bytes) -> Usage:
-    """The use that the JSON of a record holds."""
-    return Usage(**msgspec.structs.asdict(_USAGE.decode(body)))
+def decode_usage(body: bytes) -> Usage | None:
+    """The use that the JSON of a record holds; None if it is not that of a use, as in a file that was tampered with."""
+    try:
+        return Usage(**msgspec.structs.asdict(_USAGE.decode(body)))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _chosen(request_ids: Collection[str] | None) -> str | None:
@@ -151,13 +161,37 @@ def _chosen(request_ids: Collection[str] | None) -> str | None:
 
 
 def _dead_letter(row: Any) -> DeadLetter:
+    """A row as a dead letter. SQLite lets any column of a tampered file hold a value of any type."""
     request_id, idempotency_key, recorded_at, attempts, body, dead_at, problem = row
+    data = body if isinstance(body, bytes) else str(body).encode()
     return DeadLetter(
-        usage=decode_usage(body),
-        request_id=request_id,
-        idempotency_key=idempotency_key,
-        recorded_at=datetime.fromisoformat(recorded_at),
-        dead_at=datetime.fromisoformat(dead_at),
-        attempts=attempts,
-        problem=_PROBLEM.decode(problem),
+        usage=decode_usage(data),
+        body=data,
+        request_id=str(request_id),
+        idempotency_key=str(idempotency_key),
+        recorded_at=_read_time(recorded_at) or _UNKNOWN_TIME,
+        dead_at=_read_time(dead_at) or _UNKNOWN_TIME,
+        attempts=attempts if isinstance(attempts, int) else 0,
+        problem=_read_problem(problem),
     )
+
+
+def _read_time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _read_problem(data: object) -> ProblemDetails[Decimal]:
+    try:
+        return _PROBLEM.decode(data if isinstance(data, bytes) else str(data))
+    except (ValueError, RecursionError):
+        return damaged_row("its problem cannot be read")
+
+
+def damaged_row(fault: str) -> ProblemDetails[Decimal]:
+    """The problem of a row of the spool that is no record."""
+    detail = f"The row in the spool is damaged: {fault}. Discard it, or record the usage again."
+    return ProblemDetails(type="about:blank", title="Damaged row", status=400, detail=detail, code="validation_error")

@@ -7,6 +7,24 @@ PRAGMA synchronous = FULL;
 -- set_fullfsync: on macOS fsync alone ends at the drive's cache; elsewhere it changes nothing
 PRAGMA fullfsync = ON;
 
+-- set_checkpoint: every 128 pages of the log go into the file, so that a full disk leaves few that have no place there
+PRAGMA wal_autocheckpoint = 128;
+
+-- set_temporary_store: vacuum needs no room on disk for its copy
+PRAGMA temp_store = MEMORY;
+
+-- checkpoint: moves the log into the file, and empties it
+PRAGMA wal_checkpoint (TRUNCATE);
+
+-- vacuum: gives free pages back to the disk
+VACUUM;
+
+-- count_pages: those of the file
+PRAGMA page_count;
+
+-- count_free_pages: those of the file that hold nothing
+PRAGMA freelist_count;
+
 -- set_query_only: refuses every write
 PRAGMA query_only = ON;
 

@@ -1,11 +1,12 @@
 """The file of a spool: opens, locks and checks it, runs transactions, and translates the errors of SQLite."""
 
+import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from billing_client._errors import (
     SpoolCorruptError,
@@ -15,15 +16,20 @@ from billing_client._errors import (
     SpoolInUseError,
 )
 from billing_client.contract.named_queries import read_queries
+from billing_client.spooling.private_files import BALLAST_BYTES, Ballast, make_private
+
+T = TypeVar("T")
 
 SQL = read_queries(Path(__file__).with_name("spool.sql"))
 VERSION = 1
 APPLICATION_ID = 0x62696C6C
 _SCHEMA = ("create_pending", "create_dead", "set_application_id", "set_version")
+PAGE_BYTES = 4096  # SQLite's default
 BUSY_SECONDS = 5.0  # a reader in another process locks the file briefly when it opens or closes it
 
 _BY_CODE: Mapping[int, type[SpoolError]] = {
     sqlite3.SQLITE_FULL: SpoolDiskFullError,
+    sqlite3.SQLITE_IOERR_SHMSIZE: SpoolDiskFullError,
     sqlite3.SQLITE_CORRUPT: SpoolCorruptError,
     sqlite3.SQLITE_NOTADB: SpoolCorruptError,
 }
@@ -39,11 +45,24 @@ class SpoolFile:
     def __init__(self, path: Path | None, *, create: bool, read_only: bool) -> None:
         self._path = None if path is None else path.resolve()
         self._pid = os.getpid()
+        self._ballast: Ballast | None = None
+        if self._path is not None and not read_only:
+            self._ballast = Ballast(self._path.with_name(f"{self._path.name}.ballast"))
+        try:
+            self._open_files(create, read_only)
+        except SpoolDiskFullError:
+            if self._ballast is None or not self._ballast.is_there():
+                raise
+            self._ballast.give_up()
+            self._open_files(create, read_only)
+
+    def _open_files(self, create: bool, read_only: bool) -> None:
         with ExitStack() as undo, self._errors():
             if self._path is not None and not create and not self._path.exists():
                 raise SpoolError(f"{self}: there is no such file")
             if self._path is not None and not read_only:
                 undo.enter_context(closing(self._locked(self._path)))
+                make_private(self._path)
             self._connection = undo.enter_context(closing(_connect(self._path, create)))
             self._prepare(read_only)
             self._open = undo.pop_all()
@@ -70,11 +89,46 @@ class SpoolFile:
                     self._connection.execute(SQL["rollback"])
                 raise
 
-    def rows(self, query: str) -> list[Any]:
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do work that needs no more room in the end, in a transaction. A full disk is no obstacle to it, as a rule.
+
+        Raises SpoolError.
+        """
+        try:
+            with self.transaction() as connection:
+                return work(connection)
+        except SpoolDiskFullError:
+            if self._ballast is not None:
+                self._ballast.give_up()
+            self._shrink("checkpoint")
+            with self.transaction() as connection:
+                return work(connection)
+
+    def require_room(self) -> None:
+        """Raises SpoolDiskFullError unless the disk has room to remove later what is added now."""
+        self.check_process()
+        if self._ballast is None or self._ballast.is_there():
+            return
+        try:
+            self._ballast.restore()
+        except OSError:
+            self._shrink("vacuum", "checkpoint")  # if the spool itself fills the disk, and holds little by now
+            with self._errors():
+                self._ballast.restore()
+
+    def _shrink(self, *statements: str) -> None:
+        with suppress(sqlite3.Error):
+            used = self._value("count_pages") - self._value("count_free_pages")
+            if "vacuum" in statements and used * PAGE_BYTES > BALLAST_BYTES:
+                return
+            for statement in statements:
+                self._connection.execute(SQL[statement]).fetchall()
+
+    def rows(self, query: str, **parameters: Any) -> list[Any]:
         """The rows of a query that does not write. Raises SpoolError."""
         self.check_process()
         with self._errors():
-            return self._connection.execute(SQL[query]).fetchall()
+            return self._connection.execute(SQL[query], parameters).fetchall()
 
     def close(self) -> None:
         """Close the file and release the lock. Raises SpoolError."""
@@ -87,11 +141,17 @@ class SpoolFile:
         try:
             yield
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-            raise _BY_CODE.get(code, SpoolError)(f"{self}: {error}") from error
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            kind = _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF, SpoolError)
+            raise kind(f"{self}: {error}") from error
+        except OSError as error:
+            kind = SpoolDiskFullError if error.errno == errno.ENOSPC else SpoolError
+            raise kind(f"{self}: unable to open or make a file of the spool: {error}") from error
 
     def _locked(self, path: Path) -> sqlite3.Connection:
-        lock = _connect(path.with_name(path.name + ".lock"), create=True, timeout=0.0)
+        lock_path = path.with_name(path.name + ".lock")
+        make_private(lock_path)
+        lock = _connect(lock_path, create=True, timeout=0.0)
         try:
             lock.execute(SQL["begin_exclusive"])
         except sqlite3.Error as error:
@@ -117,6 +177,8 @@ class SpoolFile:
             raise SpoolError(f"{self}: SQLite's WAL mode does not work on its file system; use a local disk")
         self._connection.execute(SQL["set_synchronous"])
         self._connection.execute(SQL["set_fullfsync"])
+        self._connection.execute(SQL["set_checkpoint"])
+        self._connection.execute(SQL["set_temporary_store"])
         if is_new:
             with self.transaction():
                 for statement in _SCHEMA:
@@ -129,4 +191,11 @@ class SpoolFile:
 
 def _connect(path: Path | None, create: bool, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
     name = "file::memory:" if path is None else f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
-    return sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
+    connection = sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
+    connection.text_factory = _decode_text
+    return connection
+
+
+def _decode_text(data: bytes) -> str:
+    """Text that is no UTF-8 must not make its whole table unreadable."""
+    return data.decode("utf-8", "backslashreplace")

@@ -1,7 +1,9 @@
 """`billing export`"""
 
+import asyncio
 import json
 import os
+import pty
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.calls import usage
 from tests.cli import billing, billing_beside, failure, finish, given_customer, given_usage, start
-from tests.client.misbehaving import misbehaving, raw, silent
+from tests.client.misbehaving import answer, misbehaving, raw, silent
 from tests.ledgers import made_up_usage
 from tests.services import Service
 
@@ -144,3 +146,16 @@ def test_a_device_takes_what_it_is_given(ledger: Service, tmp_path: Path) -> Non
 def test_a_folder_that_is_not_there(ledger: Service, tmp_path: Path) -> None:
     done = billing("export", "-o", tmp_path / "nowhere" / "usage.csv", BILLING_BASE_URL=ledger.url)
     assert "nowhere" in failure(done, 2)
+
+
+async def test_what_a_service_exports_cannot_steer_a_terminal() -> None:
+    line = "\x1b]0;title\x07{}\x9b2J"
+    async with misbehaving(answer(200, f"{line}\n".encode())) as server:
+        ours, theirs = pty.openpty()
+        process = start("export", BILLING_BASE_URL=server.url, stdout=theirs)
+        os.close(theirs)
+        assert (await asyncio.to_thread(finish, process)).returncode == 0
+        assert os.read(ours, 1_000) == b"\\x1b]0;title\\x07{}\\x9b2J\r\n"
+        os.close(ours)
+        piped = start("export", BILLING_BASE_URL=server.url)
+        assert (await asyncio.to_thread(finish, piped)).stdout == f"{line}\n"  # a program gets what was sent

@@ -9,12 +9,13 @@ import pytest
 
 from tests.calls import exchange, request_head
 from tests.cli import billing, billing_beside, billing_process, failure, finish, given_customer, start
-from tests.client.answers import problem, recorded
+from tests.client.answers import STORED, json_answer, problem, recorded
 from tests.client.misbehaving import disconnect, misbehaving, silent
 from tests.programs import Finished
 from tests.services import Service
 
 ARGUMENTS = ("--customer", "acme", "--service", "storage", "--units", "1.50", "--price", "2e-2")
+EVENT = ("--event-id", "event-1")  # that of `recorded()`
 
 
 def record(service: Service, *more: str) -> Finished:
@@ -116,25 +117,29 @@ def test_a_terminal_that_cannot_show_a_name_is_no_fault(service: Service) -> Non
 
 async def test_an_answer_that_was_lost_is_asked_for_again() -> None:
     async with misbehaving(disconnect, disconnect, recorded(Idempotent_Replayed="true")) as server:
-        done = await billing_beside("record", *ARGUMENTS, BILLING_BASE_URL=server.url)
+        done = await billing_beside("record", *ARGUMENTS, *EVENT, BILLING_BASE_URL=server.url)
     assert done.stdout.startswith("replayed: ")
 
 
 async def test_without_an_answer_it_exits_with_6_and_the_key_repeats_the_call() -> None:
     async with misbehaving(silent, silent, recorded(Idempotent_Replayed="true")) as server:
-        lost = await billing_beside("record", *ARGUMENTS, "--timeout", "2", "--json", BILLING_BASE_URL=server.url)
+        lost = await billing_beside(
+            "record", *ARGUMENTS, *EVENT, "--timeout", "2", "--json", BILLING_BASE_URL=server.url
+        )
         error = json.loads(lost.stderr)["error"]
         assert (lost.returncode, error["outcome"], error["exitCode"]) == (6, "unknown", 6)
         key = error["idempotencyKey"]
         assert f"--idempotency-key {key}" in error["detail"]
-        again = await billing_beside("record", *ARGUMENTS, "--idempotency-key", key, BILLING_BASE_URL=server.url)
+        again = await billing_beside(
+            "record", *ARGUMENTS, *EVENT, "--idempotency-key", key, BILLING_BASE_URL=server.url
+        )
     assert again.stdout.startswith("replayed: ")
     assert {request.header("Idempotency-Key") for request in server.requests} == {key}
 
 
 async def test_ctrl_c_exits_with_130_and_names_the_key() -> None:
     async with misbehaving(silent) as server:
-        process = start("record", *ARGUMENTS, BILLING_BASE_URL=server.url)
+        process = start("record", *ARGUMENTS, *EVENT, BILLING_BASE_URL=server.url)
         await server.wait_for_requests(1)
         process.send_signal(signal.SIGINT)
         stopped = await asyncio.to_thread(finish, process)
@@ -145,6 +150,24 @@ async def test_ctrl_c_exits_with_130_and_names_the_key() -> None:
 @pytest.mark.parametrize(("status", "code"), [(401, "unauthenticated"), (403, "forbidden")])
 async def test_a_key_that_is_not_let_in_exits_with_4(status: int, code: str) -> None:
     async with misbehaving(problem(status, code)) as server:
-        denied = await billing_beside("record", *ARGUMENTS, BILLING_BASE_URL=server.url, BILLING_API_KEY="bk_1")
+        denied = await billing_beside("record", *ARGUMENTS, *EVENT, BILLING_BASE_URL=server.url, BILLING_API_KEY="bk_1")
         assert server.requests[0].header("Authorization") == "Bearer bk_1"
     assert "What is wrong" in failure(denied, 4)
+
+
+EVIL = "\x1b]0;title\x07\x9b2J\u202e"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+async def test_a_server_cannot_steer_the_terminal(options: tuple[str, ...]) -> None:
+    conflict = [{"field": EVIL, "recorded": EVIL, "submitted": EVIL}]
+    evil = STORED | {"service": EVIL}
+    async with misbehaving(
+        problem(404, "customer_not_found", detail=EVIL),
+        problem(422, "event_id_conflict", detail=EVIL, existing=evil, conflicts=conflict),
+        json_answer(201, evil),
+    ) as server:
+        for code in (1, 1, 0):
+            done = await billing_beside("record", *ARGUMENTS, *EVENT, *options, BILLING_BASE_URL=server.url)
+            assert done.returncode == code
+            assert not set("\x1b\x07\x9b") & set(done.stdout + done.stderr), done

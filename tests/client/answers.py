@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from billing_client import BillingSystemClient, Usage, UsageRecord
+from billing_client.contract.identity import event_request_id
 from tests.client.misbehaving import Connection, MisbehavingServer, Request, Step, answer
 
 USAGE: Mapping[str, Any] = {
@@ -16,8 +17,8 @@ USAGE: Mapping[str, Any] = {
     "price_per_unit": "0.02",
     "event_id": "event-1",
 }
-STORED: Mapping[str, Any] = {
-    "requestId": "ab" * 32,
+STORED: dict[str, Any] = {
+    "requestId": event_request_id("acme", "event-1"),
     "customerId": "acme",
     "service": "storage",
     "unitsConsumed": "1.5",
@@ -51,6 +52,11 @@ def as_read(record: UsageRecord) -> UsageRecord:
     return msgspec.structs.replace(record, outcome=None)
 
 
+def stored(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is stored, from what was sent; it has an event id."""
+    return {**STORED, **record, "requestId": event_request_id(record["customerId"], record["eventId"])}
+
+
 def json_answer(status: int, body: object, **headers: str) -> Step:
     return answer(status, json.dumps(body).encode(), **headers)
 
@@ -75,5 +81,5 @@ def problem(status: int, code: str, *, retry_after: str | None = None, **members
 
 async def record_all(connection: Connection, request: Request) -> None:
     """The answer to a batch whose records are all recorded."""
-    results = [{"outcome": "recorded", "record": STORED | record} for record in json.loads(request.body)["records"]]
+    results = [{"outcome": "recorded", "record": stored(record)} for record in json.loads(request.body)["records"]]
     await json_answer(200, {"results": results})(connection, request)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import aiohttp
 
 from billing_client import AttemptEvent, BillingSystemClient, RecorderEvent, Spool, SpoolStatus, Usage, UsageRecorder
-from tests.client.answers import STORED, problem_body
+from tests.client.answers import problem_body, stored
 from tests.client.misbehaving import Connection, Request, Step, answer
 from tests.services import free_port
 
@@ -76,7 +76,7 @@ def duplicate(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The result of a record that is stored already, but for these members."""
 
     def result(record: dict[str, Any]) -> dict[str, Any]:
-        existing = {**STORED, **record, **changes}
+        existing = stored(record) | changes
         return {"outcome": "duplicate", "problem": problem_body(409, "duplicate_record", existing=existing)}
 
     return result

@@ -227,6 +227,8 @@ async def test_sizes_out_of_range_are_refused(batch_size: int, concurrency: int)
         {"results": [{"outcome": "rejected"}]},
         {"results": [{"outcome": "duplicate", "record": STORED}]},
         {"results": [{"outcome": "recorded"}]},
+        {"results": [{"outcome": "recorded", "record": STORED | {"requestId": "cd" * 32}}]},
+        {"results": [{"outcome": "replayed", "record": STORED | {"requestId": "cd" * 32}}]},
     ],
 )
 async def test_results_that_say_less_than_they_must_are_an_error(body: object) -> None:

@@ -32,8 +32,8 @@ from billing_client import (
     _errors,
 )
 from billing_client.contract.identity import event_request_id
-from tests.client.answers import STORED, USAGE, client_of, problem, recorded
-from tests.client.misbehaving import Step, answer, disconnect, misbehaving, refuse_after, reset, silent
+from tests.client.answers import STORED, USAGE, client_of, json_answer, problem, recorded
+from tests.client.misbehaving import Step, answer, disconnect, misbehaving, raw, refuse_after, reset, silent
 
 CONFLICT = {"field": "unitsConsumed", "recorded": "1", "submitted": "2"}
 OF_PROBLEMS: list[tuple[int, str, dict[str, Any], type[BillingError]]] = [
@@ -115,14 +115,56 @@ async def test_what_a_problem_tells_besides_is_kept() -> None:
     invalid = await error_of(problem(400, "validation_error", errors=[{"pointer": "/service", "message": "wrong"}]))
     assert isinstance(invalid, ValidationError)
     assert invalid.errors == [FieldError(pointer="/service", message="wrong")]
-    duplicate = await error_of(problem(409, "duplicate_record", existing=STORED, requestId="cd" * 32))
+    duplicate = await error_of(problem(409, "duplicate_record", existing=STORED, requestId=STORED["requestId"]))
     assert isinstance(duplicate, DuplicateRecordError)
-    assert duplicate.request_id == "cd" * 32
+    assert duplicate.request_id == STORED["requestId"]
     assert (duplicate.existing.request_id, duplicate.existing.outcome) == (STORED["requestId"], "duplicate")
     conflict = await error_of(problem(422, "event_id_conflict", existing=STORED, conflicts=[CONFLICT]))
     assert isinstance(conflict, EventIdConflictError)
     assert conflict.existing.request_id == STORED["requestId"]
     assert conflict.conflicts == [FieldConflict(field="unitsConsumed", recorded="1", submitted="2")]
+
+
+async def test_a_server_can_neither_steer_the_terminal_nor_fill_the_log() -> None:
+    evil = "\x1b]0;title\x07\x9b2J\n\u202e"
+    for error in (
+        await error_of(problem(400, "validation_error\x1b[2J", detail=evil)),
+        await error_of(answer(400, evil.encode())),
+        await error_of(raw(b"HTTP/1.1 200 OK\r\nX-A: \x00\x1b[2J\r\n\r\n"), max_attempts=1),
+    ):
+        assert str(error).isprintable(), error
+        assert error.detail.isprintable()
+    long = await error_of(problem(400, "validation_error", detail="x" * 1_000_000))
+    assert len(str(long)) < 3_000
+
+
+ABOUT_OTHERS = {
+    "a 201": json_answer(201, STORED | {"requestId": "cd" * 32}),
+    "a duplicate": problem(409, "duplicate_record", existing=STORED | {"requestId": "cd" * 32}),
+    "a duplicate that says it is ours": problem(
+        409, "duplicate_record", existing=STORED | {"requestId": "cd" * 32}, requestId=STORED["requestId"]
+    ),
+    "a conflict": problem(422, "event_id_conflict", existing=STORED | {"requestId": "cd" * 32}, conflicts=[]),
+    "no customer": problem(404, "customer_not_found", requestId="cd" * 32),
+    "invalid": problem(400, "validation_error", requestId="cd" * 32),
+}
+
+
+@pytest.mark.parametrize("step", ABOUT_OTHERS.values(), ids=ABOUT_OTHERS.keys())
+async def test_an_answer_about_other_usage_says_nothing_of_the_call(step: Step) -> None:
+    error = await error_of(step)
+    assert type(error) is UnexpectedResponseError
+    assert (error.outcome, error.request_id) == ("unknown", STORED["requestId"])
+    assert "about other usage" in error.detail
+
+
+async def test_a_read_or_void_of_a_record_that_is_answered_with_another() -> None:
+    void = {"voidReason": "test", "voidedBy": "anonymous"}
+    async with misbehaving(json_answer(200, STORED | void)) as server, client_of(server) as client:
+        with pytest.raises(UnexpectedResponseError, match="about other usage"):
+            await client.get_usage(customer_id="acme", request_id="cd" * 32)
+        with pytest.raises(UnexpectedResponseError, match="about other usage"):
+            await client.void_usage(customer_id="acme", request_id="cd" * 32, reason="test")
 
 
 async def test_a_refusal_without_the_record_it_is_about_is_unexpected() -> None:

@@ -16,6 +16,7 @@ from billing_client import (
     UsageNotFoundError,
     ValidationError,
 )
+from billing_client._transport import MAX_LINE_BYTES
 from billing_service.database.pool import Connection
 from tests.client.answers import STORED, client_of
 from tests.client.misbehaving import answer, disconnect, misbehaving, raw
@@ -149,6 +150,26 @@ async def test_a_stream_that_breaks_off_is_no_end() -> None:
 async def test_a_stream_is_asked_for_until_it_begins() -> None:
     async with misbehaving(disconnect, answer(503), answer(200, LINE * 2)) as server, client_of(server) as client:
         assert len([record async for record in client.export_usage()]) == 2
+
+
+@pytest.mark.parametrize("length", [300_000, 10_000_000])
+async def test_a_line_of_a_stream_has_a_bound(length: int) -> None:
+    long = LINE.replace(b"{", b"{" + b" " * length, 1)
+    async with misbehaving(answer(200, LINE + long + LINE)) as server, client_of(server) as client:
+        export = client.export_usage()
+        await anext(export)
+        if length < MAX_LINE_BYTES:
+            assert [record.event_id async for record in export] == [STORED["eventId"]] * 2
+        else:
+            with pytest.raises(UnexpectedResponseError, match="a line of the stream is longer than") as caught:
+                await anext(export)
+            assert caught.value.outcome == "unknown"
+
+
+async def test_the_lines_of_a_stream_are_those_that_were_sent() -> None:
+    body = b"a\n\nb\r\n" + b"c" * 200_000 + b"\nwithout an end"
+    async with misbehaving(answer(200, body)) as server, client_of(server) as client:
+        assert [line async for line in client.export_lines()] == body.splitlines(keepends=True)
 
 
 async def test_a_line_that_is_no_record() -> None:

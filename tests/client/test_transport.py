@@ -1,14 +1,19 @@
 """One call, against a server that misbehaves: what is sent, what is sent again, what is believed."""
 
+import asyncio
+import gzip
 import json
 import re
 import traceback
+import tracemalloc
+import zlib
 
 import pytest
 
-from billing_client import BillingError, TransportError, UnexpectedResponseError, __version__
+from billing_client import BillingError, DeadlineExceededError, TransportError, UnexpectedResponseError, __version__
+from billing_client._transport import MAX_RESPONSE_BYTES
 from tests.client.answers import CUSTOMER, STORED, USAGE, client_of, json_answer, recorded
-from tests.client.misbehaving import Request, Step, answer, disconnect, misbehaving, raw, reset
+from tests.client.misbehaving import Connection, Request, Step, answer, disconnect, misbehaving, raw, reset
 
 HEAD = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\n"
 BODY = json.dumps(STORED).encode()
@@ -178,6 +183,56 @@ async def test_an_answer_that_is_no_record_is_an_error_and_not_sent_again(body: 
     assert error.idempotency_key == "call-1"
     assert error.request_id
     assert len(server.requests) == 1
+
+
+BOMB = gzip.compress(bytes(300_000_000), 1)
+ENCODINGS = {"Content_Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("status", [201, 500])
+async def test_an_answer_has_a_bound_whatever_it_decompresses_to(status: int) -> None:
+    async with misbehaving(answer(status, BOMB, **ENCODINGS)) as server, client_of(server) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnexpectedResponseError, match="the response is longer than") as caught:
+                await client.record_usage(**USAGE)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (caught.value.status, caught.value.outcome, caught.value.attempts) == (status, "unknown", 1)
+    assert peak < 2 * MAX_RESPONSE_BYTES
+
+
+async def test_others_have_their_turn_while_a_long_answer_is_read() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    body = gzip.compress(BODY + b" " * 50_000_000, 1)
+    async with misbehaving(answer(201, body, **ENCODINGS)) as server, client_of(server) as client:
+        before = asyncio.create_task(count())
+        await client.record_usage(**USAGE)
+        before.cancel()
+    assert turns > 50
+
+
+async def test_a_long_answer_does_not_outlast_the_deadline() -> None:
+    async def endless(connection: Connection, _: Request) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await connection.send(head)
+        compressor = zlib.compressobj(wbits=31)
+        while True:  # a trickle that would be read for hours
+            part = compressor.compress(b" ") + compressor.flush(zlib.Z_SYNC_FLUSH)
+            await connection.send(b"%x\r\n%s\r\n" % (len(part), part))
+            await asyncio.sleep(0.01)
+
+    async with misbehaving(endless) as server, client_of(server, timeout=0.3) as client:
+        with pytest.raises(DeadlineExceededError):
+            await client.get_customer(customer_id="acme")
 
 
 async def test_the_api_key_is_never_shown() -> None:

@@ -9,6 +9,7 @@ from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.imports.totals import ImportTotals, LeftoverFile
 from billing_client.cli.tables import number_column, print_table, text_column
 from billing_client.contract.decimals import EXACT, plain
+from billing_client.contract.wire import printable
 
 SHOWN_CUSTOMERS = 3
 
@@ -50,7 +51,7 @@ def print_report(totals: ImportTotals, dry_run: bool) -> None:
     lines = [*((name, str(count)) for name, count in rows), *amounts]
     print_table([text_column(""), number_column("")], lines, heading=False)
     for sentence in (*_result(totals, dry_run), *_totals(totals), *_left(totals)):
-        click.echo(sentence)
+        click.echo(printable(sentence))
 
 
 def _result(totals: ImportTotals, dry_run: bool) -> list[str]:

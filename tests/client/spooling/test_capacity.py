@@ -98,7 +98,7 @@ async def test_what_a_spool_came_with_counts_too_and_so_do_dead_letters(tmp_path
         away() as client,
         client.recorder(spool=spool, max_records=2, on_full="raise", close_timeout=0) as recorder,
     ):
-        batch = await recorder._outbox.take(2)
+        batch, _ = await recorder._outbox.take(2)
         await recorder._outbox.settle([], [(record, b"{}") for record in batch])
         with pytest.raises(SpoolFullError):
             await recorder.record(usage(3))

@@ -20,7 +20,7 @@ from billing_client import (
     UnavailableError,
     UnexpectedResponseError,
 )
-from tests.client.answers import STORED, client_of, problem, problem_body, record_all, usage
+from tests.client.answers import STORED, client_of, problem, problem_body, record_all, stored, usage
 from tests.client.misbehaving import Connection, Request, Step, disconnect, misbehaving, raw, silent
 from tests.client.recorders import Hook, duplicate, each, kept, passing_on, records_of, settle, status_of
 from tests.services import Service
@@ -224,6 +224,7 @@ async def test_a_record_that_is_refused_alone_is_a_dead_letter(status: int, code
         await settle(recorder)
         (letter,) = await recorder.dead_letters()
     assert recorder.counts == RecorderCounts(recorded=0, delivered=8, duplicates=0, dead=1, pending=0)
+    assert letter.usage is not None
     assert (letter.usage.event_id, letter.problem.status, letter.problem.code) == ("event-5", status, code)
     assert [event.usage.event_id for event in hook.of(DeadEvent)] == ["event-5"]
 
@@ -248,7 +249,7 @@ async def test_a_record_that_makes_the_service_fail_holds_up_no_other(tmp_path: 
 
 def one_result(result: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda record: (
-        {"outcome": "recorded", "record": {**STORED, **record}} if record["eventId"] != "event-1" else result
+        {"outcome": "recorded", "record": stored(record)} if record["eventId"] != "event-1" else result
     )
 
 
@@ -278,7 +279,10 @@ async def test_a_record_of_a_batch_that_is_not_settled_stays(result: dict[str, A
 
 
 async def test_records_that_went_last_are_buried_apart(tmp_path: Path) -> None:
-    odd, refused = each(lambda _: KEPT["only foretold"]), problem(400, "validation_error")
+    odd, refused = (
+        each(lambda record: {"outcome": "recordable", "record": stored(record)}),
+        problem(400, "validation_error"),
+    )
     async with (
         misbehaving(odd, refused, odd, refused, refused) as server,
         client_of(server) as client,
@@ -288,7 +292,7 @@ async def test_records_that_went_last_are_buried_apart(tmp_path: Path) -> None:
             await recorder.record(usage(number))
             await settle(recorder)
         letters = await recorder.dead_letters()
-    assert [letter.usage.event_id for letter in letters] == ["event-0", "event-1", "event-2"]
+    assert [letter.usage and letter.usage.event_id for letter in letters] == ["event-0", "event-1", "event-2"]
 
 
 async def test_a_refusal_of_one_record_is_that_records_alone(tmp_path: Path) -> None:
@@ -303,6 +307,33 @@ async def test_a_refusal_of_one_record_is_that_records_alone(tmp_path: Path) -> 
         await settle(recorder)
     assert hook.kinds == ["delivered", "dead", "delivered"]
     assert len(server.requests) == 1
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "recorded": {"outcome": "recorded", "record": STORED | {"requestId": "cd" * 32}},
+    "replayed": {"outcome": "replayed", "record": STORED | {"requestId": "cd" * 32}},
+    "duplicate": {
+        "outcome": "duplicate",
+        "problem": problem_body(409, "duplicate_record", existing=STORED | {"requestId": "cd" * 32}),
+    },
+    "rejected": {"outcome": "rejected", "problem": problem_body(404, "customer_not_found", requestId="cd" * 32)},
+}
+
+
+@pytest.mark.parametrize("result", OTHER.values(), ids=OTHER.keys())
+async def test_a_result_for_another_record_settles_nothing(result: dict[str, Any], tmp_path: Path) -> None:
+    spool, hook = tmp_path / "usage.db", Hook()
+    await kept(spool, usage(0), usage(1))
+    async with (
+        misbehaving(each(one_result(result)), record_all) as server,
+        client_of(server) as client,
+        client.recorder(spool=spool, on_event=hook) as recorder,
+    ):
+        await settle(recorder)
+    sent = [record["eventId"] for request in server.requests for record in records_of(request)]
+    assert sent == ["event-0", "event-1", "event-0", "event-1"]
+    assert recorder.counts.delivered == 2
+    assert isinstance(hook.of(AttemptEvent)[0].error, UnexpectedResponseError)
 
 
 async def test_an_error_of_the_hook_goes_no_further(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

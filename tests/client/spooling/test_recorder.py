@@ -177,11 +177,12 @@ async def test_a_redriven_record_is_delivered_once_what_was_wrong_is_mended(
         await recorder.record(usage(2, customer_id="never"))
         await settle(recorder)
         letter = (await recorder.dead_letters())[0]
+        assert letter.usage is not None
         assert (letter.usage.customer_id, letter.problem.code) == ("later", "customer_not_found")
         await client.create_customer(name="Later", customer_id="later")
         assert await recorder.redrive([request_id]) == 1
         await settle(recorder)
-        assert [letter.usage.customer_id for letter in await recorder.dead_letters()] == ["never"]
+        assert [letter.usage and letter.usage.customer_id for letter in await recorder.dead_letters()] == ["never"]
         assert await recorder.discard() == 1
         assert (await recorder.status()).bytes == 0
     assert hook.kinds == ["dead", "dead", "delivered"]

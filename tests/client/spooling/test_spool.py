@@ -3,9 +3,11 @@
 import asyncio
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from billing_client import (
     UsageRecorder,
 )
 from billing_client.spooling.spool_file import VERSION
+from tests.cli import billing_beside
 from tests.client.answers import usage
 from tests.client.recorders import away, in_spool_thread, kept, settle, status_of
 from tests.services import Service
@@ -77,6 +80,7 @@ async def test_a_spool_says_what_it_holds(client: BillingSystemClient, customer_
         assert (status.pending, status.dead) == (2, 1)
         assert status.oldest is not None
         assert before <= letter.recorded_at <= letter.dead_at <= status.oldest <= datetime.now(UTC)
+        assert letter.usage is not None
         assert (letter.usage.event_id, letter.attempts, letter.problem.status) == ("event-1", 1, 404)
         assert found.redrive(["no such id"]) == found.discard(["no such id"]) == 0
         assert found.redrive([letter.request_id]) == 1
@@ -185,6 +189,71 @@ async def test_a_spool_of_another_version_is_refused(tmp_path: Path) -> None:
         await opened(spool)
 
 
+def tamper(spool: Path, statement: str, *parameters: object) -> None:
+    with closing(sqlite3.connect(spool)) as connection, connection:
+        connection.execute(statement, parameters)
+
+
+TAMPERED = {
+    "a key of bytes": "UPDATE pending SET idempotency_key = x'6b' WHERE seq = 2",
+    "a key that no header can carry": "UPDATE pending SET idempotency_key = 'a' || char(10) || 'b' WHERE seq = 2",
+    "a request id of bytes": "UPDATE pending SET request_id = x'ff' WHERE seq = 2",
+    "another request id": "UPDATE pending SET request_id = 'ab' WHERE seq = 2",
+    "attempts of text": "UPDATE pending SET attempts = 'many' WHERE seq = 2",
+    "a body of text": "UPDATE pending SET body = CAST(body AS TEXT) WHERE seq = 2",
+    "a body of no bytes": "UPDATE pending SET body = 5 WHERE seq = 2",
+    "a body that is no usage": "UPDATE pending SET body = CAST('{}' AS BLOB) WHERE seq = 2",
+    "a body of two": "UPDATE pending SET body = CAST(body || char(44) || body AS BLOB) WHERE seq = 2",
+    "a time of nothing": "UPDATE pending SET recorded_at = 'today', attempts = 'many' WHERE seq = 2",
+    "text that is no UTF-8": "UPDATE pending SET request_id = CAST(x'ff' AS TEXT) WHERE seq = 2",
+}
+
+
+@pytest.mark.parametrize("statement", TAMPERED.values(), ids=TAMPERED.keys())
+async def test_a_row_that_is_no_record_is_a_dead_letter_and_in_nobodys_way(
+    client: BillingSystemClient, customer_id: str, tmp_path: Path, statement: str
+) -> None:
+    spool = tmp_path / "usage.db"
+    await kept(spool, usage(1), usage(2), usage(3))
+    tamper(spool, statement)
+    assert status_of(spool).pending == 3
+    async with client.recorder(spool=spool) as recorder:
+        await settle(recorder)
+        (letter,) = await recorder.dead_letters()
+    assert (recorder.counts.delivered, recorder.counts.dead) == (2, 1)
+    assert letter.problem.status == 400
+    stored = {record.event_id async for record in client.usage(customer_id=customer_id)}
+    assert stored - {"event-2"} == {"event-1", "event-3"}  # a body that is usage was sent before it was looked at
+    for options in ((), ("--json",)):
+        shown = await billing_beside("spool", "status", spool, "--dead", *options)
+        assert (shown.returncode, len(shown.stdout.splitlines())) == (0, 1 if options else 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["body = 'none'", "body = 7", "dead_at = 'today'", "problem = '?'", "attempts = 'x'", "request_id = x'ff'"],
+)
+async def test_a_dead_letter_that_was_tampered_with_can_be_listed(tmp_path: Path, change: str) -> None:
+    spool = tmp_path / "usage.db"
+    await kept(spool, usage(1))
+    tamper(spool, "INSERT INTO dead SELECT *, recorded_at, CAST('{}' AS BLOB) FROM pending")
+    tamper(spool, f"UPDATE dead SET {change}")
+    with Spool(spool, read_only=True) as found:
+        (letter,) = found.dead_letters()
+    assert (letter.usage is None) == change.startswith("body")
+    assert letter.body in (b"none", b"7") or letter.usage is not None
+    for options in ((), ("--json",)):
+        shown = await billing_beside("spool", "status", spool, "--dead", *options)
+        assert (shown.returncode, len(shown.stdout.splitlines())) == (0, 1 if options else 2)
+
+
+async def test_a_time_that_is_none_does_not_hide_what_a_spool_holds(tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    await kept(spool, usage(1))
+    tamper(spool, "UPDATE pending SET recorded_at = 'today'")
+    assert (status_of(spool).pending, status_of(spool).oldest) == (1, None)
+
+
 def test_a_spool_that_is_not_there_is_only_made_by_a_recorder(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="there is no such file"):
         Spool(tmp_path / "usage.db")
@@ -249,11 +318,11 @@ async def test_a_spool_that_may_not_grow_is_told_and_all_is_well_when_it_may(tmp
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """A file system of 8 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("who runs the tests may not mount; a bound on pages stands in for the disk in the test above")
@@ -261,19 +330,53 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-async def test_a_full_disk_is_told_and_all_is_well_when_there_is_room_again(
+async def test_a_spool_that_filled_its_disk_is_delivered_and_takes_usage_again(
     small_disk: Path, service: Service, customer_id: str
 ) -> None:
-    ballast = small_disk / "ballast"
-    async with away() as client, client.recorder(spool=small_disk / "usage.db", close_timeout=0) as recorder:
-        ballast.write_bytes(bytes(64 * 1024))
+    spool = small_disk / "usage.db"
+    async with away() as client, client.recorder(spool=spool, close_timeout=0) as recorder:
         taken = await fill(recorder)
         assert taken > 0
-        ballast.unlink()
-        await recorder.record(usage(taken))
+    rest = small_disk / "rest"
+    with suppress(OSError), rest.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1_000))  # others fill what is left
     async with BillingSystemClient(base_url=service.url) as client:
-        async with client.recorder(spool=small_disk / "usage.db") as recorder:
+        async with client.recorder(spool=spool) as recorder:
             await settle(recorder)
-        assert recorder.counts.delivered == taken + 1
-        events = {record.event_id async for record in client.usage(customer_id=customer_id)}
-    assert events == {f"event-{number}" for number in range(taken + 1)}
+            assert recorder.counts.delivered == taken
+            await recorder.record(usage(taken))
+            await settle(recorder)
+        total = (await client.summary(customer_id=customer_id)).total
+    assert total.records == taken + 1
+
+
+async def test_a_full_disk_is_told_and_all_is_well_when_there_is_room_again(small_disk: Path) -> None:
+    other = small_disk / "other"
+    async with away() as client, client.recorder(spool=small_disk / "usage.db", close_timeout=0) as recorder:
+        other.write_bytes(bytes(4 * 1024 * 1024))
+        taken = await fill(recorder)
+        assert taken > 0
+        other.unlink()
+        await recorder.record(usage(taken))
+    assert status_of(small_disk / "usage.db").pending == taken + 1
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+async def test_nobody_else_can_read_a_spool(tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    umask = os.umask(0)
+    try:
+        await kept(spool, usage(1))
+        spool.chmod(0o664)  # as an earlier version made it
+        async with away() as client, client.recorder(spool=spool, close_timeout=0) as recorder:
+            await recorder.record(usage(2))
+            modes = modes_in(tmp_path)
+    finally:
+        os.umask(umask)
+    assert modes.keys() >= {"usage.db", "usage.db-wal", "usage.db-shm", "usage.db.lock", "usage.db.ballast"}
+    assert set(modes.values()) == {0o600}

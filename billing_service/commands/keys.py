@@ -13,7 +13,7 @@ import msgspec
 from billing_client.contract.wire import Id, readable
 from billing_service.database.embedded import named_or_embedded
 from billing_service.database.migrations import check_schema
-from billing_service.database.pool import Connection, connect, unavailable_if_away
+from billing_service.database.pool import Connection, connected, unavailable_if_away
 from billing_service.ledger.api_keys import SCOPES, Key, KeyName, NewKey, Scope, create_key, list_keys, revoke_key
 from billing_service.settings import load_settings
 
@@ -112,15 +112,12 @@ def _run(work: Callable[[Connection], Awaitable[T]]) -> T:
     """Do `work` on a connection to the database. Raises MigrationError if its schema is not this program's."""
     with named_or_embedded(load_settings()) as (settings, _), unavailable_if_away():
 
-        async def connected() -> T:
-            connection = await connect(settings)
-            try:
+        async def work_connected() -> T:
+            async with connected(settings) as connection:
                 await check_schema(connection)
                 return await work(connection)
-            finally:
-                await connection.close()
 
-        return asyncio.run(connected())
+        return asyncio.run(work_connected())
 
 
 def _row(key: Key, now: datetime) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from billing_service.app import create_app, find_traces
 from billing_service.commands.migrate import apply_migrations
 from billing_service.database.embedded import named_or_embedded
 from billing_service.database.migrations import check_schema
-from billing_service.database.pool import connect, unavailable_if_away
+from billing_service.database.pool import connected, unavailable_if_away
 from billing_service.http.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings, share_metrics
 from billing_service.telemetry.logs import RequestLog, start_logs
@@ -95,11 +95,8 @@ def _prepare_schema(settings: Settings) -> None:
 
 
 async def _check(settings: Settings) -> None:
-    connection = await connect(settings)
-    try:
+    async with connected(settings) as connection:
         await check_schema(connection)
-    finally:
-        await connection.close()
 
 
 def server_config(app: ASGIApp | str, settings: Settings) -> uvicorn.Config:

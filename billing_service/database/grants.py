@@ -1,6 +1,6 @@
 """The rights of the database role that the service runs as, if it is not the owner of the tables."""
 
-from billing_service.database.pool import connect
+from billing_service.database.pool import connected
 from billing_service.database.queries import load_queries
 from billing_service.settings import Settings
 
@@ -12,10 +12,6 @@ async def grant(settings: Settings, role: str, *, with_keys: bool) -> None:
 
     `with_keys` adds the right to create and revoke API keys. Without it, whoever takes over the service creates no key.
     """
-    connection = await connect(settings)
-    try:
-        async with connection.transaction():
-            await connection.execute(_QUERIES["name_grantee"], role, str(with_keys).lower())
-            await connection.execute(_QUERIES["grant"])
-    finally:
-        await connection.close()
+    async with connected(settings) as connection, connection.transaction():
+        await connection.execute(_QUERIES["name_grantee"], role, str(with_keys).lower())
+        await connection.execute(_QUERIES["grant"])

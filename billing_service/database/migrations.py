@@ -11,7 +11,7 @@ from typing import TypeAlias
 import asyncpg
 from msgspec import Struct
 
-from billing_service.database.pool import Connection, connect
+from billing_service.database.pool import Connection, connected
 from billing_service.database.queries import SQL_FOLDER, load_queries
 from billing_service.settings import Settings
 
@@ -62,21 +62,17 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
         asyncpg.PostgresError: A statement failed, and nothing was changed.
     """
     migrations = load_migrations() if migrations is None else migrations
-    connection = await connect(settings)
-    try:
-        async with connection.transaction():
-            await connection.execute(_QUERIES["lock"])
-            await connection.execute(_QUERIES["create_table"])
-            await connection.execute(_QUERIES["add_breaking"])
-            current = await connection.fetchval(_QUERIES["current_version"])
-            await _refuse_too_new(connection, current, len(migrations))
-            for migration in migrations[current:]:
-                for statement in migration.statements:
-                    await connection.execute(statement)
-                await connection.execute(_QUERIES["applied"], migration.version, migration.name, migration.breaking)
-        return migrations[current:]
-    finally:
-        await connection.close()
+    async with connected(settings) as connection, connection.transaction():
+        await connection.execute(_QUERIES["lock"])
+        await connection.execute(_QUERIES["create_table"])
+        await connection.execute(_QUERIES["add_breaking"])
+        current = await connection.fetchval(_QUERIES["current_version"])
+        await _refuse_too_new(connection, current, len(migrations))
+        for migration in migrations[current:]:
+            for statement in migration.statements:
+                await connection.execute(statement)
+            await connection.execute(_QUERIES["applied"], migration.version, migration.name, migration.breaking)
+    return migrations[current:]
 
 
 async def check_schema(connection: AnyConnection) -> None:

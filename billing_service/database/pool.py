@@ -1,51 +1,62 @@
-"""The pool of connections, and the one place where PostgreSQL's faults become ours."""
+"""The pool of connections, and one beside it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import asyncpg
 
 from billing_client.contract.deadlines import Deadlines, Limit
-from billing_service.database.connections import PooledConnection
+from billing_service.database.connections import Connection, PooledConnection
+from billing_service.database.faults import FAULTS, DatabaseUnavailableError, as_unavailable, unavailable_if_away
 from billing_service.database.pgbouncer import PgBouncerConnection
+from billing_service.database.replication import StandbyWait, waits_for_standbys
 from billing_service.settings import Settings
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+__all__ = [
+    "Connection",
+    "Database",
+    "DatabaseUnavailableError",
+    "PoolUse",
+    "as_unavailable",
+    "connected",
+    "unavailable_if_away",
+]
 T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# SQLSTATE classes that say "not now": connection, transaction rollback, resources, object state, operator, system
-_UNAVAILABLE = ("08", "40", "53", "55", "57", "58")
-_READ_ONLY = "25006"
 IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
 TURNS_OF = 4  # one connection of so many may be held by an export
 READS_OF_THREE = 2  # of three connections so many may be held by reads; the rest are for writes and API keys
 PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
-# what a worker node that goes away looks like through Citus
-_CITUS_UNAVAILABLE = ("connection marked as essential", "unexpected postmaster exit")
 
 
-_FAULTS = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection of one's own, for a command.
+
+    Raises what asyncpg raises, and DatabaseUnavailableError where something was committed on the primary alone.
+    """
+    connection = await _connect(settings)
+    try:
+        with waits_for_standbys(connection):
+            yield connection
+    finally:
+        await connection.close()
 
 
-class DatabaseUnavailableError(Exception):
-    """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
-
-
-async def connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection of one's own, for a command. Raises what asyncpg raises."""
+async def _connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
     return await asyncpg.connect(settings.database_url, **_options(settings))
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "timeout": settings.database_timeout,
-        "connection_class": PgBouncerConnection if settings.pgbouncer else PooledConnection,
-        "server_settings": {"application_name": "billing-service"},
-    }
-    return options | ({"statement_cache_size": 0} if settings.pgbouncer else {})
+    options = {"timeout": settings.database_timeout}
+    name = {"application_name": "billing-service"}
+    if settings.pgbouncer:  # it takes no settings that it does not know
+        return options | {"connection_class": PgBouncerConnection, "server_settings": name, "statement_cache_size": 0}
+    warnings = {"client_min_messages": "warning"}  # a cancelled wait for a standby is told in one
+    return options | {"connection_class": PooledConnection, "server_settings": name | warnings}
 
 
 class PoolUse(NamedTuple):
@@ -66,6 +77,7 @@ class Database:
         self._users = 0
         self._kept: asyncpg.Connection[asyncpg.Record] | None = None
         self._kept_until = 0.0
+        self._kept_wait = StandbyWait()
         self._kept_deadlines = Deadlines(settings.database_timeout)
         self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
         self._reads = asyncio.Semaphore(max(1, settings.pool_size * READS_OF_THREE // 3))
@@ -149,8 +161,10 @@ class Database:
         """
         try:
             with Limit(self._kept_deadlines):
-                return await work(await self._keep())
-        except _FAULTS as error:
+                done = await work(await self._keep())
+                self._kept_wait.require_done()
+                return done
+        except FAULTS as error:
             unavailable = as_unavailable(error)
             if unavailable is None:
                 raise
@@ -165,7 +179,9 @@ class Database:
             self._kept.terminate()
         self._kept_until = now + IDLE_SECONDS
         if self._kept is None or self._kept.is_closed():
-            self._kept = await connect(self._settings)
+            self._kept = await _connect(self._settings)
+            self._kept_wait = StandbyWait()  # the last one's connection may yet say that its wait was given up
+            self._kept_wait.watch(self._kept)
         return self._kept
 
     async def _part(self) -> None:
@@ -194,7 +210,8 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
     connection = await pool.acquire()
     end = asyncio.get_running_loop().call_at(cut_off + PARTING_SECONDS, connection.terminate)
     try:
-        yield connection
+        with waits_for_standbys(connection):
+            yield connection
     except asyncio.CancelledError:
         if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
             await pool.expire_connections()
@@ -208,31 +225,3 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Spare the round trip that would reset a session: nothing here ever changes one."""
-
-
-@contextmanager
-def unavailable_if_away() -> Iterator[None]:
-    """Turn every fault that a later try may not meet into DatabaseUnavailableError; let bugs through."""
-    try:
-        yield
-    except _FAULTS as error:
-        unavailable = as_unavailable(error)
-        if unavailable is None:
-            raise
-        raise unavailable from error
-
-
-def as_unavailable(error: Exception) -> DatabaseUnavailableError | None:
-    """The error to raise for a fault that a later try may not meet; None for a bug."""
-    if isinstance(error, asyncpg.PostgresError) and not _says_not_now(error):
-        return None
-    return DatabaseUnavailableError(str(error) or type(error).__name__)
-
-
-def _says_not_now(error: asyncpg.PostgresError) -> bool:
-    state = error.sqlstate or "08000"
-    return (
-        state.startswith(_UNAVAILABLE)
-        or state == _READ_ONLY
-        or (state == "XX000" and any(sign in str(error) for sign in _CITUS_UNAVAILABLE))
-    )

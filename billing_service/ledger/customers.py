@@ -9,6 +9,7 @@ from billing_client.contract.problems import ProblemError, customer_exists, cust
 from billing_client.contract.wire import Customer, NewCustomer
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import wait_for_standbys
 from billing_service.ledger.api_keys import key_id_bytes
 
 _QUERIES = load_queries("customers")
@@ -46,6 +47,7 @@ async def create_customer(
     row = await connection.fetchrow(_QUERIES["insert_customer"], customer_id, new.name, now, idempotency_key, key_id)
     if row is not None:
         return CreatedCustomer(_customer(row), is_replay=False)
+    await wait_for_standbys(connection)
     row = await connection.fetchrow(_QUERIES["get_customer"], customer_id)
     if row is None or row["created_by"] != key_id or not _is_retry(row, new, idempotency_key):
         raise ProblemError(customer_exists(customer_id))

@@ -10,6 +10,7 @@ from billing_client.contract.outcomes import UNKNOWN_CUSTOMER, Decision, Submiss
 from billing_client.contract.wire import NewVoid, Outcome, UsageRecord, VoidedUsage
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import wait_for_standbys
 from billing_service.ledger.api_keys import key_id_bytes, key_name
 from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import take_from_rollups
@@ -196,6 +197,8 @@ async def void_record(
         )
         if voided is not None:
             await take_from_rollups(connection, record)
+        else:
+            await wait_for_standbys(connection)
     row = (await connection.fetch(_USAGE["find_usage"], [customer_id], [request_id]))[0]
     return voided_of(row)
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_service.database.migrations import check_schema
-from billing_service.database.pool import Connection, connect
+from billing_service.database.pool import Connection, connected
 from billing_service.database.queries import load_queries
 from billing_service.settings import Settings
 
@@ -46,16 +46,13 @@ async def verify_ledger(settings: Settings) -> Report:
     Raises:
         MigrationError: The database's schema does not fit this program.
     """
-    connection = await connect(settings)
-    try:
+    async with connected(settings) as connection:
         await check_schema(connection)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             records, wrong_ids = await _check_request_ids(connection)
             rollups = await connection.fetchval(_ROLLUPS["count_rollups"])
             rows = await connection.fetch(_ROLLUPS["verify_rollups"])
-        return Report(records, rollups, wrong_ids + [_describe(row) for row in rows])
-    finally:
-        await connection.close()
+    return Report(records, rollups, wrong_ids + [_describe(row) for row in rows])
 
 
 async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncpg.Record]") -> tuple[int, list[str]]:

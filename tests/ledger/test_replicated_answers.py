@@ -1,0 +1,125 @@
+"""An answer that says "it is stored" comes when that is as durable as `synchronous_commit` says, whichever it is."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from billing_service.settings import Settings
+from tests.calls import Answer, get, given_customer, key, post, send, stored, usage
+from tests.replication import Replication, replicating_servers, url_of
+from tests.services import running_service
+
+TIMEOUT = 1.0
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+REPLICATING = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+Call = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Answer]]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Replication]:
+    """A primary and its standby; commits wait for the standby."""
+    with replicating_servers() as servers:
+        servers.primary.replicate_synchronously()
+        yield servers
+
+
+@pytest.fixture
+def replicated_url(servers: Replication) -> str:
+    """The URL of this test's own database, migrated, on the primary."""
+    servers.standby.start()
+    return url_of(servers.primary.address, database=servers.primary.create_database())
+
+
+def single(name: str, idempotency_key: str, **changes: Any) -> Call:
+    return lambda http: post(http, "/usage", usage(eventId=name, **changes), key(idempotency_key))
+
+
+def batch(idempotency_key: str, *names: str) -> Call:
+    records = [usage(eventId=name) for name in names]
+    return lambda http: post(http, "/usage/batch", {"records": records}, key(idempotency_key))
+
+
+def customer(idempotency_key: str) -> Call:
+    return lambda http: post(http, "/customers", {"id": "new", "name": "New"}, key(idempotency_key))
+
+
+def void(request_id: str) -> Call:
+    return lambda http: post(http, f"/customers/acme/usage/{request_id}/void", {"reason": "a test"})
+
+
+def rename(http: aiohttp.ClientSession) -> Coroutine[Any, Any, Answer]:
+    return send(http, "PATCH", "/customers/acme", {"name": "Renamed"})
+
+
+def outcomes(answer: Answer) -> list[str]:
+    return [result["outcome"] for result in answer.require(200)["results"]]
+
+
+async def refused(http: aiohttp.ClientSession, *calls: Call) -> None:
+    for answer in await asyncio.gather(*(call(http) for call in calls)):
+        answer.problem("unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_what_only_the_primary_has_is_not_acknowledged(servers: Replication, replicated_url: str) -> None:
+    """Nor after a restart, which makes all of it visible."""
+    impatient = Settings(database_url=replicated_url, database_timeout=TIMEOUT)
+    with running_service(impatient) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            await given_customer(http)
+            voided = (await post(http, "/usage", usage(eventId="voided"))).require(201)["requestId"]
+            servers.standby.stop()
+            first = [single("1", "1"), batch("2", "2", "3"), batch("4", "4"), customer("5"), void(voided)]
+            for call in first:  # one by one, since they add to the same sums
+                await refused(http, call)
+            assert len(await stored(http, "acme")) == 5  # it is there, on the primary
+            others = [
+                single("1", "another call"),
+                single("1", "1", unitsConsumed="7"),
+                batch("another call", "2", "3"),
+                batch("another call", "4"),
+                customer("another call"),
+            ]
+            for _ in range(2):  # after repeats the service expects more of them
+                await refused(http, *first, *others)
+            servers.primary.kill()
+            servers.primary.start()
+            await refused(http, *first, *others)
+            assert (await get(http, f"/customers/acme/usage/{voided}")).require(200)["voidedAt"]
+            dry_run = await post(http, "/usage/batch?dryRun=true", {"records": [usage(eventId="1")]})
+            assert outcomes(dry_run) == ["duplicate"]
+
+            servers.standby.start()
+            servers.primary.await_value(REPLICATING, 1)
+            answers = [await call(http) for call in (*first, *others)]
+            assert [answers[0].replayed, answers[3].replayed] == [True, True]
+            assert [outcomes(answers[n]) for n in (1, 2)] == [["replayed", "replayed"], ["replayed"]]
+            assert answers[4].require(200)["voidedAt"]
+            answers[5].problem("duplicate_record")
+            answers[6].problem("event_id_conflict")
+            assert [outcomes(answers[n]) for n in (7, 8)] == [["duplicate", "duplicate"], ["duplicate"]]
+            answers[9].problem("customer_exists")
+            assert len(await stored(http, "acme")) == 5
+
+
+@pytest.mark.parametrize("call", [single("1", "1"), batch("1", "1", "2"), customer("1"), rename])
+async def test_a_wait_that_was_cancelled_is_not_told_as_success(
+    servers: Replication, replicated_url: str, call: Call
+) -> None:
+    with running_service(Settings(database_url=replicated_url, database_timeout=60)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            await given_customer(http)
+            servers.standby.stop()
+            for _ in range(2):  # what is written, and what is found written
+                answering = asyncio.create_task(call(http))
+                await asyncio.to_thread(servers.primary.await_value, WAITING, 1)
+                assert await asyncio.to_thread(servers.primary.execute, CANCEL) == 1
+                (await answering).problem("unavailable")
+            answering = asyncio.create_task(call(http))
+            await asyncio.to_thread(servers.primary.await_value, WAITING, 1)
+            servers.standby.start()
+            assert (await answering).status in (200, 201)

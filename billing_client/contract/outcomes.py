@@ -10,7 +10,7 @@ from billing_client.contract.wire import FieldConflict, Outcome, ProblemDetails,
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
 
 
-class Submission(Struct, frozen=True):
+class Submission(Struct, frozen=True, gc=False):
     """One use as a call submitted it: the record it would become, and the `Idempotency-Key` of the call.
 
     The record's `recorded_by` says whose call it is.
@@ -20,7 +20,7 @@ class Submission(Struct, frozen=True):
     idempotency_key: str | None
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """What became of a submission.
 
     `record` is the stored record (for a dry run, the one that would be stored); None where the customer is unknown.

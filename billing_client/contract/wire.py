@@ -75,7 +75,8 @@ class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=Tr
     occurred_at: OccurredAt | None = None
 
 
-class UsageRecord(Message, Generic[D], frozen=True):
+# Without the garbage collector (gc=False): it holds text, numbers and times, and is in no cycle.
+class UsageRecord(Message, Generic[D], frozen=True, gc=False):
     """One line of usage, as stored.
 
     `amount` is units x price, exact. `voided_at` is set when the record no longer counts. `recorded_by` is the API key

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import datetime
+from operator import is_
+from typing import Any, TypeVar
 
 import asyncpg
 from msgspec import structs
@@ -15,6 +17,7 @@ from billing_service.ledger.api_keys import key_id_bytes, key_name
 from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import take_from_rollups
 
+T = TypeVar("T")
 _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")
 
@@ -73,7 +76,7 @@ class UsageWriter:
             return ()
         if len(first) == 1:
             return await _record_one(connection, *first.values())
-        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *_columns(first.values()))
+        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *await _columns(first.values()))
         self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(first) else WARY_CALLS
         return first.keys() if fresh is None else {request_id.hex() for request_id in fresh}
 
@@ -116,28 +119,47 @@ async def _first_of_known_customers(
     return first
 
 
-def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
+async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     """The arguments of `record_usage`: what is the same for all is given once, text goes in one piece.
 
     Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0.
     """
     ordered = sorted(submissions, key=lambda submission: (submission.record.customer_id, submission.record.request_id))
-    records = [submission.record for submission in ordered]
-    recorded = [record.recorded_at for record in records]
-    callers = [record.recorded_by for record in records]
-    at_once = all(record.occurred_at is record.recorded_at for record in records)
+    columns: list[list[Any]] = [[] for _ in range(10)]
+    async for part in in_slices(ordered):
+        records = [submission.record for submission in part]
+        values: list[list[Any]] = [
+            [record.customer_id for record in records],
+            [bytes.fromhex(record.request_id) for record in records],
+            [record.event_id or "" for record in records],
+            [record.service for record in records],
+            [record.units_consumed for record in records],
+            [record.price_per_unit for record in records],
+            [record.occurred_at for record in records],
+            [record.recorded_at for record in records],
+            [submission.idempotency_key or "" for submission in part],
+            [record.recorded_by for record in records],
+        ]
+        for column, more in zip(columns, values, strict=True):
+            column += more
+    customer_ids, request_ids, event_ids, services, units, prices, occurred, recorded, keys, callers = columns
     return (
-        "\n".join([record.customer_id for record in records]),
-        [bytes.fromhex(record.request_id) for record in records],
-        "\n".join([record.event_id or "" for record in records]),
-        "\n".join([record.service for record in records]),
-        "\n".join([record.units_consumed for record in records]),
-        "\n".join([record.price_per_unit for record in records]),
-        None if at_once else [record.occurred_at for record in records],
-        recorded[:1] if recorded.count(recorded[0]) == len(recorded) else recorded,
-        "\n".join([submission.idempotency_key or "" for submission in ordered]),
-        [key_id_bytes(key) for key in (callers[:1] if callers.count(callers[0]) == len(callers) else callers)],
+        "\n".join(customer_ids),
+        request_ids,
+        "\n".join(event_ids),
+        "\n".join(services),
+        "\n".join(units),
+        "\n".join(prices),
+        None if all(map(is_, occurred, recorded)) else occurred,
+        _once(recorded),
+        "\n".join(keys),
+        [key_id_bytes(key) for key in _once(callers)],
     )
+
+
+def _once(values: list[T]) -> list[T]:
+    """One value where all are the same, else all."""
+    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, Submission]:

@@ -27,6 +27,7 @@ from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.customers import require_customer
+from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.records import record_of, voided_of
 
 _QUERIES = load_queries("statements")
@@ -105,8 +106,8 @@ async def issue_statement(
 async def _read_content(connection: Connection, month: Month) -> _Content:
     rows = await connection.fetch(_QUERIES["statement_lines"], *month.range)
     return _Content(
-        lines=[_line(row) for row in rows],
-        late=[_line(row, "late_") for row in rows if row["late_records"]],
+        lines=[_line(row) async for part in in_slices(rows) for row in part],
+        late=[_line(row, "late_") async for part in in_slices(rows) for row in part if row["late_records"]],
         digest=await connection.fetchval(_QUERIES["statement_digest"], *month.range),
         voids=await _voided_after(connection, month, BEGINNING),
     )

@@ -1,4 +1,4 @@
-"""The router: which operation an address and a method name."""
+"""The router: finds the operation for a path and a method."""
 
 import pytest
 from starlette.responses import Response

@@ -1,1 +1,1 @@
-"""The service that records billable usage once: Starlette on uvicorn, PostgreSQL through asyncpg."""
+"""The service that records billable usage exactly once: Starlette on uvicorn, PostgreSQL through asyncpg."""

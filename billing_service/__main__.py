@@ -1,10 +1,10 @@
-"""The command's entry: it says what is missing where the client was installed alone."""
+"""The entry point of `billing-service`. It tells which package is missing if only the client is installed."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line, whose packages come with an extra."""
+    """Run the command line. Its packages come with the extra `service`."""
     try:
         from billing_service.commands.main import main as run
 

@@ -1,7 +1,7 @@
-"""The currencies a deployment can bill in, by the digits of their minor units.
+"""The currencies that a deployment can bill in, and the decimal places of their minor units.
 
-All active codes of ISO 4217 that have a minor unit: list one of the maintenance agency (SIX), as published on
-2026-01-01. Metals, units of account and test codes have none, and are not here.
+These are all active ISO 4217 codes that have a minor unit: list one of the maintenance agency (SIX), published on
+2026-01-01. Metals, units of account and test codes have none and are left out.
 """
 
 from collections.abc import Mapping
@@ -23,4 +23,4 @@ _CODES = {
 MINOR_UNITS: Mapping[str, int] = MappingProxyType(
     {code: digits for digits, codes in _CODES.items() for code in codes.split()}
 )
-"""The digits after the point of each currency's amounts."""
+"""The decimal places of each currency's amounts."""

@@ -1,4 +1,4 @@
-"""The time by the database's clock: the same in all processes, whatever the clocks of their machines say."""
+"""The database's clock. It gives all processes the same time, even if the clocks of their machines differ."""
 
 import time
 from collections.abc import Callable
@@ -18,20 +18,20 @@ def _machine_time() -> datetime:
     return datetime.now(UTC)
 
 
-# a clock that nobody sets; where the machine has one, it also counts while the machine sleeps
+# A clock that is never set. CLOCK_BOOTTIME also advances while the machine sleeps.
 _steady_ns = (
     partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns
 )
 
 
 class Clock:
-    """Tells the database's time, between two looks at it by a steady clock of this process.
+    """Tells the database's time. Between two synchronisations it advances by a steady clock of this process.
 
-    Until the first look it tells the machine's time. A machine whose clock is wrong, or is set while the service runs,
-    so does no harm; `skew` says how wrong it is.
+    Before the first synchronisation it tells the machine's time. So it does not matter if the machine's clock is wrong,
+    or is set while the service runs. `skew` says how wrong it is.
 
     Args:
-        machine_time: The machine's clock, in UTC. Tests put another in its place.
+        machine_time: The machine's clock, in UTC. Tests replace it.
         steady_ns: Nanoseconds since any moment, on a clock that is never set.
     """
 
@@ -52,7 +52,7 @@ class Clock:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the machine's clock, None where it is within MAX_SKEW of the database's."""
+        """What is wrong with the machine's clock; None if it is within MAX_SKEW of the database's."""
         if abs(self.skew) <= MAX_SKEW:
             return None
         side = "ahead of" if self.skew > timedelta(0) else "behind"
@@ -60,11 +60,9 @@ class Clock:
         return f"The clock of this machine is {seconds:.0f} seconds {side} the database's: set one of them."
 
     async def synchronise(self, connection: Connection) -> None:
-        """Look at the database's clock. Raises what asyncpg raises.
-
-        The database read its clock at some moment between question and answer. So time and skew are known to within
-        that, and of what is possible the least change and the least skew are taken: a slow answer does no harm.
-        """
+        """Read the database's clock. Raises what asyncpg raises."""
+        # The database read its clock at some moment between query and result, which gives a range of possible values.
+        # Of these, the smallest change of the time and the smallest skew are taken, so a slow query does no harm.
         machine, steady = self._machine_time(), self._steady()
         database = await connection.fetchval(_QUERIES["read_clock"])
         lowest, highest = _microseconds(database) - self._steady(), _microseconds(database) - steady

@@ -1,4 +1,4 @@
-"""From an ASGI call to an answer: names the request, finds the operation, turns errors into problems, adds headers."""
+"""Handles ASGI requests: assigns a request id, finds the operation, turns errors into problems, adds headers."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from billing_service.telemetry.request_log import RequestInfo
 from billing_service.telemetry.tracing import read_trace_id
 
 _REQUEST_ID = re.compile(rb"[\w.:~+/=@-]{1,128}", re.ASCII)
-_OF_THIS_PROCESS = secrets.token_hex(6)
+_PROCESS_PREFIX = secrets.token_hex(6)
 _numbers = count(1)
 _NO_SNIFFING, _SAME_ORIGIN, _NO_STORE = (
     (name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()
@@ -30,7 +30,7 @@ _CLOSE = (b"connection", b"close")
 
 
 class Dispatcher:
-    """Answers the requests of an ASGI server."""
+    """The ASGI application that answers all HTTP requests."""
 
     def __init__(self, operations: Iterable[Operation], services: Services) -> None:
         self._router = Router(operations)
@@ -38,7 +38,7 @@ class Dispatcher:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and note how it ended. Raises what breaks an answer that has begun."""
+        """Answer one request, then count and log it. Raises errors that occur after the response has begun."""
         started = time.perf_counter()
         fields: dict[bytes, bytes] = dict(scope["headers"])
         if len(fields) != len(scope["headers"]):
@@ -71,16 +71,16 @@ class Dispatcher:
             operation, request.ids = self._router.find(request.info.method, request.scope["raw_path"])
             request.info.route = operation.path
             return await answer_operation(operation, request)
-        except asyncio.CancelledError:  # the server's patience with calls under way is over
+        except asyncio.CancelledError:  # the server stops, and the time for requests in progress is over
             return unavailable_response("The service is stopping.", request.info)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a response
             return error_response(error, request.info)
         finally:
             if request.held_bytes:
                 request.release_body()
 
     def _add_headers(self, response: Response, request: ApiRequest) -> None:
-        """Add what every answer says. Once the service was told to stop, each closes its connection (RFC 9112, 9.6)."""
+        """Add the headers of every response. After an announced shutdown it closes its connection (RFC 9112, 9.6)."""
         headers = response.raw_headers
         if b"cache-control" not in dict(headers):
             headers.append(_NO_STORE)
@@ -92,11 +92,11 @@ class Dispatcher:
 
 
 def http_request_id(fields: Mapping[bytes, bytes]) -> bytes:
-    """The name of a request: the caller's `X-Request-Id` where it is safe to repeat, else a new one."""
+    """The caller's `X-Request-Id` if it has only safe characters and at most 128 of them, else a new id."""
     given = fields.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return f"{_OF_THIS_PROCESS}-{next(_numbers):x}".encode()
+    return f"{_PROCESS_PREFIX}-{next(_numbers):x}".encode()
 
 
 def _join_repeated(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -1,7 +1,7 @@
-"""Which host names are served.
+"""Checks the `Host` header against the allowed host names.
 
-A page on another site can point a name of its own at 127.0.0.1 and then read and write as if it were the service's own
-(DNS rebinding). So in development, where no key is asked for, only the names of this machine are served.
+A web page can point its own host name at 127.0.0.1, and then call the service as its own origin (DNS rebinding). So in
+development, where no API key is required, only the names of this machine and of BILLING_ALLOWED_HOSTS are served.
 """
 
 from billing_client.contract.problems import ProblemError, problem
@@ -13,9 +13,9 @@ MAX_SERVED = 1_000
 
 
 class HostNames:
-    """The host names that are served; all where `BILLING_ALLOWED_HOSTS` is not set and keys are required.
+    """The host names that are served: all if keys are required and `BILLING_ALLOWED_HOSTS` is not set.
 
-    `served` holds `Host` headers that were let through before, so that most need no look at the name in them.
+    `served` caches `Host` headers that were accepted before, at most MAX_SERVED.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -25,9 +25,9 @@ class HostNames:
         self.served: set[bytes | None] = {None}
 
     def require(self, host: bytes | None) -> None:
-        """Raise ProblemError (421, RFC 9110 section 15.5.20) for a `Host` that is not served.
+        """Raise ProblemError (421; RFC 9110, section 15.5.20) for a `Host` that is not served.
 
-        A request without one comes from no browser, and passes.
+        A request without `Host` is accepted: it does not come from a browser.
         """
         if host is None or self._all:
             return

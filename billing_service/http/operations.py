@@ -1,4 +1,4 @@
-"""The operations of the service: one description, which routing, authorization and the OpenAPI document are made of."""
+"""Operations: one description of each endpoint, used for routing, authorization and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -17,34 +17,34 @@ Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
 class SentDecimal:
-    """Stands for a struct's decimals, as callers may send them."""
+    """Marks the decimals of a struct as callers may send them."""
 
 
 class PlainDecimal:
-    """Stands for a struct's decimals, as they are answered."""
+    """Marks the decimals of a struct as responses hold them."""
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One method of one address. The handler's docstring says what it does, for a reader of the API too.
+    """One method of one path. The handler's docstring becomes the summary and description in the OpenAPI document.
 
     Attributes:
-        method: The HTTP method. `HEAD` is answered wherever `GET` is.
-        path: The address, with the names of its ids in braces: `/customers/{customer_id}`.
-        handler: Answers a request whose caller was let in.
-        tag: The heading in the API's description.
-        scope: What the caller's API key must permit; None for an address that is open to all.
-        reach: How a key that is bound to a customer is held to that customer. `customer`: the id in the path must be
-            its own. `handler`: the handler sees to it, since body, query or answer name the customers.
-            `open`: nothing here is any customer's.
+        method: The HTTP method. An operation with `GET` also answers `HEAD`.
+        path: The path, with ids in braces: `/customers/{customer_id}`.
+        handler: Answers an authorized request.
+        tag: The group in the OpenAPI document.
+        scope: The scope that the caller's API key needs; None if the operation is open to everyone.
+        reach: Where it is checked that a key bound to a customer reaches only that customer's data. `customer`: before
+            the handler, by the customer id in the path. `handler`: in the handler, because body, query or response name
+            the customers. `open`: nowhere, because no customer's data is involved.
         idempotency_key: Whether the operation reads the `Idempotency-Key`.
-        query: The query parameters; None where they are ignored.
-        body: The struct that the body holds.
-        answer: The struct of an answer with `status`, in the first of its `media_types`.
+        query: The struct of the query parameters; None to ignore the query.
+        body: The struct of the request body; None without one.
+        answer: The struct of a successful response in the first of `media_types`.
         status: The status of success.
-        headers: The names of headers that an answer may have besides those of every answer.
-        media_types: The forms of the answer.
-        problems: The codes that it may refuse with, besides those that follow from the rest.
-        documented: Whether the API's description shows it.
+        headers: The headers that a response may have besides those of every response.
+        media_types: The media types of a successful response.
+        problems: The problem codes of the operation besides those that `all_problems` derives.
+        documented: Whether the OpenAPI document shows it.
     """
 
     method: Method
@@ -64,15 +64,15 @@ class Operation(Struct, frozen=True, kw_only=True):
     documented: bool = True
 
     def __post_init__(self) -> None:
-        """Raise ValueError where `reach` and the rest contradict each other."""
+        """Raise ValueError if `reach` contradicts `scope` or `path`."""
         if (self.reach == "customer") != (self.scope is not None and "{customer_id}" in self.path):
-            raise ValueError(f"{self.path}: reach is `customer` just where there is a scope and a {{customer_id}}")
+            raise ValueError(f"{self.path}: reach must be `customer` exactly if there is a scope and {{customer_id}}")
         if (self.reach == "open") != (self.scope is None):
-            raise ValueError(f"{self.path}: reach is `open` where there is no scope")
+            raise ValueError(f"{self.path}: reach must be `open` exactly if there is no scope")
 
     @property
     def all_problems(self) -> tuple[str, ...]:
-        """The codes of all problems it may answer with, but for faults of the service and heads that are too large."""
+        """All problem codes of the operation, except internal errors and request heads that are too large."""
         implied = ["validation_error"]
         if self.body is not None:
             implied += ["payload_too_large", "unsupported_media_type"]
@@ -82,7 +82,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 
 async def answer_operation(operation: Operation, request: ApiRequest) -> Response:
-    """Let the caller in and call the handler. What costs least is asked first. Raises ProblemError."""
+    """Authorize the caller and call the handler. The cheapest checks come first. Raises ProblemError."""
     if operation.scope is None:
         return await _call_handler(operation, request)
     services = request.services

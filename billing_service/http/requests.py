@@ -1,4 +1,4 @@
-"""A request as handlers get it: its caller, its ids, its body, and the services to answer it with."""
+"""The request that handlers are given: its caller, ids and body, and the services."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from billing_service.http.rate_limits import Standing, address_of
 from billing_service.http.services import Services
 from billing_service.telemetry.request_log import RequestInfo
 
-DISCARD_SECONDS, DISCARD_LIMITS = 5, 8
+DISCARD_SECONDS = 5  # how long the rest of a refused body is read
+DISCARD_LIMITS = 8  # how much of it at most, in multiples of `max_body_bytes`
 
 
 class ApiRequest(Request):
@@ -24,12 +25,13 @@ class ApiRequest(Request):
 
     Attributes:
         services: The parts of the service.
-        info: What log, metrics and traces say of the request.
-        fields: The headers by lower-case name; several of one name are joined by commas (RFC 9110, section 5.3).
-        caller: Who makes the request; anybody until the operation's scope was checked.
-        ids: The ids in the path, percent-decoded, by the names in the operation's path.
-        held_bytes: What the body has taken of the budget for bodies.
-        standings: Where the caller stands with the rate limits that it was counted against.
+        info: What the log, metrics and traces say about the request.
+        fields: The headers by lower-case name. Several headers of one name are joined by commas (RFC 9110, section
+            5.3).
+        caller: Who makes the request; anonymous until the caller is authenticated.
+        ids: The ids in the path, percent-decoded, by their names in the operation's path.
+        held_bytes: How many bytes the body has charged to the body budget.
+        standings: What the caller has left of the rate limits that it was counted against.
     """
 
     def __init__(
@@ -57,20 +59,21 @@ class ApiRequest(Request):
 
     @property
     def address(self) -> str:
-        """The address of the peer that counts for rate limits."""
+        """The client's address that rate limits count."""
         client = self.scope["client"]
         return "local" if client is None else address_of(client[0])
 
     def idempotency_key(self) -> str | None:
-        """The `Idempotency-Key`. Raises ProblemError (400)."""
+        """The `Idempotency-Key`; None without one. Raises ProblemError (400) if it is not valid."""
         value = self.fields.get(b"idempotency-key")
         return None if value is None else read_key([value.decode("latin-1")])
 
     async def read_json(self) -> bytes:
-        """The body of a JSON request, at most `max_body_bytes` of it.
+        """Read the body of a JSON request.
 
-        Raises ProblemError: 400 for an empty body, 413 for one that is too large, 415 for one that is no JSON, 503
-        where the service holds as many bytes of bodies as it may.
+        Raises:
+            ProblemError: 400 if it is empty, 413 if it is larger than `max_body_bytes`, 415 if its headers do not say
+                JSON in UTF-8, 503 if the body budget is used up.
         """
         _check_body_type(self.fields.get(b"content-type"), self.fields.get(b"content-encoding"))
         with self.services.admission.while_receiving:
@@ -80,7 +83,7 @@ class ApiRequest(Request):
         return body
 
     async def count_records(self, records: int) -> None:
-        """Count records against the rate limits, whatever becomes of them. Raises ProblemError (429)."""
+        """Count records against the rate limits, whatever their outcome. Raises ProblemError (429)."""
         if self.services.rate_limits is not None:
             key_id = self.caller.key_id
             await self.services.rate_limits.count_records(self.address, key_id, records, self.standings)
@@ -88,7 +91,7 @@ class ApiRequest(Request):
     async def _receive_body(self, limit: int) -> bytes:
         chunks, size, more = [], 0, True
         try:
-            while more:  # as in `self.stream()`, which takes 0.8 µs longer for a body that came whole
+            while more:  # does what `self.stream()` does, which takes 0.8 µs longer for a body in one piece
                 message = await self.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
@@ -97,7 +100,7 @@ class ApiRequest(Request):
                 if more or size > min(SMALL_BODY_BYTES, limit):
                     self._hold(size, limit)
                 chunks.append(chunk)
-        except ProblemError as error:  # answered only once the sender has had time to end, or the answer is lost
+        except ProblemError as error:  # see `_discard` for why the rest of the body is read first
             chunks.clear()
             self.release_body()
             if more:
@@ -106,7 +109,7 @@ class ApiRequest(Request):
         return b"".join(chunks)
 
     def _hold(self, size: int, limit: int) -> None:
-        """Charge what came of a body to the budget for bodies. Raises ProblemError (413, 503)."""
+        """Charge a body that now has `size` bytes to the body budget. Raises ProblemError (413, 503)."""
         if size > limit:
             raise ProblemError(problem("payload_too_large", f"A body may have {limit} bytes at most."))
         received, self.held_bytes = size - self.held_bytes, size
@@ -117,7 +120,7 @@ class ApiRequest(Request):
         return self.caller.key_id or self.address
 
     def release_body(self) -> None:
-        """Give back what the body took of the budget for bodies, once the request is answered."""
+        """Release what the body charged to the body budget. Called when the request is answered."""
         if self.held_bytes:
             self.services.body_budget.release(self._holder, self.held_bytes)
             self.held_bytes = 0
@@ -125,13 +128,16 @@ class ApiRequest(Request):
 
 @lru_cache(100)
 def _check_body_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
-    """Raise ProblemError (415) unless a body is JSON in UTF-8, and its headers say so."""
+    """Raise ProblemError (415) unless these headers say that the body is JSON in UTF-8."""
     values = (None if value is None else value.decode("latin-1") for value in (content_type, content_encoding))
     check_body_type(*values)
 
 
 async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
-    """Read on for a while: a connection closed under a sender loses the answer (RFC 9112, section 9.6)."""
+    """Read and discard the rest of a body, within limits.
+
+    If the connection were closed while the client still sends, the response could be lost (RFC 9112, section 9.6).
+    """
     size = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):

@@ -1,7 +1,7 @@
-"""Finds the operation that an address and a method name.
+"""Finds the operation for a path and a method.
 
-Addresses are matched as they were sent, segment by segment, so that an id may hold an encoded slash; ids are decoded
-afterwards. Starlette's router matches decoded paths, and needed three layers around it to do this.
+Paths are matched before percent-decoding, segment by segment, so that an id may contain an encoded slash. Then the ids
+are decoded. Starlette's router is not used: it matches decoded paths.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from billing_service.http.operations import Operation
 
 
 class _Node(Struct, eq=False):
-    """What may follow a part of an address: fixed segments, or an id."""
+    """A position in a path: the fixed segments or the id that may follow, and the operations that end here."""
 
     fixed: dict[bytes, "_Node"] = field(default_factory=dict)
     id_name: str = ""
@@ -24,9 +24,10 @@ class _Node(Struct, eq=False):
 
 
 class Router:
-    """The operations by address and method. Raises ValueError for two of the same, or two names of the same id."""
+    """The operations by path and method."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
+        """Add the operations. Raises ValueError if two have the same path and method, or name one id differently."""
         self._root = _Node()
         for operation in operations:
             self._add(operation)
@@ -48,10 +49,15 @@ class Router:
                 raise ValueError(f"there are two operations {method} {operation.path}")
 
     def find(self, method: str, raw_path: bytes) -> tuple[Operation, dict[str, str]]:
-        """The operation, and the ids in the address, percent-decoded, by their names in the operation's path.
+        """The operation, and the percent-decoded ids in the path by their names in the operation's path.
 
-        Raises ProblemError: 400 for an id that is not valid, 404 for an unknown address, 405 for a method that the
-        address does not take.
+        Args:
+            method: The HTTP method.
+            raw_path: The path as it was sent, without the query.
+
+        Raises:
+            ProblemError: 400 for an id that is not valid, 404 for an unknown path, 405 for a method that the path does
+                not allow.
         """
         node = self._root
         ids: dict[str, str] = {}

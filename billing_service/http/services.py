@@ -1,4 +1,4 @@
-"""The parts of a running service that handlers are given: one typed object, put together in `app`."""
+"""The parts of the running service, as one typed object that handlers are given. `app` creates it."""
 
 from msgspec import Struct
 
@@ -22,17 +22,17 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     Attributes:
         settings: The settings of this process.
         database: Connections for everything but single records.
-        clock: The time, by the database's clock.
-        group_commit: Records usage; answers after the commit.
-        authenticator: Finds the caller behind an API key.
-        admission: Bounds the requests that are worked on at once.
-        body_budget: Bounds the bytes of request bodies that are held at once.
-        rate_limits: The rate limits; None where no limit is set.
-        shutdown: Whether this process was told to stop.
-        metrics: What is counted and timed.
-        sampler: Samples gauges, and exposes all metrics.
-        requests: Counts and logs requests that have ended.
-        traces: Spans, where they are on.
+        clock: Tells the database's time.
+        group_commit: Records usage; returns after the commit.
+        authenticator: Finds the caller for an `Authorization` header.
+        admission: Limits the requests in progress.
+        body_budget: Limits the bytes of request bodies in memory.
+        rate_limits: The rate limits; None if no limit is set.
+        shutdown: Knows whether this process was told to stop.
+        metrics: The Prometheus metrics.
+        sampler: Samples the gauges, and exposes all metrics.
+        requests: Counts and logs finished requests.
+        traces: Makes spans if tracing is on.
         openapi: The OpenAPI document, as JSON.
     """
 

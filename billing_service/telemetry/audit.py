@@ -1,4 +1,4 @@
-"""Lines of the log for what changes a bill or who may: each void, each API key that is created or revoked."""
+"""The audit log: a line for each void, and for each API key that is created or revoked."""
 
 import logging
 
@@ -6,16 +6,29 @@ _log = logging.getLogger("billing_service.audit")
 
 
 def usage_voided(request_id: str, customer_id: str, by: str) -> None:
-    """Say that a record was voided, of which customer and by which API key (`anonymous` in development)."""
+    """Log that a record was voided.
+
+    Args:
+        request_id: The record's request id.
+        customer_id: The record's customer.
+        by: The name of the caller's API key; `anonymous` without one.
+    """
     _log.info("usage voided", extra={"request_id": request_id, "customer_id": customer_id, "by": by})
 
 
 def key_created(key_id: str, scopes: tuple[str, ...], customer_id: str | None, by: str) -> None:
-    """Say that an API key was created, with which scopes, for which customer (None for all) and by whom."""
-    facts = {"key_id": key_id, "scopes": list(scopes), "customer_id": customer_id, "by": by}
-    _log.info("API key created", extra=facts)
+    """Log that an API key was created.
+
+    Args:
+        key_id: The key's name: `bk_` and its id.
+        scopes: What it allows.
+        customer_id: The customer it is bound to; None for all customers.
+        by: The name of the caller's API key, or who created it.
+    """
+    fields = {"key_id": key_id, "scopes": list(scopes), "customer_id": customer_id, "by": by}
+    _log.info("API key created", extra=fields)
 
 
 def key_revoked(key_id: str, customer_id: str | None, by: str) -> None:
-    """Say that an API key was revoked, of which customer (None for all) and by whom."""
+    """Log that an API key was revoked. The arguments are those of `key_created`."""
     _log.info("API key revoked", extra={"key_id": key_id, "customer_id": customer_id, "by": by})

@@ -1,4 +1,4 @@
-"""Counts and logs the requests that have ended, in groups of at most 20 ms."""
+"""Counts and logs finished requests, in groups that are collected for FLUSH_SECONDS."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,14 +20,16 @@ class RequestInfo(Struct, eq=False):
 
     Attributes:
         method: The HTTP method, as sent.
-        http_request_id: The request's name, from the caller's `X-Request-Id` or made here.
+        http_request_id: Identifies the request: the caller's `X-Request-Id`, or a new one.
         trace_id: The trace id of the caller's W3C `traceparent`, or of the span that was opened for the request.
-        route: The template of the address, such as `/customers/{customer_id}`; `other` where there is none.
-        status: The status of the answer; 500 until there is one.
-        outcome: What became of a single use.
-        outcomes: How many uses of a batch had each outcome.
-        code: The code of the problem that was answered.
+        route: The path template, such as `/customers/{customer_id}`; `other` if no operation was found.
+        status: The status of the response; 500 until there is one.
+        outcome: The outcome of a single record.
+        outcomes: How many records of a batch had each outcome.
+        code: The problem code of the response.
         key_id: The id of the caller's API key.
+        seconds: How long the request took.
+        ended_at: When it ended.
     """
 
     method: str
@@ -52,10 +54,9 @@ class _Kind(Struct, eq=False, frozen=True):
 
 
 class RequestTelemetry:
-    """Counts and logs requests in groups.
+    """Counts and logs requests in groups."""
 
-    Doing it one by one, between an answer and the next request, cost a lone caller 50 µs a call.
-    """
+    # Doing it for each request, before the next one is read, cost a single caller 50 µs per call.
 
     def __init__(self, metrics: Metrics, log: RequestLog | None) -> None:
         self._metrics = metrics
@@ -64,7 +65,7 @@ class RequestTelemetry:
         self._ended: list[RequestInfo] = []
 
     def add(self, info: RequestInfo, seconds: float) -> None:
-        """Note that a request ended now, after so many seconds."""
+        """Note that a request ended now, and how many seconds it took."""
         info.seconds, info.ended_at = seconds, datetime.now(UTC)
         if not self._ended:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
@@ -92,13 +93,13 @@ class RequestTelemetry:
         if kind is None:
             method = bounded_method(info.method)
             kind = _Kind(self._metrics.request(method, info.route, info.status), method, info.route in PROBES)
-            if method == info.method:  # so that methods which callers make up fill no memory
+            if method == info.method:  # made-up methods are not cached: they would fill the memory
                 self._kinds[key] = kind
         return kind
 
 
 def bounded_method(method: str) -> str:
-    """The method where it is a usual one, else `other`: what callers send never makes a time series."""
+    """The method if it is one of METHODS, else `other`, so that callers cannot create new time series."""
     return method if method in METHODS else OTHER
 
 

@@ -1,4 +1,4 @@
-"""How many requests are worked on at once, and what is told to one more."""
+"""Admission: the limits on requests and bodies in progress, and the response beyond them."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Who makes a request: keys as they are checked, kept at hand, and forgotten again."""
+"""Authentication: how API keys are checked, cached and refused."""
 
 import asyncio
 import time

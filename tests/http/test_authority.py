@@ -1,4 +1,4 @@
-"""What a key may do to the bill, what it is told of what it may not read, and whose call a retry is."""
+"""What a key can change, what it learns about data it may not read, and whose call counts as a retry."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack

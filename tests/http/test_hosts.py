@@ -1,4 +1,4 @@
-"""Host names: in development only this machine's and those that are allowed; elsewhere all unless some are named."""
+"""Allowed hosts: loopback names in development, and all names elsewhere unless some are configured."""
 
 import pytest
 

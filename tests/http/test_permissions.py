@@ -1,4 +1,4 @@
-"""What a key permits: each operation with the scope that its description names, and with no other."""
+"""Scopes: each operation accepts the scope in its description and no other."""
 
 import json
 from collections.abc import AsyncIterator

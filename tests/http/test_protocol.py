@@ -1,4 +1,4 @@
-"""HTTP on the wire: what is written when, beside what the other tests ask of every answer."""
+"""The HTTP protocol: what is written to the connection, and when."""
 
 import asyncio
 import json

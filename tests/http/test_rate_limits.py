@@ -1,4 +1,4 @@
-"""Rate limits: what is counted for whom, what the one who is refused is told, and a store that several share."""
+"""Rate limits: what is counted for whom, the response at a limit, and a shared store."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Requests that no client library sends: what is wrong with their heads, their bodies' length, and their addresses."""
+"""Malformed requests that no client library sends: bad heads, body lengths and paths."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The router: which operation an address and a method name."""
+"""The router: finds the operation for a path and a method."""
 
 import pytest
 from starlette.responses import Response
@@ -80,5 +80,5 @@ def test_two_names_of_one_id_are_a_mistake() -> None:
     ],
 )
 def test_an_operation_whose_reach_does_not_fit_is_a_mistake(path: str, scope: str | None, reach: str) -> None:
-    with pytest.raises(ValueError, match="reach is"):
+    with pytest.raises(ValueError, match="reach must be"):
         operation(path, scope=scope, reach=reach)

@@ -1,4 +1,4 @@
-"""The end of a process, as its callers and its operator see it."""
+"""Graceful shutdown, as callers and the operator see it."""
 
 import asyncio
 import json

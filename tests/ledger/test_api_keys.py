@@ -1,4 +1,4 @@
-"""API keys as they are kept: of a secret its hash alone."""
+"""Stored API keys: only the hash of a secret is kept."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Many callers at once: each usage is recorded once, whoever else reports it, and by whichever way."""
+"""Concurrency: each usage is recorded once, however many callers report it at the same time."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Readers that keep up, are slow, stall or go away: what they get, and what they hold."""
+"""The export: clients that keep up, are slow, stall or disconnect."""
 
 import asyncio
 import json

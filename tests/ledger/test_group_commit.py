@@ -1,4 +1,4 @@
-"""The recorder: many waiting calls in one statement, each answered after the commit that holds it, none lost."""
+"""Group commit: many waiting calls share one statement, each returns after its commit, none is lost."""
 
 import asyncio
 import json

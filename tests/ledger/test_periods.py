@@ -1,4 +1,4 @@
-"""What a span of time is made up of."""
+"""How a period is split into buckets and single records."""
 
 import random
 from datetime import UTC, datetime, timedelta

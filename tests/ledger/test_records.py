@@ -1,4 +1,4 @@
-"""What is taken for new, and what becomes of it where it is not."""
+"""Record outcomes: new usage, retries, duplicates and conflicts."""
 
 import random
 from collections.abc import AsyncIterator

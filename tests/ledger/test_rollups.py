@@ -1,4 +1,4 @@
-"""The rollups that a bill is read from."""
+"""Rollups: the sums that summaries are read from."""
 
 import asyncio
 from datetime import UTC, datetime

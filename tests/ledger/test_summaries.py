@@ -1,4 +1,4 @@
-"""Pages of summaries."""
+"""Pagination of summaries."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

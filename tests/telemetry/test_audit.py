@@ -1,4 +1,4 @@
-"""The log says who voided what, and who made or revoked which key."""
+"""The audit log: who voided a record, and who created or revoked a key."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The log: one line a request, in JSON or for people, and nothing in it that a caller wrote or must keep to himself."""
+"""The request log: one line per request, as JSON or text, without data or secrets of callers."""
 
 import asyncio
 import io

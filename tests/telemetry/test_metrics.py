@@ -1,4 +1,4 @@
-"""What the service counts and times, read off `/metrics`."""
+"""The metrics, as read from `/metrics`."""
 
 import asyncio
 import os

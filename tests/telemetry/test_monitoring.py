@@ -1,4 +1,4 @@
-"""The dashboard, the alert rules and the table of metrics, beside what a service that runs really tells."""
+"""The dashboard, alert rules and table of metrics match what a running service exposes."""
 
 import json
 import re

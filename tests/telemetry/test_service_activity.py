@@ -1,4 +1,4 @@
-"""When each service was last active: shared through the database, bounded, and there after a restart."""
+"""The last activity of each service: shared through the database, bounded, and kept across restarts."""
 
 import time
 from collections.abc import AsyncIterator

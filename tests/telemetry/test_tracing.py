@@ -1,4 +1,4 @@
-"""Spans: of requests, of the commits they wait for, of statements; in the trace that a caller is in."""
+"""Spans of requests, commits and statements, in the caller's trace."""
 
 import asyncio
 import io

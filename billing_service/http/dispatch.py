@@ -17,7 +17,7 @@ from billing_service.http.rate_limits import rate_limit_headers
 from billing_service.http.requests import ApiRequest
 from billing_service.http.router import Router
 from billing_service.http.services import Services
-from billing_service.telemetry.request_log import RequestInfo
+from billing_service.telemetry.request_log import PROBES, RequestInfo
 from billing_service.telemetry.tracing import read_trace_id
 
 _REQUEST_ID = re.compile(rb"[\w.:~+/=@-]{1,128}", re.ASCII)
@@ -49,7 +49,7 @@ class Dispatcher:
         request = ApiRequest(scope, receive, send, self._services, info, fields)
         traces = self._services.traces
         try:
-            if traces.is_on:
+            if traces.is_on and scope["path"] not in PROBES:
                 with traces.request(info, fields):
                     await self._answer(request, send)
             else:
@@ -68,9 +68,9 @@ class Dispatcher:
             host = request.fields.get(b"host")
             if host not in self._hosts.served:
                 self._hosts.require(host)
-            operation, request.ids = self._router.find(request.info.method, request.scope["raw_path"])
-            request.info.route = operation.path
-            return await answer_operation(operation, request)
+            address, request.ids = self._router.find(request.scope["raw_path"])
+            request.info.route = address.path
+            return await answer_operation(address.operation(request.info.method), request)
         except asyncio.CancelledError:  # the server stops, and the time for requests in progress is over
             return unavailable_response("The service is stopping.", request.info)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a response

@@ -19,7 +19,7 @@ from opentelemetry.util.types import AttributeValue
 
 from billing_client import __version__
 from billing_service.telemetry.logs import FAILED
-from billing_service.telemetry.request_log import PROBES, RequestInfo, bounded_method
+from billing_service.telemetry.request_log import RequestInfo, bounded_method
 from billing_service.telemetry.tracing import Traces
 
 
@@ -50,9 +50,6 @@ class OpenTelemetryTraces(Traces):
     @contextmanager
     def request(self, info: RequestInfo, headers: Mapping[bytes, bytes]) -> Iterator[None]:
         """Open the span of a request: in its caller's trace if it names one, else in a new one. Probes have no span."""
-        if info.route in PROBES:
-            yield
-            return
         carrier = {field: headers[name].decode("latin-1") for field, name in self._fields if name in headers}
         method = bounded_method(info.method)
         with self._tracer.start_as_current_span(method, propagate.extract(carrier), SpanKind.SERVER) as span:

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import indent
 
 from tests.cli import given_customer
+from tests.programs import UNMEASURED
 from tests.services import Service
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,8 @@ def write_tests(folder: Path) -> None:
 def test_the_example_of_testing_ones_code_runs(tmp_path: Path) -> None:
     write_tests(tmp_path)
     command = [sys.executable, "-W", "error", "-m", "pytest", "-o", "asyncio_default_fixture_loop_scope=function"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = os.environ | UNMEASURED
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "3 passed in" in done.stdout, done.stdout + done.stderr
 
 

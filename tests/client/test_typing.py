@@ -1,6 +1,7 @@
 """What a user's type checker sees, and what the package says it offers."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import TypeGuard
 import pytest
 
 import billing_client
+from tests.programs import UNMEASURED
 
 PROGRAM = """
 import asyncio
@@ -98,7 +100,9 @@ def check(program: str, folder: Path, cache: Path) -> list[str]:
     file = folder / "program.py"
     file.write_text(program)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", str(file)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.splitlines()
+    environment = os.environ | UNMEASURED
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 def test_a_users_program_passes_mypy_strict(tmp_path: Path, cache: Path) -> None:

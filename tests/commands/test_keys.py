@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def test_a_key_that_has_ended_is_listed_as_such(keys: Command) -> None:
     keys("create", "--name", "n", "--scope", "admin", "--expires", soon)
     while " expired " not in keys.output("list"):
         assert datetime.now(UTC) < datetime.fromisoformat(soon) + timedelta(seconds=60)
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

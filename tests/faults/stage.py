@@ -17,6 +17,7 @@ from tests.faults.journal import Progress
 from tests.faults.producer import Task
 from tests.faults.proxy import Proxy
 from tests.faults.usages import CUSTOMERS
+from tests.programs import UNMEASURED
 from tests.services import ServiceProcess, free_port, get_status
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,7 @@ class Stage:
             "BILLING_DRAIN_DELAY": "0.3",
             "BILLING_SHUTDOWN_TIMEOUT": "5",
             "PYTHONPATH": str(ROOT),
+            **UNMEASURED,
         }
         arguments = ["serve"] if self._service_module == "billing_service" else []
         folder = self.folder / f"service-{index}"
@@ -79,7 +81,7 @@ class Stage:
         self.producers[task.index] = ServiceProcess(
             self.folder / f"producer-{task.index}",
             str(file),
-            environment={"PYTHONPATH": str(ROOT)},
+            environment={"PYTHONPATH": str(ROOT), **UNMEASURED},
             module="tests.faults.producer",
         )
 

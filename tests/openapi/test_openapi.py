@@ -18,10 +18,12 @@ from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings
 from tests.calls import given_customer
 from tests.keys import bearer, given_key
+from tests.programs import UNMEASURED
 from tests.services import running_service
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+HOOKS = "tests.openapi.schemathesis_hooks"
 COPY = ROOT / "docs" / "openapi.json"
 
 
@@ -82,7 +84,7 @@ async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path, see
             Path(sys.executable).with_name("schemathesis"),
             *(*arguments, "--continue-on-failure", "--seed", str(seed), "--no-color"),
             cwd=tmp_path,
-            env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.openapi.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+            env=os.environ | UNMEASURED | {"SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": str(ROOT)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

@@ -1,5 +1,6 @@
 """A producer that is killed at any instruction loses nothing that was safe, and doubles nothing."""
 
+import os
 import random
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from billing_client import BillingSystemClient
 from tests.client.recorders import Hook, settle, status_of
+from tests.programs import UNMEASURED
 from tests.services import Service
 
 ROUNDS = 12
@@ -18,7 +20,8 @@ ROOT = Path(__file__).parents[3]
 
 def killed(command: list[str], seconds: float) -> list[list[str]]:
     """What a process says until it is killed, so long after its first word."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | UNMEASURED
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
         time.sleep(seconds)

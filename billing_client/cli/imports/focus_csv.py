@@ -17,7 +17,7 @@ class FocusBill(CsvSource):
     required = ("SubAccountId", "ServiceName", "ConsumedQuantity", "ListUnitPrice", "ChargePeriodStart")
     optional = ("SubAccountName", "Id")
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+    def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:
         """See CsvSource."""
         given = {name: "" if cell == "NULL" else cell for name, cell in cells.items()}
         if empty := [name for name in self.required if not given[name]]:

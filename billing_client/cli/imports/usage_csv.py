@@ -32,7 +32,7 @@ class UsageCsv(CsvSource):
             raise InputError(f"its first line names {unknown[0][:100]!r}, but takes only {', '.join(known)}")
         self._is_export = "requestId" in table.header
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+    def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:
         """See CsvSource."""
         given = {name: rearm(cell) for name, cell in cells.items()} if self._is_export else cells
         if empty := [name for name in self.required if not given[name]]:

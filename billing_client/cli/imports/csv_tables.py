@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from typing import NamedTuple
 
 from billing_client.cli.imports.lines import LONGEST_LINE, TOO_LONG, InputError, SourceRecord, TextLines
@@ -93,7 +93,8 @@ class CsvSource(ABC):
     required: tuple[str, ...]
     optional: tuple[str, ...]
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, zone: tzinfo | None) -> None:
+        self._zone = zone
         if missing := [name for name in self.required if name not in table.header]:
             raise InputError(f"it is no {self.name}: its first line does not name {', '.join(missing)}")
         self._table = table
@@ -132,10 +133,12 @@ class CsvSource(ABC):
         return f"{write_row([number, reason]).rstrip()},{text}{end}"
 
 
-def read_instant(column: str, text: str) -> datetime:
-    """A time, in UTC where it has no offset. Raises ValueError."""
+def read_instant(column: str, text: str, zone: tzinfo | None) -> datetime:
+    """A time, by the clocks of a zone where it has no offset. Raises ValueError, also where it has neither."""
     try:
         start = datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from error
-    return start if start.tzinfo else start.replace(tzinfo=UTC)
+    if start.tzinfo is None and zone is None:
+        raise ValueError(f"{column}: {text!r} has no offset; say with --timezone which clocks it is by")
+    return start if start.tzinfo else start.replace(tzinfo=zone)

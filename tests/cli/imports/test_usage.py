@@ -43,7 +43,7 @@ def test_csv_as_anyone_writes_it(acme: Service, tmp_path: Path) -> None:
         + "acme,'storage,1.5e0,.02,,\n"  # an apostrophe of theirs stays
         + 'acme,"a ""service""",0,1,e-3,2026-09-01\n'
     )
-    assert import_file(file, acme).lines == {"lines read": 3, "recorded": 3}
+    assert import_file(file, acme, "--timezone", "UTC").lines == {"lines read": 3, "recorded": 3}
     records = {record.event_id: record for record in stored(acme, "acme")}
     assert [str(records[id_].amount) for id_ in ("e-1", None, "e-3")] == ["0.03", "0.03", "0"]
     assert records["e-1"].occurred_at.isoformat() == "2026-09-01T08:00:00+00:00"
@@ -347,3 +347,15 @@ def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_t
     left = (tmp_path / "usage.rejected.rejected.csv").read_bytes()
     assert left.startswith(b"line,reason," + header)
     assert left.endswith(b"," + bad[4])
+
+
+def test_a_time_without_an_offset_needs_a_zone(acme: Service, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text("customerId,service,unitsConsumed,pricePerUnit,occurredAt\nacme,storage,1,1,2026-01-01T00:30:00\n")
+    assert import_file(file, acme, code=1).lines == {"lines read": 1, "rejected": 1}
+    ((_, reason),) = rejects_of(file)
+    assert "has no offset" in reason
+    assert "--timezone" in reason
+    assert import_file(file, acme, "--timezone", "Asia/Kolkata").lines == {"lines read": 1, "recorded": 1}
+    assert stored(acme, "acme")[0].occurred_at.isoformat() == "2025-12-31T19:00:00+00:00"
+    assert billing("import", file, "--timezone", "Nowhere").returncode == 2

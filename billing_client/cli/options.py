@@ -111,6 +111,14 @@ span_options = with_options(
 )
 
 
+def zone_option(_: click.Context, param: click.Parameter, value: str | None) -> ZoneInfo | None:
+    """An IANA time zone."""
+    try:
+        return None if value is None else ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise click.BadParameter(f"{value!r} is no IANA time zone.", param=param) from error
+
+
 def in_zone(value: datetime | None, timezone: str = "UTC") -> datetime | None:
     """A time as the zone's clocks have it, where it has no offset of its own."""
     if value is None or value.tzinfo is not None:

@@ -23,6 +23,7 @@ from billing_client.contract.wire import printable
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.events import AttemptEvent, RecorderEvent
 from billing_client.spooling.outbox import Outbox, Pending
+from billing_client.spooling.passed_over import PassedOver
 from billing_client.spooling.settlement import (
     DeliveryOutcome,
     Settlement,
@@ -37,6 +38,7 @@ from billing_client.spooling.spool import decode_usage
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 LONGEST_WAIT_OF_A_FLUSH_SECONDS = 5.0
+LONGEST_EARLY_SECONDS = 300.0
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 GROWTH = 20  # after so many successes in a row the full batch size is reached again
 
@@ -69,6 +71,7 @@ class Delivery:
         self._on_event = on_event
         self._longest_wait = FIRST_WAIT_SECONDS
         self._flushes = 0
+        self._early = PassedOver()
         self._progress, self._hurry = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -76,7 +79,7 @@ class Delivery:
         while True:
             self.appended.clear()
             try:
-                batch, buried = await self._outbox.take(self._records)
+                batch, buried = await self._outbox.take(self._records, self._early.place())
                 if buried:
                     _logger.warning("%d rows of the spool are no records, and are dead letters now", buried)
                     self.settled["dead"] += buried
@@ -86,7 +89,7 @@ class Delivery:
                 elif buried:
                     continue
                 else:
-                    await self.appended.wait()
+                    await self._wait_for_more()
             except SpoolError as error:  # a full disk, for example
                 _logger.warning("nothing is delivered for now: %s", error)
                 await self._pause(self._next_wait())
@@ -98,6 +101,8 @@ class Delivery:
         """Wait until so many records are settled. Meanwhile the waits between attempts are short."""
         self._flushes += 1
         self._hurry.set()
+        self._early.look_again()
+        self.appended.set()
         try:
             while self.settled.total() < settled:
                 self._progress.clear()
@@ -125,6 +130,11 @@ class Delivery:
             self._records = min(self._batch_size, self._records + max(1, self._batch_size // GROWTH))
             self._longest_wait = FIRST_WAIT_SECONDS
         await asyncio.shield(self._settle(settlements, call))  # what is stored is counted, even if the recorder closes
+        early = [settlement for settlement in settlements if settlement.outcome == "early"]
+        if early:
+            self._pass_over(early, batch[-1].seq if not kept else 0, call)
+        elif self._early.place() == 0:
+            self._early.forget()
         if kept:
             await self._try_later([each.record for each in kept], error_of_kept(kept[0].result, call))
 
@@ -134,9 +144,23 @@ class Delivery:
         dead = [(each.record, _encode(each.result.problem)) for each in settlements if each.outcome == "dead"]
         await self._outbox.settle(done, dead)
         self._capacity.release(len(done), sum(len(record.usage.body) for record in done))
-        self.settled.update(each.outcome for each in settlements if each.outcome != "kept")
+        self.settled.update(each.outcome for each in settlements if each.outcome not in ("kept", "early"))
         self._report(settlements, call)
         self._progress.set()
+
+    def _pass_over(self, early: Sequence[Settlement], place: int, call: ApiCall) -> None:
+        """Leave records in line that occur in the future by the service's clock, and go on behind this place."""
+        wait = self._early.pass_over(place, LONGEST_WAIT_OF_A_FLUSH_SECONDS if self._flushes else LONGEST_EARLY_SECONDS)
+        error = error_of_kept(early[0].result, call)
+        text = "%d records are in the future by the service's clock, and sent again in %.1f s; compare the clocks: %s"
+        _logger.warning(text, len(early), wait, error)
+        self._tell(AttemptEvent(records=len(early), attempts=early[0].record.attempts, error=error, wait=wait))
+
+    async def _wait_for_more(self) -> None:
+        """Wait until there is something new to send, or it is time for what was passed over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._early.seconds_left()):
+                await self.appended.wait()
 
     async def _try_later(self, batch: Sequence[Pending], error: BillingError) -> None:
         """Make the next batch smaller and wait. If the batch was only too large, do not wait."""

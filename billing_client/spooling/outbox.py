@@ -160,14 +160,14 @@ class Outbox:
             connection.executemany(SQL["append"], rows)
 
     @_in_thread
-    def take(self, records: int) -> Taken:
-        """The first records in line, at most so many, for one batch. This attempt is counted on disk first.
+    def take(self, records: int, after: int = 0) -> Taken:
+        """The first records in line after a `seq`, at most so many, for one batch. This attempt is counted first.
 
         A row that is no record, as in a file that was tampered with, becomes a dead letter.
         """
         batch: dict[str, Pending] = {}
         faults: list[tuple[int, str]] = []
-        for row in self.file.rows("next_batch", records=records):
+        for row in self.file.rows("next_batch", records=records, after=after):
             seq, key, request_id, attempts, body = row
             if fault := _fault_of_row(row):
                 faults.append((seq, fault))

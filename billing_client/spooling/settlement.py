@@ -17,11 +17,14 @@ from billing_client.spooling.events import DeadEvent, DeliveredEvent, DuplicateE
 from billing_client.spooling.outbox import Pending
 from billing_client.spooling.spool import damaged_row, decode_usage
 
-DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept"]
+DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept", "early"]
 
 
 class Settlement(Struct, frozen=True):
-    """A record that was sent, the service's result for it, and what becomes of it. One that is `kept` is sent again."""
+    """A record that was sent, the service's result for it, and what becomes of it.
+
+    One that is `kept` is sent again. So is one that is `early`, but others go first.
+    """
 
     record: Pending
     result: UsageResult
@@ -40,9 +43,20 @@ def outcome_of_delivery(record: Pending, result: UsageResult) -> DeliveryOutcome
         return "delivered"
     if problem is None or problem.status in RETRIED_STATUSES or problem.status >= 500:
         return "kept"
+    if _is_early(problem):
+        return "early"
     if result.outcome == "duplicate" and problem.existing is not None:
         return "delivered" if _is_same_call(record, problem.existing) else "duplicate"
     return "dead"
+
+
+def _is_early(problem: ProblemDetails[Decimal]) -> bool:
+    """Whether usage is refused only because it occurs in the future: the one fault that mends itself.
+
+    The client sends no time that is not valid, so the time can have no other fault.
+    """
+    faults = {error.pointer for error in problem.errors or []}
+    return problem.code == "validation_error" and faults == {"/occurredAt"}
 
 
 def _is_same_call(record: Pending, existing: UsageRecord[Decimal]) -> bool:

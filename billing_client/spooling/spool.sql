@@ -85,14 +85,16 @@ ROLLBACK;
 INSERT INTO pending (idempotency_key, request_id, recorded_at, body)
 VALUES (:idempotency_key, :request_id, :recorded_at, :body);
 
--- next_batch: the first records in line that share an Idempotency-Key
+-- next_batch: the first records in line after a place in it that share an Idempotency-Key
 SELECT seq, idempotency_key, request_id, attempts, body
 FROM pending
-WHERE seq < coalesce(
+WHERE seq > :after AND seq < coalesce(
     (
         SELECT seq
         FROM pending
-        WHERE idempotency_key <> (SELECT idempotency_key FROM pending ORDER BY seq LIMIT 1)
+        WHERE
+            seq > :after
+            AND idempotency_key <> (SELECT idempotency_key FROM pending WHERE seq > :after ORDER BY seq LIMIT 1)
         ORDER BY seq
         LIMIT 1
     ),

@@ -78,6 +78,23 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(api_key: str) -
     assert "s3" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+async def test_a_line_end_after_the_key_in_the_environment_is_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("BILLING_API_KEY", f"bk_1{end}")
+    async with misbehaving(recorded()) as server, client_of(server) as client:
+        await client.record_usage(**USAGE)
+    assert server.requests[0].header("Authorization") == "Bearer bk_1"
+
+
+def test_a_key_in_the_environment_that_no_header_can_carry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_API_KEY", "s3\ncret\n")
+    with pytest.raises(ConfigurationError, match="BILLING_API_KEY holds characters") as caught:
+        BillingSystemClient(base_url="http://127.0.0.1:3000")
+    assert "s3" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

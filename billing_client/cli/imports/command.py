@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +34,7 @@ from billing_client.cli.imports.lines import InputError, SourceRecord, UsageSour
 from billing_client.cli.imports.progress import EVERY, Show, progress
 from billing_client.cli.imports.report import exit_code, facts_of, print_report
 from billing_client.cli.imports.totals import REMEMBERED_CUSTOMERS, ImportTotals, LeftoverFile
-from billing_client.cli.options import Connection, connection_options, json_option, with_options
+from billing_client.cli.options import Connection, connection_options, json_option, with_options, zone_option
 from billing_client.cli.output import print_json
 from billing_client.contract.wire import MAX_BATCH_RECORDS
 
@@ -143,6 +144,13 @@ Examples:
         help="Create customers that are not there.  [default: with FOCUS, which names them]",
     ),
     click.option(
+        "--timezone",
+        "zone",
+        callback=zone_option,
+        metavar="ZONE",
+        help="IANA zone of times without an offset.  [default: such lines are refused; with FOCUS, UTC]",
+    ),
+    click.option(
         "--without-event-ids",
         is_flag=True,
         help="A dry run: what would be lost if no line had an event id.",
@@ -164,6 +172,7 @@ def import_(
     format_: InputFormat | None,
     dry_run: bool,
     create_customers: bool | None,
+    zone: tzinfo | None,
     without_event_ids: bool,
     batch_size: int,
     as_json: bool,
@@ -179,7 +188,7 @@ def import_(
     """
     with _open(file) as text:
         try:
-            read = read_file(text, format_)
+            read = read_file(text, format_, zone)
         except InputError as error:
             raise CommandError(ExitCode.REFUSED, f"{file}: {error}") from error
         makes_customers = read.names_customers if create_customers is None else create_customers

@@ -2,13 +2,17 @@
 
 import csv
 import io
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
+from typing import NamedTuple
 
-from billing_client.cli.imports.lines import TOO_LONG, InputError, SourceRecord, TextLines
+from billing_client.cli.imports.lines import LONGEST_LINE, TOO_LONG, InputError, SourceRecord, TextLines
 
+MOST_LINES = 100  # of one row; a quote that is still open then was never meant to be one
+_TWO_CELLS = re.compile(r'(?:(?:"(?:[^"]|"")*"|[^",\r\n]*),){2}')
 EXTRA = ("line", "reason")  # what a file of lines that are left has besides
 
 
@@ -19,41 +23,65 @@ def write_row(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
+class _Row(NamedTuple):
+    """A row: the line where it begins, its cells, why it cannot be read, and its text as it stands in the file."""
+
+    number: int
+    cells: list[str]
+    fault: str
+    text: str
+
+
 class Table:
     """A table: its header, then its rows. Raises InputError where it has no header."""
 
     def __init__(self, lines: TextLines) -> None:
         self._lines = lines
-        self._reader = csv.reader(lines, strict=True)
-        self.header, fault = [], ""
-        try:
-            self.header = next((row for row in self._reader if row), [])
-        except csv.Error as error:
-            fault = f"it is not CSV: {error}"
-        if lines.cut_since(1):
-            fault = TOO_LONG
-        if fault:
-            raise InputError(f"its first line cannot be read: {fault}")
+        first = self._next()
+        while first is not None and not first.cells and not first.fault:
+            first = self._next()
+        if first is not None and first.fault:
+            raise InputError(f"its first line cannot be read: {first.fault}")
+        self.header = [] if first is None else first.cells
+        self.heading = "" if first is None else first.text
         if twice := [name for name, count in Counter(self.header).items() if count > 1 and name]:
             raise InputError(f"its first line names {twice[0]!r} more than once")
 
-    def rows(self) -> Iterator[tuple[int, list[str], str]]:
-        """The number of the line where each row begins, its cells, and why it cannot be read."""
-        while True:
-            number = self._lines.number + 1  # a quoted line break makes a row span lines
-            row, fault = [], ""
-            try:
-                row = next(self._reader)
-            except StopIteration:
+    def rows(self) -> Iterator[_Row]:
+        """The rows that hold anything."""
+        while row := self._next():
+            if row.cells and len(row.cells) != len(self.header):
+                fault = f"it has {len(row.cells)} fields, the first line {len(self.header)}"
+                yield row._replace(cells=[], fault=fault)
+            elif row.cells or row.fault:
+                yield row
+
+    def _next(self) -> _Row | None:
+        """The next row. One that cannot be read is only its first line; the other lines are read again as rows."""
+        taken: list[str] = []
+        cells, fault = [], ""
+        try:
+            cells = next(csv.reader(self._take(taken), strict=True))
+        except StopIteration:
+            return None
+        except csv.Error as error:
+            fault = f"it is not CSV (read up to line {self._lines.number}): {error}"
+            self._lines.push_back(taken[1:])
+            del taken[1:]
+        number = self._lines.number + 1 - len(taken)
+        if self._lines.cut_since(number):
+            return _Row(number, [], TOO_LONG, "")  # a part of it would look like the whole
+        return _Row(number, cells, fault, "".join(taken))
+
+    def _take(self, taken: list[str]) -> Iterator[str]:
+        """The lines of a row, as many as the reader asks for: one, and one more for each quoted line break."""
+        size = 0
+        for line in self._lines:
+            taken.append(line)
+            size += len(line)
+            yield line
+            if len(taken) == MOST_LINES or size > LONGEST_LINE:
                 return
-            except csv.Error as error:
-                fault = f"it is not CSV (read up to line {self._lines.number}): {error}"
-            if row and len(row) != len(self.header):
-                fault = f"it has {len(row)} fields, the first line {len(self.header)}"
-            if self._lines.cut_since(number):
-                fault = TOO_LONG
-            if row or fault:
-                yield number, [] if fault else row, fault
 
 
 class CsvSource(ABC):
@@ -65,7 +93,8 @@ class CsvSource(ABC):
     required: tuple[str, ...]
     optional: tuple[str, ...]
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, zone: tzinfo | None) -> None:
+        self._zone = zone
         if missing := [name for name in self.required if name not in table.header]:
             raise InputError(f"it is no {self.name}: its first line does not name {', '.join(missing)}")
         self._table = table
@@ -74,33 +103,42 @@ class CsvSource(ABC):
 
     def __iter__(self) -> Iterator[SourceRecord]:
         """See UsageSource."""
-        for number, row, fault in self._table.rows():
-            cells = [row[at] for at in self._positions] if row else []
+        for number, row, fault, text in self._table.rows():
             if fault:
-                yield SourceRecord(number=number, source=cells, fault=fault)
+                yield SourceRecord(number=number, source=text, fault=fault)
                 continue
+            cells = [row[at] for at in self._positions]
             try:
-                yield self.read(number, cells, dict(zip(self._columns, cells, strict=True)))
+                yield self.read(number, text, dict(zip(self._columns, cells, strict=True)))
             except ValueError as error:
-                yield SourceRecord(number=number, source=cells, fault=str(error))
+                yield SourceRecord(number=number, source=text, fault=str(error))
 
     @abstractmethod
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+    def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:
         """What a row says. Raises ValueError."""
 
     def heading(self) -> str:
         """See UsageSource."""
-        return write_row([*EXTRA, *self._columns])
+        return self._noted(*EXTRA, self._table.heading)
 
     def left(self, line: SourceRecord, reason: str) -> str:
-        """See UsageSource."""
-        return write_row([str(line.number), reason, *(line.source or [""] * len(self._columns))])
+        """See UsageSource. What stands in the file follows, byte for byte."""
+        return self._noted(str(line.number), reason, line.source)
+
+    def _noted(self, number: str, reason: str, text: str) -> str:
+        """A row with two cells before it, which take the place of those that a file of left lines has already."""
+        if self._table.header[: len(EXTRA)] == [*EXTRA] and (noted := _TWO_CELLS.match(text)):
+            text = text[noted.end() :]
+        end = "" if text.endswith(("\n", "\r")) else "\n"
+        return f"{write_row([number, reason]).rstrip()},{text}{end}"
 
 
-def read_instant(column: str, text: str) -> datetime:
-    """A time, in UTC where it has no offset. Raises ValueError."""
+def read_instant(column: str, text: str, zone: tzinfo | None) -> datetime:
+    """A time, by the clocks of a zone where it has no offset. Raises ValueError, also where it has neither."""
     try:
         start = datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from error
-    return start if start.tzinfo else start.replace(tzinfo=UTC)
+    if start.tzinfo is None and zone is None:
+        raise ValueError(f"{column}: {text!r} has no offset; say with --timezone which clocks it is by")
+    return start if start.tzinfo else start.replace(tzinfo=zone)

@@ -1,5 +1,6 @@
 """Which format a file has: what it says of itself counts, not how it is named."""
 
+from datetime import tzinfo
 from typing import Literal, TextIO, get_args
 
 from billing_client.cli.imports.csv_tables import Table
@@ -14,8 +15,10 @@ _UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how its byte order mark is read
 _TABLES = {"focus": FocusBill, "csv": UsageCsv}
 
 
-def read_file(file: TextIO, name: InputFormat | None) -> UsageSource:
+def read_file(file: TextIO, name: InputFormat | None, zone: tzinfo | None = None) -> UsageSource:
     """A file of usage, opened as UTF-8 with surrogate escapes, in the format of that name or its own.
+
+    `zone` is that of times without an offset.
 
     Raises InputError.
     """
@@ -29,11 +32,11 @@ def read_file(file: TextIO, name: InputFormat | None) -> UsageSource:
         raise InputError("it is not text in UTF-8")
     table = Table(lines)
     if name is not None:
-        return _TABLES[name](table)
+        return _TABLES[name](table, zone)
     named = {format_: len(set(format_.required) & set(table.header)) for format_ in _TABLES.values()}
     if not any(named.values()):
         raise InputError(
             f"it is neither NDJSON, nor CSV whose first line names {', '.join(UsageCsv.required)}, "
             f"or (FOCUS) {', '.join(FocusBill.required)}"
         )
-    return max(named, key=lambda format_: named[format_])(table)
+    return max(named, key=lambda format_: named[format_])(table, zone)

@@ -1,8 +1,10 @@
 """A cloud bill in FOCUS 1.0 CSV (https://focus.finops.org).
 
 SubAccountId is the customer, ServiceName the service, ConsumedQuantity the units, ListUnitPrice the price,
-ChargePeriodStart the time, and the line's Id, where it has one, the event id.
+ChargePeriodStart the time (UTC, as FOCUS has it), and the line's Id, where it has one, the event id.
 """
+
+from datetime import UTC
 
 from billing_client import Usage
 from billing_client.cli.imports.csv_tables import CsvSource, read_instant
@@ -17,7 +19,7 @@ class FocusBill(CsvSource):
     required = ("SubAccountId", "ServiceName", "ConsumedQuantity", "ListUnitPrice", "ChargePeriodStart")
     optional = ("SubAccountName", "Id")
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+    def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:
         """See CsvSource."""
         given = {name: "" if cell == "NULL" else cell for name, cell in cells.items()}
         if empty := [name for name in self.required if not given[name]]:
@@ -28,6 +30,6 @@ class FocusBill(CsvSource):
             units_consumed=given["ConsumedQuantity"],
             price_per_unit=given["ListUnitPrice"],
             event_id=given.get("Id") or None,
-            occurred_at=read_instant("ChargePeriodStart", given["ChargePeriodStart"]),
+            occurred_at=read_instant("ChargePeriodStart", given["ChargePeriodStart"], self._zone or UTC),
         )
         return SourceRecord(number=number, source=source, usage=usage, customer_name=given.get("SubAccountName"))

@@ -1,6 +1,7 @@
 """The lines of what is imported, whatever their format."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TextIO
 
 from msgspec import Struct
@@ -52,35 +53,38 @@ class TextLines:
     def __init__(self, file: TextIO) -> None:
         self.number = 0
         self._file = file
-        self._first: str | None = None
-        self._cut = 0
+        self._next: deque[str] = deque()
+        self._cut: set[int] = set()
 
     def first(self) -> str:
         """The first line that holds anything, "" where there is none; it is given again."""
         first = next((line for line in self if line.strip()), "")
         if first:
-            self._first = first
-            self.number -= 1
+            self.push_back([first])
         return first
 
+    def push_back(self, lines: Sequence[str]) -> None:
+        """Take back the last lines that were given. They are given again."""
+        self._next.extendleft(reversed(lines))
+        self.number -= len(lines)
+
     def cut_since(self, number: int) -> bool:
-        """Whether a line from this number on was too long."""
-        return self._cut >= number
+        """Whether a line from this number to the last one given was too long."""
+        return any(number <= cut <= self.number for cut in self._cut)
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line, self._first = self._first, None
-        if line is not None:
+        if self._next:
             self.number += 1
-            return line
+            return self._next.popleft()
         line = rest = self._file.readline(LONGEST_LINE)
         if not line:
             raise StopIteration
         self.number += 1
         while len(rest) == LONGEST_LINE and not rest.endswith(("\n", "\r")):
-            self._cut = self.number
+            self._cut.add(self.number)
             rest = self._file.readline(LONGEST_LINE)
         return line
 

@@ -1,5 +1,7 @@
 """Usage in CSV, its columns named as the members of the API: as anyone writes it, or as the service exports it."""
 
+from datetime import tzinfo
+
 import msgspec
 
 from billing_client import Usage, UsageRecord
@@ -25,14 +27,14 @@ class UsageCsv(CsvSource):
         *(name for name in _EXPORTED if name not in {field.encode_name for field in _FIELDS}),
     )
 
-    def __init__(self, table: Table) -> None:
-        super().__init__(table)
+    def __init__(self, table: Table, zone: tzinfo | None) -> None:
+        super().__init__(table, zone)
         known = (*self.required, *self.optional, *EXTRA)
         if unknown := [name for name in table.header if name not in known]:
             raise InputError(f"its first line names {unknown[0][:100]!r}, but takes only {', '.join(known)}")
         self._is_export = "requestId" in table.header
 
-    def read(self, number: int, source: list[str], cells: dict[str, str]) -> SourceRecord:
+    def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:
         """See CsvSource."""
         given = {name: rearm(cell) for name, cell in cells.items()} if self._is_export else cells
         if empty := [name for name in self.required if not given[name]]:
@@ -44,7 +46,7 @@ class UsageCsv(CsvSource):
             units_consumed=given["unitsConsumed"],
             price_per_unit=given["pricePerUnit"],
             event_id=given.get("eventId") or None,
-            occurred_at=read_instant("occurredAt", occurred_at) if occurred_at else None,
+            occurred_at=read_instant("occurredAt", occurred_at, self._zone) if occurred_at else None,
         )
         line = SourceRecord(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
         return checked(line, given.get("requestId"))

@@ -43,7 +43,7 @@ def test_csv_as_anyone_writes_it(acme: Service, tmp_path: Path) -> None:
         + "acme,'storage,1.5e0,.02,,\n"  # an apostrophe of theirs stays
         + 'acme,"a ""service""",0,1,e-3,2026-09-01\n'
     )
-    assert import_file(file, acme).lines == {"lines read": 3, "recorded": 3}
+    assert import_file(file, acme, "--timezone", "UTC").lines == {"lines read": 3, "recorded": 3}
     records = {record.event_id: record for record in stored(acme, "acme")}
     assert [str(records[id_].amount) for id_ in ("e-1", None, "e-3")] == ["0.03", "0.03", "0"]
     assert records["e-1"].occurred_at.isoformat() == "2026-09-01T08:00:00+00:00"
@@ -132,7 +132,7 @@ def test_bad_rows_of_csv_are_listed_and_can_be_corrected(acme: Service, tmp_path
         (HEADING.encode("utf-16-le"), "it is not text in UTF-8"),
         (b"x" * (1 << 25), "its first line cannot be read: it is longer than 1048576 characters"),
         (b"a," * (1 << 24), "its first line cannot be read: it is longer than 1048576 characters"),
-        (b'"' + b"\n" * (1 << 20), "its first line cannot be read: it is not CSV: field larger than field limit"),
+        (b'"' + b"\n" * (1 << 20), "its first line cannot be read: it is not CSV (read up to line 100)"),
         (b"customerId,service,unitsConsumed\n", "it is no CSV of usage: its first line does not name pricePerUnit"),
         (HEADING.replace("eventId", "event_id").encode(), "its first line names 'event_id', but takes only customerId"),
         (HEADING.replace("eventId", "service").encode(), "its first line names 'service' more than once"),
@@ -319,3 +319,43 @@ def test_left_lines_go_to_the_working_folder_where_the_other_is_not_to_be_writte
     done = billing_process("import", "-", given=given, cwd=tmp_path, BILLING_BASE_URL=acme.url)
     assert "Their numbers and reasons: usage.rejected.ndjson" in done.stdout
     assert left_of(tmp_path / "usage", "rejected") == [("1", "/unitsConsumed: must not be negative")]
+
+
+def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_the_byte(
+    acme: Service, tmp_path: Path
+) -> None:
+    header = b"customerId,service,unitsConsumed,pricePerUnit,eventId,outcome\r\n"
+    bad = {
+        2: b'acme,"storage,1,1,e-1,\xff\r\n',
+        4: b"acme,short\r\n",
+        1_000: b'acme,storage,-1,1,e-1000,"a ""note"",\nof two lines"\n',
+    }
+    file = tmp_path / "usage.csv"
+    lines = [bad.get(number, b"acme,storage,1,1,e-%d,\r\n" % number) for number in range(2, 1_001)]
+    file.write_bytes(header + b"".join(lines))
+    result = import_file(file, acme, code=1)
+    assert result.lines == {"lines read": 999, "recorded": 996, "rejected": 3}
+    rejected = tmp_path / "usage.rejected.csv"
+    content = rejected.read_bytes()
+    assert content.startswith(b"line,reason," + header)
+    for number, raw in bad.items():
+        assert b"," + raw in content
+        assert f"\n{number},".encode() in content
+    rejected.write_bytes(content.replace(b'"storage,', b"storage,").replace(b"-1,1", b"1,1").replace(b"\xff", b""))
+    again = import_file(rejected, acme, code=1)
+    assert again.lines == {"lines read": 3, "recorded": 2, "rejected": 1}
+    left = (tmp_path / "usage.rejected.rejected.csv").read_bytes()
+    assert left.startswith(b"line,reason," + header)
+    assert left.endswith(b"," + bad[4])
+
+
+def test_a_time_without_an_offset_needs_a_zone(acme: Service, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text("customerId,service,unitsConsumed,pricePerUnit,occurredAt\nacme,storage,1,1,2026-01-01T00:30:00\n")
+    assert import_file(file, acme, code=1).lines == {"lines read": 1, "rejected": 1}
+    ((_, reason),) = rejects_of(file)
+    assert "has no offset" in reason
+    assert "--timezone" in reason
+    assert import_file(file, acme, "--timezone", "Asia/Kolkata").lines == {"lines read": 1, "recorded": 1}
+    assert stored(acme, "acme")[0].occurred_at.isoformat() == "2025-12-31T19:00:00+00:00"
+    assert billing("import", file, "--timezone", "Nowhere").returncode == 2

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from billing_client import (
     RecorderEvent,
     UnavailableError,
     UnexpectedResponseError,
+    ValidationError,
 )
 from tests.client.answers import STORED, client_of, problem, problem_body, record_all, stored, usage
 from tests.client.misbehaving import Connection, Request, Step, disconnect, misbehaving, raw, silent
@@ -276,6 +278,64 @@ async def test_a_record_of_a_batch_that_is_not_settled_stays(result: dict[str, A
     ]
     assert recorder.counts.delivered == 3
     assert [event.error is None for event in hook.of(AttemptEvent)] == [True, False, True]
+
+
+EARLY = problem_body(
+    400, "validation_error", errors=[{"pointer": "/occurredAt", "message": "must be at most 5 minutes"}]
+)
+
+
+async def test_usage_of_the_future_waits_and_others_pass_it(tmp_path: Path) -> None:
+    spool, hook, is_late = tmp_path / "usage.db", Hook(), False
+
+    def result(record: dict[str, Any]) -> dict[str, Any]:
+        if record["eventId"] == "event-1" and not is_late:
+            return {"outcome": "rejected", "problem": EARLY}
+        return {"outcome": "recorded", "record": stored(record)}
+
+    await kept(spool, usage(0), usage(1), usage(2))
+    async with (
+        misbehaving(each(result)) as server,
+        client_of(server) as client,
+        client.recorder(spool=spool, on_event=hook) as recorder,
+        asyncio.timeout(60),
+    ):
+        await recorder._delivery.wait_for(2)
+        await recorder.record(usage(3))
+        await recorder._delivery.wait_for(3)
+        assert (recorder.counts.pending, recorder.counts.dead, status_of(spool).pending) == (1, 0, 1)
+        is_late = True
+        await settle(recorder)
+    assert recorder.counts.delivered == 4
+    assert [event.usage.event_id for event in hook.of(DeliveredEvent)][-1] == "event-1"
+    assert any(isinstance(event.error, ValidationError) for event in hook.of(AttemptEvent))
+
+
+async def test_usage_with_another_fault_besides_its_time_is_refused(tmp_path: Path) -> None:
+    errors = [*EARLY["errors"], {"pointer": "/service", "message": "is too long"}]
+    refused = {"outcome": "rejected", "problem": EARLY | {"errors": errors}}
+    async with (
+        misbehaving(each(lambda _: refused)) as server,
+        client_of(server) as client,
+        client.recorder(spool=tmp_path / "usage.db") as recorder,
+    ):
+        await recorder.record(usage(1))
+        await settle(recorder)
+    assert recorder.counts.dead == 1
+
+
+async def test_usage_of_the_future_is_kept_by_the_real_service_too(
+    client: BillingSystemClient, customer_id: str, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    async with client.recorder(spool=tmp_path / "usage.db", close_timeout=0) as recorder:
+        await recorder.record(usage(1, occurred_at=now + timedelta(minutes=5, seconds=3)))
+        await recorder.record(usage(2, occurred_at=now))
+        await recorder._delivery.wait_for(1)
+        assert (recorder.counts.delivered, recorder.counts.pending) == (1, 1)
+        await settle(recorder)
+    assert recorder.counts.delivered == 2
+    assert [record.event_id async for record in client.usage(customer_id=customer_id)] == ["event-2", "event-1"]
 
 
 async def test_records_that_went_last_are_buried_apart(tmp_path: Path) -> None:

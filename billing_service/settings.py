@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from dotenv import dotenv_values
@@ -17,6 +16,7 @@ from msgspec import Meta, Struct
 
 from billing_client.contract.wire import MAX_BATCH_RECORDS
 from billing_service.currencies import MINOR_UNITS
+from billing_service.database_url import DatabaseUrlError, parse_database_url
 
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
 _SECRET = {"DATABASE_URL", "BILLING_RATE_LIMIT_STORE"}
@@ -243,14 +243,9 @@ def _check_database_url(settings: Settings) -> None:
             raise SettingsError(f"DATABASE_URL: {fault}; {right}")
         return
     try:
-        parts = urlsplit(settings.database_url)
-        hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq takes several
-        well_formed = settings.database_url.startswith(("postgresql://", "postgres://"))
-        well_formed = well_formed and all(urlsplit(f"//{host}").port != 0 for host in hosts)
-    except ValueError:
-        well_formed = False
-    if not well_formed:
-        raise SettingsError(f"DATABASE_URL: its value (not shown) is not valid; {right}")
+        parse_database_url(settings.database_url)
+    except DatabaseUrlError as error:
+        raise SettingsError(f"DATABASE_URL: {error}; {right}") from error
 
 
 def _check_limits(settings: Settings) -> None:

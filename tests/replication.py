@@ -176,6 +176,10 @@ class PostgresServer:
         """Execute statements one by one; the value the last one gives."""
         return run(execute(self.url, *statements))
 
+    def execute_in(self, database: str, *statements: str) -> Any:
+        """As `execute`, in another database."""
+        return run(execute(url_of(self.address, database=database), *statements))
+
     def await_value(self, query: str, value: object) -> None:
         """Wait until a query gives a value. Raises TimeoutError."""
         deadline = time.monotonic() + START_SECONDS

@@ -17,6 +17,10 @@ class DatabaseUnavailableError(Exception):
     """The database is away or overloaded: nothing was written, or it is unknown whether it was."""
 
 
+class NoPrimaryError(DatabaseUnavailableError):
+    """Servers answer, but none is a primary that may be used."""
+
+
 @contextmanager
 def unavailable_if_away() -> Iterator[None]:
     """Turn every fault that a later try may not meet into DatabaseUnavailableError; let bugs through."""
@@ -34,6 +38,11 @@ def as_unavailable(error: Exception) -> DatabaseUnavailableError | None:
     if isinstance(error, asyncpg.PostgresError) and not _says_not_now(error):
         return None
     return DatabaseUnavailableError(str(error) or type(error).__name__)
+
+
+def is_read_only(error: DatabaseUnavailableError) -> bool:
+    """Whether a write met a server that takes none."""
+    return isinstance(error.__cause__, asyncpg.PostgresError) and error.__cause__.sqlstate == READ_ONLY
 
 
 def _says_not_now(error: asyncpg.PostgresError) -> bool:

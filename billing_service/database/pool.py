@@ -9,7 +9,14 @@ import asyncpg
 
 from billing_client.contract.deadlines import Deadlines, Limit
 from billing_service.database.connections import Connection, PooledConnection
-from billing_service.database.faults import FAULTS, DatabaseUnavailableError, as_unavailable, unavailable_if_away
+from billing_service.database.faults import (
+    FAULTS,
+    DatabaseUnavailableError,
+    as_unavailable,
+    is_read_only,
+    unavailable_if_away,
+)
+from billing_service.database.hosts import Hosts
 from billing_service.database.pgbouncer import PgBouncerConnection
 from billing_service.database.replication import StandbyWait, waits_for_standbys
 from billing_service.settings import Settings
@@ -38,7 +45,7 @@ async def connected(settings: Settings) -> AsyncIterator["asyncpg.Connection[asy
 
     Raises what asyncpg raises, and DatabaseUnavailableError where something was committed on the primary alone.
     """
-    connection = await _connect(settings)
+    connection = await Hosts(settings).connect(**_options(settings))
     try:
         with waits_for_standbys(connection):
             yield connection
@@ -46,17 +53,12 @@ async def connected(settings: Settings) -> AsyncIterator["asyncpg.Connection[asy
         await connection.close()
 
 
-async def _connect(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
-    return await asyncpg.connect(settings.database_url, **_options(settings))
-
-
 def _options(settings: Settings) -> dict[str, Any]:
-    options = {"timeout": settings.database_timeout}
     name = {"application_name": "billing-service"}
     if settings.pgbouncer:  # it takes no settings that it does not know
-        return options | {"connection_class": PgBouncerConnection, "server_settings": name, "statement_cache_size": 0}
+        return {"connection_class": PgBouncerConnection, "server_settings": name, "statement_cache_size": 0}
     warnings = {"client_min_messages": "warning"}  # a cancelled wait for a standby is told in one
-    return options | {"connection_class": PooledConnection, "server_settings": name | warnings}
+    return {"connection_class": PooledConnection, "server_settings": name | warnings}
 
 
 class PoolUse(NamedTuple):
@@ -73,7 +75,9 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._hosts = Hosts(settings, self._abandon)
         self._pool: Pool | None = None
+        self._in_use: set[Connection] = set()
         self._users = 0
         self._kept: asyncpg.Connection[asyncpg.Record] | None = None
         self._kept_until = 0.0
@@ -85,7 +89,7 @@ class Database:
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service starts while the database is away."""
         self._pool = await asyncpg.create_pool(
-            self._settings.database_url,
+            connect=self._hosts.connect,
             min_size=0,
             max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=IDLE_SECONDS,
@@ -93,9 +97,11 @@ class Database:
             reset=_leave_as_is,
             **_options(self._settings),
         )
+        self._hosts.watch(_options(self._settings))
 
     async def close(self) -> None:
         """Close the connections, in order where the database takes part, else without it."""
+        await self._hosts.close()
         await self._part()
         self._kept_deadlines.close()
         if self._pool is not None:
@@ -134,9 +140,15 @@ class Database:
         try:
             with unavailable_if_away():
                 async with asyncio.timeout_at(cut_off), _lent(self._pool, cut_off) as connection:
-                    yield connection
-        except DatabaseUnavailableError:
+                    self._in_use.add(connection)
+                    try:
+                        yield connection
+                    finally:
+                        self._in_use.discard(connection)
+        except DatabaseUnavailableError as error:
             self._kept_until = 0.0  # what befell one connection may have befallen all
+            if is_read_only(error):  # no other connection leads elsewhere
+                await self._pool.expire_connections()
             raise
         finally:
             self._users -= 1
@@ -179,10 +191,19 @@ class Database:
             self._kept.terminate()
         self._kept_until = now + IDLE_SECONDS
         if self._kept is None or self._kept.is_closed():
-            self._kept = await _connect(self._settings)
+            self._kept = await self._hosts.connect(**_options(self._settings))
             self._kept_wait = StandbyWait()  # the last one's connection may yet say that its wait was given up
             self._kept_wait.watch(self._kept)
         return self._kept
+
+    async def _abandon(self) -> None:
+        """Give up all connections at once, and what is under way on them: they lead to an older primary."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
+        for connection in list(self._in_use):
+            connection.terminate()
+        if self._kept is not None:
+            self._kept.terminate()
 
     async def _part(self) -> None:
         """Give the kept connection up, once the database took note of what it was told last."""

@@ -1,9 +1,10 @@
-"""Commits and the standbys that `synchronous_commit` makes them wait for."""
+"""Primary and standbys: which of them a server is, and commits that wait for a standby."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import asyncpg
+from msgspec import Struct
 
 from billing_service.database.connections import Connection
 from billing_service.database.faults import DatabaseUnavailableError
@@ -11,6 +12,35 @@ from billing_service.database.queries import load_queries
 
 _QUERIES = load_queries("replication")
 _WAIT = "SyncRepWaitForLSN"  # the function of PostgreSQL that waits; the text of its warning is translated
+
+
+class ServerState(Struct, frozen=True):
+    """What a server is at this moment.
+
+    Attributes:
+        is_standby: Whether it is in recovery.
+        is_read_only: Whether it refuses writes: a standby does, and a primary that was told to.
+        timeline: Its timeline; None on a standby.
+        system: What is the same on all servers that replicate each other; 0 where the role may not ask.
+    """
+
+    is_standby: bool
+    is_read_only: bool
+    timeline: int | None
+    system: int
+
+
+async def read_server_state(connection: Connection) -> ServerState:
+    """Ask a server what it is. Raises what asyncpg raises."""
+    row = await connection.fetchrow(_QUERIES["server_state"])
+    if row is None:
+        raise RuntimeError("a query of one row gave none")
+    try:
+        system = await connection.fetchval(_QUERIES["system_identifier"])
+    except asyncpg.InsufficientPrivilegeError:
+        system = 0
+    timeline = None if row["timeline"] is None else int(row["timeline"], 16)
+    return ServerState(row["is_standby"], row["is_read_only"], timeline, system)
 
 
 async def wait_for_standbys(connection: Connection) -> None:

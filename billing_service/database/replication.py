@@ -39,8 +39,72 @@ async def read_server_state(connection: Connection) -> ServerState:
         system = await connection.fetchval(_QUERIES["system_identifier"])
     except asyncpg.InsufficientPrivilegeError:
         system = 0
-    timeline = None if row["timeline"] is None else int(row["timeline"], 16)
-    return ServerState(row["is_standby"], row["is_read_only"], timeline, system)
+    return ServerState(row["is_standby"], row["is_read_only"], _timeline(row), system)
+
+
+def _timeline(row: asyncpg.Record) -> int | None:
+    return None if row["timeline"] is None else int(row["timeline"], 16)
+
+
+async def takes_no_writes(connection: Connection) -> bool:
+    """Whether the server is a standby, or a primary that is read-only. Raises what asyncpg raises."""
+    answer: bool = await connection.fetchval(_QUERIES["takes_no_writes"])
+    return answer
+
+
+class Durability(Struct, frozen=True):
+    """What the database does with a commit before it says so.
+
+    Attributes:
+        fsync: Whether it is on the disk of the primary.
+        synchronous_commit: What else it waits for: off, local, remote_write, on or remote_apply.
+        timeline: The timeline of the primary; None where the server is a standby.
+        required: How many standbys `synchronous_standby_names` asks for.
+        attached: How many standbys that count for it are there; None where the role may not see them.
+    """
+
+    fsync: bool
+    synchronous_commit: str
+    timeline: int | None
+    required: int
+    attached: int | None
+
+    @property
+    def waits_for(self) -> int:
+        """How many standbys a commit waits for."""
+        return 0 if self.synchronous_commit in ("off", "local") else self.required
+
+    @property
+    def faults(self) -> list[str]:
+        """What lets acknowledged usage be lost, each with what to do."""
+        faults = []
+        if not self.fsync:
+            faults.append("fsync is off: a crash of its machine loses what was acknowledged, or all. Set fsync = on.")
+        if self.synchronous_commit == "off":
+            faults.append(
+                "synchronous_commit is off: a crash loses what was acknowledged last. Set synchronous_commit = on."
+            )
+        if self.synchronous_commit == "local" and self.required:
+            faults.append(
+                "synchronous_commit is local: no commit waits for the standbys that synchronous_standby_names names. "
+                "Set synchronous_commit = on."
+            )
+        return faults
+
+    def __str__(self) -> str:
+        standbys = "an unknown number" if self.attached is None else self.attached
+        return (
+            f"timeline {self.timeline}, synchronous_commit {self.synchronous_commit}, "
+            f"{standbys} of {self.required} synchronous standbys"
+        )
+
+
+async def read_durability(connection: Connection) -> Durability:
+    """Ask a server what a commit waits for. Raises what asyncpg raises."""
+    row = await connection.fetchrow(_QUERIES["durability"])
+    if row is None:
+        raise RuntimeError("a query of one row gave none")
+    return Durability(row["fsync"], row["synchronous_commit"], _timeline(row), row["required"], row["attached"])
 
 
 async def wait_for_standbys(connection: Connection) -> None:

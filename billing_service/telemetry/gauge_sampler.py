@@ -10,6 +10,7 @@ import asyncpg
 
 from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
+from billing_service.database.replication import Durability, read_durability
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestTelemetry
 
@@ -33,8 +34,9 @@ class Queue(Protocol):
 
 
 class Sampler:
-    """Samples the queue and the pool every SAMPLE_SECONDS, shares when each service was last active with the other
-    processes every SYNCHRONISE_SECONDS, and looks at the database's clock every CLOCK_SECONDS."""
+    """Samples the queue and the pool every SAMPLE_SECONDS. Shares when each service was last active with the other
+    processes, and asks the database what a commit waits for, every SYNCHRONISE_SECONDS. Looks at the database's clock
+    every CLOCK_SECONDS."""
 
     def __init__(
         self, metrics: Metrics, requests: RequestTelemetry, queue: Queue, database: Database, clock: Clock
@@ -45,16 +47,19 @@ class Sampler:
         self._database = database
         self._clock = clock
         self._reads_clock = True
+        self._durability: Durability | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Look at the database's clock, for at most PARTING_SECONDS, then sample in the background."""
+        """Look at the database's clock and durability, for at most PARTING_SECONDS, then sample in the background."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._synchronise_clock()
+                await self._look_at_durability()
         self._tasks = [
             asyncio.create_task(_repeat(self._sample, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(self._synchronise, SYNCHRONISE_SECONDS)),
+            asyncio.create_task(_repeat(self._look_at_durability, SYNCHRONISE_SECONDS)),
             asyncio.create_task(self._follow_clock()),
         ]
 
@@ -82,6 +87,18 @@ class Sampler:
             await self._metrics.silence.synchronise(self._database)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
             _log.warning("when each service was last active is not saved yet: %s", error)
+
+    async def _look_at_durability(self) -> None:
+        """Tell what a commit waits for, in the log when that is other than before."""
+        with suppress(DatabaseUnavailableError, asyncpg.PostgresError):  # calls and /readyz say so
+            async with self._database.read_connection() as connection:
+                durability = await read_durability(connection)
+            self._metrics.durability(durability)
+            if durability != self._durability:
+                _log.info("database: %s", durability)
+                for fault in durability.faults:
+                    _log.warning("database: %s", fault)
+            self._durability = durability
 
     async def _follow_clock(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """The service's Prometheus metrics. docs/monitoring/README.md describes each of them."""
 
+import math
 import os
 import platform
 import time
@@ -19,6 +20,7 @@ from prometheus_client.registry import Collector
 from billing_client import __version__
 from billing_client.contract.outcomes import Decision
 from billing_service.database.pool import PoolUse
+from billing_service.database.replication import Durability
 from billing_service.telemetry.service_activity import ServiceActivity
 
 Way = Literal["single", "batch"]
@@ -65,6 +67,7 @@ class Metrics:
             registry=own,
             multiprocess_mode="livemostrecent",
         )
+        self._durability = _Durability(own)
         self._commits = _Commits(own)
         self._committed: dict[Way, list[_Commit]] = {way: [] for way in WAYS}
         self._uncounted = 0
@@ -99,6 +102,10 @@ class Metrics:
     def clock_skew(self, skew: timedelta) -> None:
         """Set how far this machine's clock is ahead of the database's."""
         self._skew.set(skew.total_seconds())
+
+    def durability(self, durability: Durability) -> None:
+        """What a commit waits for at this moment."""
+        self._durability.set(durability)
 
     def sample(self, queued: int, capacity: int, pool: PoolUse) -> None:
         """Sample the queue and pool gauges. Each worker process must do this regularly: none sees another's queue.
@@ -193,6 +200,31 @@ class _Pool:
         self.busy, self.idle = connections.labels("busy"), connections.labels("idle")
         self.waiting = _gauge("billing_pool_waiting", "Calls waiting for a connection to the database", registry)
         self.capacity = _gauge("billing_pool_capacity_connections", "Connections that may be open", registry)
+
+
+class _Durability:
+    """The same for all processes, so the latest look counts. Not a number until the first look."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(name, documentation, labels, registry=registry, multiprocess_mode="livemostrecent")
+
+        self._timeline = gauge("billing_database_timeline", "Timeline of the primary; each promotion makes it higher")
+        self._settings = gauge("billing_database_setting_on", "Whether a setting of PostgreSQL is not off", "setting")
+        self._standbys = gauge(
+            "billing_database_synchronous_standbys", "Standbys that commits wait for: required, attached", "kind"
+        )
+        self._fsync, self._commit = (self._settings.labels(name) for name in ("fsync", "synchronous_commit"))
+        self._required, self._attached = (self._standbys.labels(name) for name in ("required", "attached"))
+        for unknown in (self._timeline, self._fsync, self._commit, self._required, self._attached):
+            unknown.set(math.nan)
+
+    def set(self, seen: Durability) -> None:
+        self._timeline.set(math.nan if seen.timeline is None else seen.timeline)
+        self._fsync.set(seen.fsync)
+        self._commit.set(seen.synchronous_commit != "off")
+        self._required.set(seen.waits_for)
+        self._attached.set(math.nan if seen.attached is None else seen.attached)
 
 
 def _gauge(name: str, documentation: str, registry: CollectorRegistry, *labels: str) -> Gauge:

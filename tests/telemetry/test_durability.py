@@ -99,7 +99,8 @@ async def test_metrics_and_log_tell_of_standbys_and_settings(
             assert seen.value(SETTINGS, setting="fsync") == 0  # as the tests' servers have it
             assert seen.value(SETTINGS, setting="synchronous_commit") == 0
             assert [seen.value(STANDBYS, kind=kind) for kind in ("required", "attached")] == [0, 1]
-    told = [record.getMessage() for record in caplog.records if record.name == "billing_service.telemetry.gauge_sampler"]
+    sampler = "billing_service.telemetry.gauge_sampler"
+    told = [record.getMessage() for record in caplog.records if record.name == sampler]
     assert "database: timeline 1, synchronous_commit off, 1 of 1 synchronous standbys" in told
     assert [message.split(":")[1] for message in told[1:]] == [" fsync is off", " synchronous_commit is off"]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, ParamSpec, Self
 import uvicorn
 
 from billing_service.app import create_app
-from billing_service.http.protocol import BoundedHttpProtocol
+from billing_service.http.connections.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.tracing import OFF, Traces

@@ -52,6 +52,7 @@ def running_service(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # as `billing-service serve`: the application sees to them
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     server = uvicorn.Server(config)

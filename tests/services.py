@@ -16,7 +16,7 @@ from typing import NamedTuple, ParamSpec, Self
 import uvicorn
 
 from billing_service.app import create_app
-from billing_service.http.protocol import BoundedHttpProtocol
+from billing_service.http.connections.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.tracing import OFF, Traces
@@ -52,6 +52,7 @@ def running_service(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # as `billing-service serve`: the application sees to them
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     server = uvicorn.Server(config)

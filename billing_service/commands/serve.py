@@ -22,7 +22,7 @@ from billing_service.commands.migrate import apply_migrations
 from billing_service.database.embedded import named_or_embedded
 from billing_service.database.migrations import check_schema
 from billing_service.database.pool import connected, unavailable_if_away
-from billing_service.http.protocol import BoundedHttpProtocol
+from billing_service.http.connections.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings, SettingsError, export_settings, load_settings, share_metrics
 from billing_service.telemetry.logs import RequestLog, start_logs
 

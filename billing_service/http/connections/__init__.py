@@ -1,0 +1,1 @@
+"""What happens on a connection before a request reaches the application, and after its answer has left it."""

@@ -1,0 +1,399 @@
+"""HTTP as uvicorn speaks it, with bounds on all that a peer makes a process hold, and every refusal as a problem."""
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from billing_client.contract.wire import ProblemDetails
+from billing_service.http.connections.load import ConnectionLoad, connection_load
+from billing_service.http.connections.writes import BYTES_PER_SECOND, JoinedWrites, UnreadAnswer, refusal
+from billing_service.http.dispatch import http_request_id
+from billing_service.http.errors import problem
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADER_LINES = 256
+MAX_PIPELINED = 64
+LINGER_BYTES = 1024 * 1024
+CONNECTION_BYTES = 9 * 1024  # what an idle connection takes, and what each header line and waiting request adds:
+HEADER_BYTES = 128
+REQUEST_BYTES = 4 * 1024
+LINE_BYTES = len(b": \r\n")
+_TOO_LARGE = (
+    f"A request may have {MAX_HEADER_LINES} header lines at most, and {MAX_HEAD_BYTES} bytes in its line, headers and "
+    "trailers. Send less."
+)
+_BUSY = "Too many requests arrive too slowly. Try again: a retry with the same Idempotency-Key is safe."
+_BAD_REQUEST = "This is not a valid HTTP/1.1 request."
+_NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
+
+
+class _HeadRefusedError(Exception):
+    """Stops the parser at a head that is refused."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection.
+
+    - What never becomes a request is refused: 400 for what is not HTTP, 431 (RFC 6585) for a head or trailers that are
+      too large, 408 for a request that does not arrive, 503 where the process holds too much of unfinished requests.
+      After a refusal LINGER_BYTES are read, for `linger_seconds`, so that the answer is not lost (RFC 9112, 9.6).
+    - An `Upgrade` is ignored (RFC 9110, 7.8), and trailers are dropped (RFC 9110, 6.5.1).
+    - A request arrives at BYTES_PER_SECOND, on average over each period of `receive_seconds`, and as a whole within
+      `whole_request_seconds`, or longer where larger bodies are allowed. One that arrives at once sets no timer.
+    - No request is begun while the answer before it waits for its receiver, see `UnreadAnswer`.
+    """
+
+    receive_seconds = 20.0
+    whole_request_seconds = 120.0
+    send_seconds = 20.0
+    linger_seconds = 5.0
+    _in_head = False
+    _arriving = False
+    _refused = False  # nothing more is parsed; what came before it is still answered
+    _read_bytes = 0  # of the latest read, and what requests that wait add to it
+    _own_bytes = 0  # the same, or 0 where another message ended in that read
+    _arrived_bytes = 0  # of the message, in all reads but the latest
+    _earlier_reads = 0  # the size of those reads, all of which may not be of the message
+    _trailer_bytes = 0  # once there are trailers: theirs and those of the head
+    _after_chunk_head: int | None = None  # bytes that came since the head of a chunk that has no data yet
+    _begun = _since = 0.0  # when the message began to arrive, and the present period
+    _lingers = False
+    _discarded_bytes = 0
+    _bytes_before = 0  # that had arrived when the present period began
+    _timer: asyncio.TimerHandle | None = None
+    _unread: UnreadAnswer | None = None
+    _completion_waits = False
+    _fault: ProblemDetails[str] | None = None
+    _found: Any = None
+    _found_at = 0.0
+    _nothing: Any = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        self._load: ConnectionLoad = connection_load(self.server_state, self.config)
+        self._raw = transport
+        self._joined = JoinedWrites(transport)
+        super().connection_made(cast("asyncio.Transport", self._joined))  # it has all that uvicorn uses of one
+        transport.set_write_buffer_limits(0)  # all that the system does not take at once counts as unread
+        self._begun = self._since = self.loop.time()
+        self._timer = self.loop.call_later(self.receive_seconds, self._check_arrival)
+        self._load.add(CONNECTION_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._unread is not None:
+            self._unread.end()
+        super().connection_lost(exc)
+
+    # What the parser finds
+
+    def on_message_begin(self) -> None:
+        cycle: Any = self.cycle  # of the latest request whose head has come; None before the first
+        if cycle is not None and not cycle.response_complete:
+            self._add_to_pipeline()
+        self._in_head = self._arriving = True
+        self._arrived_bytes = self._earlier_reads = self._trailer_bytes = 0
+        self._begun = 0.0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            self._drop_trailer(name, value)
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._earlier_reads + self._read_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
+            self._check_head()
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise self._stop("validation_error", _NO_PROXY)
+            return  # as if it had not come: it is parsed again, see `_read_without_upgrade`
+        if not self.url.startswith(b"/"):
+            self._read_target()
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        self._after_chunk_head = -self._own_bytes
+
+    def on_body(self, body: bytes) -> None:
+        self._after_chunk_head = None
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if self._in_head:  # with an `Upgrade`
+            return
+        self._arriving = False
+        self._own_bytes = 0
+        self._after_chunk_head = None
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def _add_to_pipeline(self) -> None:
+        """Stop at a request too many: what came before it is answered, and the last answer closes the connection."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.pipeline[0][0].keep_alive = False
+            self._refused = True
+            raise _HeadRefusedError
+        self._read_bytes += REQUEST_BYTES
+
+    def _check_head(self) -> None:
+        if self._head_size() > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
+            raise self._stop("header_too_large", _TOO_LARGE)
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + LINE_BYTES for name, value in self.headers)
+
+    def _drop_trailer(self, name: bytes, value: bytes) -> None:
+        self._trailer_bytes = (self._trailer_bytes or self._head_size()) + len(name) + len(value) + LINE_BYTES
+        if self._trailer_bytes > MAX_HEAD_BYTES:
+            raise self._stop("header_too_large", _TOO_LARGE)
+
+    def _read_target(self) -> None:
+        """Take the path of an address (RFC 9112, 3.2.2), whose authority counts in the place of `Host`."""
+        if self.url == b"*":
+            return
+        try:
+            target = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError as error:
+            raise self._stop("validation_error", _NO_PROXY) from error
+        if target.schema.lower() not in (b"http", b"https") or not target.host or target.userinfo:
+            raise self._stop("validation_error", _NO_PROXY)
+        port: int | None = target.port
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        authority = host if port is None else b"%b:%d" % (host, port)
+        self.headers[:] = [(b"host", authority), *(line for line in self.headers if line[0] != b"host")]
+        self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
+
+    def _stop(self, code: str, detail: str) -> _HeadRefusedError:
+        self._fault = problem(code, detail)
+        return _HeadRefusedError(detail)
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._discarded_bytes += len(data)
+            if self._lingers and self._discarded_bytes > LINGER_BYTES:
+                self.transport.close()
+            return
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        self._read_bytes = self._own_bytes = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as found:
+            self._read_without_upgrade(memoryview(data)[found.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse_unparsed()
+        if self._arriving:
+            self._await_rest()
+        self._load.add(self._read_bytes)
+
+    def _read_without_upgrade(self, rest: memoryview) -> None:
+        """Read on behind a head with an `Upgrade`, after that head once more without it.
+
+        The parser takes no body where it saw an `Upgrade`, and what follows for another protocol.
+        """
+        while True:
+            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            lines += [b"%b: %b" % line for line in self.headers if line[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
+            try:
+                self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as found:
+                rest = rest[found.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_unparsed()
+                return
+            else:
+                return
+
+    def _await_rest(self) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        self._arrived_bytes += self._own_bytes
+        self._earlier_reads += self._read_bytes
+        if self._after_chunk_head is not None:
+            self._after_chunk_head += self._own_bytes
+        head_bytes = self._arrived_bytes if self._in_head else self._after_chunk_head or 0
+        if head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
+            self._refuse(problem("header_too_large", _TOO_LARGE))
+            return
+        if not self._begun:
+            self._begun = self._since = self.loop.time()
+            self._bytes_before = 0
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.receive_seconds, self._check_arrival)
+
+    def _check_arrival(self) -> None:
+        """Cut off a request that takes too long to arrive, and a connection on which none was begun."""
+        self._timer = None
+        cycle: Any = self.cycle
+        if self.transport.is_closing() or not (self._arriving or cycle is None):
+            return
+        now = self.loop.time()
+        if self.flow.read_paused or (self._in_head and cycle is not None and not cycle.response_complete):
+            self._begun = self._since = now  # it is the service that takes its time, or answers an earlier request
+        whole = max(self.whole_request_seconds, self._load.largest_body_seconds)
+        end = min(self._since + self.receive_seconds, self._begun + whole)
+        if now >= end:
+            expected = self._bytes_before + self.receive_seconds * BYTES_PER_SECOND
+            if self._arrived_bytes < expected or now >= self._begun + whole:
+                self._cut_off()
+                return
+            self._since, self._bytes_before = now, self._arrived_bytes
+            end = min(now + self.receive_seconds, self._begun + whole)
+        self._timer = self.loop.call_at(end, self._check_arrival)
+
+    def _cut_off(self) -> None:
+        if self._arriving and (self._in_head or not self.cycle.response_started):
+            detail = (
+                f"A request must arrive at {BYTES_PER_SECOND} bytes a second or more, on average over "
+                f"{self.receive_seconds:g} seconds, and as a whole within minutes."
+            )
+            self._refuse(problem("request_timeout", detail))
+        else:
+            self.transport.close()
+
+    # Sending
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = UnreadAnswer(self._raw, self._load, self.send_seconds)
+        self._unread.pause()
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.resume()
+        super().resume_writing()
+        if self._completion_waits:
+            self._completion_waits = False
+            self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        self._joined.flush()
+        if self.flow.write_paused and not self.transport.is_closing():
+            self.flow.pause_reading()
+            self._completion_waits = True
+            return
+        if self._refused and not self.pipeline:
+            self.transport.close()
+        cycle: Any = self.cycle
+        if cycle.response_complete:  # an idle connection keeps nothing of its latest request
+            cycle.scope = None
+            cycle.body.clear()
+            if not self._in_head:
+                self.scope, self.headers = self._nothing, []
+        super().on_response_complete()
+
+    # Refusing
+
+    def _refuse_unparsed(self) -> None:
+        if not self._refused:
+            self._refuse(self._fault or problem("validation_error", _BAD_REQUEST))
+
+    def _refuse(self, details: ProblemDetails[str], *, has_cycle: bool | None = None) -> None:
+        """Answer a request with a problem, unless its answer has begun, or an earlier request waits for its own.
+
+        `has_cycle` says that it is the latest request that the application got: by default where it is still arriving.
+        """
+        cycle: Any = self.cycle
+        if has_cycle is None:
+            has_cycle = self._arriving and not self._in_head
+        request_id = self._log_refusal(details, has_cycle=has_cycle)
+        self._refused = True
+        if cycle is not None and not cycle.response_complete and (self.pipeline or not has_cycle):
+            if has_cycle:
+                self.pipeline.popleft()
+        elif has_cycle and cycle.response_started:
+            self.transport.close()
+        else:
+            self._raw.write(refusal(details, request_id))
+            self._hang_up()
+        self._arriving = self._in_head = False
+        self.parser = self._nothing
+        self.url, self.headers, self.scope = b"", [], self._nothing
+
+    def _hang_up(self) -> None:
+        """Close the connection once the peer had time to read (RFC 9112, 9.6); the application is told at once."""
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected, cycle.waiting_for_100_continue = True, False
+            cycle.message_event.set()
+        self.cycle, self._lingers = self._nothing, True
+        if self._raw.can_write_eof():
+            self._raw.write_eof()
+        self.flow.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.linger_seconds, self.transport.close)
+
+    def _log_refusal(self, details: ProblemDetails[str], *, has_cycle: bool) -> bytes:
+        """Log a refusal, and return the name of its request."""
+        request_id = http_request_id(dict(self.headers or ()))
+        if self._load.app is not None:
+            has_head = has_cycle or self._fault is not None
+            self._load.app.log_refusal(
+                status=details.status,
+                code=details.code,
+                http_request_id=request_id.decode(),
+                method=self.parser.get_method().decode() if has_head else None,
+                seconds=self.loop.time() - self._begun if self._begun else 0.0,
+            )
+        return request_id
+
+    # What it holds
+
+    def held_bytes(self) -> int:
+        """The bytes it holds of requests that are not complete or wait their turn, itself included."""
+        cycle: Any = self.cycle
+        held = CONNECTION_BYTES + HEADER_BYTES * len(self.headers or ())
+        if self._in_head or (self._arriving and not cycle.response_complete):
+            held += self._arrived_bytes
+        elif cycle is not None and not cycle.response_complete and not self.pipeline:
+            held += len(cycle.body) + min(self._earlier_reads + self._read_bytes, MAX_HEAD_BYTES)
+        return held + sum(REQUEST_BYTES + len(waiting.body) for waiting, _ in self.pipeline)
+
+    def held_since(self, now: float) -> float:
+        """When it became idle, its message began to arrive, or this first found its latest request at work."""
+        idle: Any = self.timeout_keep_alive_task
+        cycle: Any = self.cycle
+        if idle is not None:
+            since: float = idle.when() - self.timeout_keep_alive
+            return since
+        if self._arriving or cycle is None:
+            return self._begun or now
+        if self._found is not cycle:
+            self._found, self._found_at = cycle, now
+        return self._found_at
+
+    def give_up(self) -> None:
+        """Close the connection, with a 503 where a request waits for an answer that has not begun."""
+        cycle: Any = self.cycle
+        is_at_work = cycle is not None and not cycle.response_complete
+        if self.pipeline or self._refused or (is_at_work and cycle.response_started):
+            self._raw.abort()
+        elif self._in_head or is_at_work:
+            self._refuse(problem("unavailable", _BUSY), has_cycle=not self._in_head)
+        else:
+            self.transport.close()

@@ -114,7 +114,7 @@ def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, An
     summary, _, rest = (operation.handler.__doc__ or "").partition(". ")
     described: dict[str, Any] = {
         "operationId": _camel(operation.handler.__name__),
-        "summary": summary.rstrip("."),
+        "summary": " ".join(summary.split()).rstrip("."),
         "tags": [operation.tag],
         "parameters": _parameters(operation, schemas),
         "responses": _responses(operation),

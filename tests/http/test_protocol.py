@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
+from billing_service.http.connections.messages import CONTINUE, JoinedWrites
 from billing_service.http.connections.protocol import BoundedHttpProtocol
-from billing_service.http.connections.writes import CONTINUE, JoinedWrites
 from billing_service.settings import Settings
 from tests.calls import exchange, json_request, read_answer, request_head, usage
 from tests.services import Service, running_service

@@ -6,6 +6,7 @@ the longest (bytes x seconds): whoever stalls or trickles, rather than a newcome
 """
 
 import asyncio
+import logging
 from collections.abc import Collection
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -18,6 +19,8 @@ from billing_service.settings import Settings
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 BODY_BYTES_PER_SECOND = 64 * 1024
 MEASURE_EVERY_BYTES = 4 * 1024 * 1024
+BYTES_PER_SECOND = 8 * 1024
+_log = logging.getLogger(__name__)
 
 
 class ServedApp(Protocol):
@@ -68,27 +71,24 @@ class ConnectionLoad:
 
     Attributes:
         app: The application, None where it is not this service's.
+        unmeasured: The bytes that may have been added since the connections were last asked what they hold. Whoever
+            reads adds to them, and calls `measure` above MEASURE_EVERY_BYTES.
         largest_body_seconds: How long the largest body may take, which is at BODY_BYTES_PER_SECOND.
     """
 
     def __init__(self, connections: Collection[Any], app: ServedApp | None) -> None:
         self.app = app
         self.largest_body_seconds = app.settings.max_body_bytes / BODY_BYTES_PER_SECOND if app else 0.0
-        self._unmeasured = 0
+        self.unmeasured = 0
         self._connections: Collection[Receiving] = connections
         self._max_receiving, self._max_sending = _bounds(app)
         self._sending: set[Sending] = set()
         self._sending_bytes = 0
 
-    def add(self, size: int) -> None:
-        """So many bytes more may be held."""
-        self._unmeasured += size
-        if self._unmeasured > MEASURE_EVERY_BYTES:
-            self._measure(asyncio.get_running_loop().time())
-
-    def _measure(self, now: float) -> None:
+    def measure(self) -> None:
         """Ask all connections what they hold, and give up as many as it takes to get below the bound."""
-        self._unmeasured = 0
+        self.unmeasured = 0
+        now = asyncio.get_running_loop().time()
         held = {connection: connection.held_bytes() for connection in self._connections}
         excess = sum(held.values()) - self._max_receiving
         if excess <= 0:
@@ -132,3 +132,70 @@ def _bounds(app: ServedApp | None) -> tuple[int, int]:
     settings = app.settings
     # Below what the application takes at once, so that whoever stalls goes before anybody else is refused.
     return max(settings.max_receiving_bytes * 3 // 4, 2 * settings.max_body_bytes), settings.max_sending_bytes
+
+
+def is_too_slow(size: int, seconds: float) -> bool:
+    """Whether so many bytes in so many seconds are less than a peer must send, or take."""
+    return size < seconds * BYTES_PER_SECOND
+
+
+class UnreadAnswer:
+    """The part of a connection's answers that its receiver has not taken.
+
+    A receiver takes BYTES_PER_SECOND, on average over each period of `seconds`, or the connection is closed.
+
+    Attributes:
+        held: The bytes that were not taken when writing was paused; memory is free again when all of them were.
+        since: When writing was paused.
+    """
+
+    def __init__(self, transport: asyncio.Transport, load: ConnectionLoad, seconds: float) -> None:
+        self.held, self.since = 0, 0.0
+        self._transport = transport
+        self._load = load
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._left = 0  # at the start of the period, or at the start of the pause where that came later
+        self._taken = 0  # in earlier pauses of this period
+
+    def pause(self) -> None:
+        """The system takes no more at present."""
+        self.held = self._left = self._transport.get_write_buffer_size()
+        self.since = self._loop.time()
+        if self._timer is None:
+            self._begin_period()
+        self._load.hold(self, self.since)
+
+    def resume(self) -> None:
+        """The system has taken everything. The period goes on, so that pauses add up."""
+        self._load.release(self)
+        self._taken += self._left
+        self.held = 0
+
+    def give_up(self) -> None:
+        """Close the connection at once."""
+        _log.info("a connection was closed: its receiver left %d bytes of an answer", self.held)
+        self.end()
+        self._transport.abort()
+
+    def end(self) -> None:
+        """The connection is closed."""
+        self._load.release(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _begin_period(self) -> None:
+        self._taken = 0
+        self._timer = self._loop.call_later(self._seconds, self._end_period)
+
+    def _end_period(self) -> None:
+        self._timer = None
+        if not self.held:
+            return
+        left = self._transport.get_write_buffer_size()
+        if is_too_slow(self._taken + self._left - left, self._seconds):
+            self.give_up()
+            return
+        self._left = left
+        self._begin_period()

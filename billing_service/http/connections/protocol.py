@@ -8,8 +8,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billing_client.contract.wire import ProblemDetails
-from billing_service.http.connections.load import ConnectionLoad, connection_load
-from billing_service.http.connections.writes import BYTES_PER_SECOND, JoinedWrites, UnreadAnswer, refusal
+from billing_service.http.connections import messages
+from billing_service.http.connections.load import MEASURE_EVERY_BYTES, UnreadAnswer, connection_load, is_too_slow
 from billing_service.http.dispatch import http_request_id
 from billing_service.http.errors import problem
 
@@ -20,12 +20,12 @@ LINGER_BYTES = 1024 * 1024
 CONNECTION_BYTES = 9 * 1024  # what an idle connection takes, and what each header line and waiting request adds:
 HEADER_BYTES = 128
 REQUEST_BYTES = 4 * 1024
-LINE_BYTES = len(b": \r\n")
 _TOO_LARGE = (
     f"A request may have {MAX_HEADER_LINES} header lines at most, and {MAX_HEAD_BYTES} bytes in its line, headers and "
     "trailers. Send less."
 )
 _BUSY = "Too many requests arrive too slowly. Try again: a retry with the same Idempotency-Key is safe."
+_TOO_SLOW = "The request arrived too slowly, or stopped. Try again, with a smaller one on a slow line."
 _BAD_REQUEST = "This is not a valid HTTP/1.1 request."
 _NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
 
@@ -67,19 +67,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _unread: UnreadAnswer | None = None
     _completion_waits = False
     _fault: ProblemDetails[str] | None = None
-    _found: Any = None
-    _found_at = 0.0
+    _found: tuple[Any, float] = (None, 0.0)  # a request at work, and when it was found
     _nothing: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        self._load: ConnectionLoad = connection_load(self.server_state, self.config)
+        self._load = connection_load(self.server_state, self.config)
         self._raw = transport
-        self._joined = JoinedWrites(transport)
+        self._joined = messages.JoinedWrites(transport)
         super().connection_made(cast("asyncio.Transport", self._joined))  # it has all that uvicorn uses of one
         transport.set_write_buffer_limits(0)  # all that the system does not take at once counts as unread
         self._begun = self._since = self.loop.time()
         self._timer = self.loop.call_later(self.receive_seconds, self._check_arrival)
-        self._load.add(CONNECTION_BYTES)
+        self._load.unmeasured += CONNECTION_BYTES
+        if self._load.unmeasured > MEASURE_EVERY_BYTES:
+            self._load.measure()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -153,14 +154,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._read_bytes += REQUEST_BYTES
 
     def _check_head(self) -> None:
-        if self._head_size() > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
+        if messages.head_size(self.url, self.headers) > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
             raise self._stop("header_too_large", _TOO_LARGE)
 
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + LINE_BYTES for name, value in self.headers)
-
     def _drop_trailer(self, name: bytes, value: bytes) -> None:
-        self._trailer_bytes = (self._trailer_bytes or self._head_size()) + len(name) + len(value) + LINE_BYTES
+        before = self._trailer_bytes or messages.head_size(self.url, self.headers)
+        self._trailer_bytes = before + len(name) + len(value) + messages.LINE_BYTES
         if self._trailer_bytes > MAX_HEAD_BYTES:
             raise self._stop("header_too_large", _TOO_LARGE)
 
@@ -169,16 +168,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.url == b"*":
             return
         try:
-            target = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError as error:
+            authority, self.url = messages.split_address(self.url)
+        except ValueError as error:
             raise self._stop("validation_error", _NO_PROXY) from error
-        if target.schema.lower() not in (b"http", b"https") or not target.host or target.userinfo:
-            raise self._stop("validation_error", _NO_PROXY)
-        port: int | None = target.port
-        host = b"[%b]" % target.host if b":" in target.host else target.host
-        authority = host if port is None else b"%b:%d" % (host, port)
         self.headers[:] = [(b"host", authority), *(line for line in self.headers if line[0] != b"host")]
-        self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
 
     def _stop(self, code: str, detail: str) -> _HeadRefusedError:
         self._fault = problem(code, detail)
@@ -204,7 +197,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse_unparsed()
         if self._arriving:
             self._await_rest()
-        self._load.add(self._read_bytes)
+        load = self._load
+        load.unmeasured += self._read_bytes
+        if load.unmeasured > MEASURE_EVERY_BYTES:
+            load.measure()
 
     def _read_without_upgrade(self, rest: memoryview) -> None:
         """Read on behind a head with an `Upgrade`, after that head once more without it.
@@ -212,12 +208,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         The parser takes no body where it saw an `Upgrade`, and what follows for another protocol.
         """
         while True:
-            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-            lines += [b"%b: %b" % line for line in self.headers if line[0] != b"upgrade"]
+            head = messages.without_upgrade(self.parser, self.url, self.headers)
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
             try:
-                self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+                self.parser.feed_data(head)
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as found:
                 rest = rest[found.args[0] :]
@@ -253,24 +248,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if self.flow.read_paused or (self._in_head and cycle is not None and not cycle.response_complete):
             self._begun = self._since = now  # it is the service that takes its time, or answers an earlier request
-        whole = max(self.whole_request_seconds, self._load.largest_body_seconds)
-        end = min(self._since + self.receive_seconds, self._begun + whole)
-        if now >= end:
-            expected = self._bytes_before + self.receive_seconds * BYTES_PER_SECOND
-            if self._arrived_bytes < expected or now >= self._begun + whole:
+        last = self._begun + max(self.whole_request_seconds, self._load.largest_body_seconds)
+        if now >= min(last, self._since + self.receive_seconds):
+            if now >= last or is_too_slow(self._arrived_bytes - self._bytes_before, self.receive_seconds):
                 self._cut_off()
                 return
             self._since, self._bytes_before = now, self._arrived_bytes
-            end = min(now + self.receive_seconds, self._begun + whole)
-        self._timer = self.loop.call_at(end, self._check_arrival)
+        self._timer = self.loop.call_at(min(last, self._since + self.receive_seconds), self._check_arrival)
 
     def _cut_off(self) -> None:
         if self._arriving and (self._in_head or not self.cycle.response_started):
-            detail = (
-                f"A request must arrive at {BYTES_PER_SECOND} bytes a second or more, on average over "
-                f"{self.receive_seconds:g} seconds, and as a whole within minutes."
-            )
-            self._refuse(problem("request_timeout", detail))
+            self._refuse(problem("request_timeout", _TOO_SLOW))
         else:
             self.transport.close()
 
@@ -291,20 +279,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        self._joined.flush()
-        if self.flow.write_paused and not self.transport.is_closing():
-            self.flow.pause_reading()
+        if self._joined.head:
+            self._joined.flush()
+        flow, is_closing = self.flow, self.transport.is_closing()
+        if flow.write_paused and not is_closing:
+            flow.pause_reading()
             self._completion_waits = True
             return
-        if self._refused and not self.pipeline:
-            self.transport.close()
         cycle: Any = self.cycle
         if cycle.response_complete:  # an idle connection keeps nothing of its latest request
             cycle.scope = None
-            cycle.body.clear()
+            if cycle.body:
+                cycle.body.clear()
             if not self._in_head:
                 self.scope, self.headers = self._nothing, []
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if is_closing:
+            return
+        if flow.read_paused:
+            flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refused:
+            self.transport.close()
+        else:
+            seconds, close = self.timeout_keep_alive, self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, close)
 
     # Refusing
 
@@ -328,7 +328,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif has_cycle and cycle.response_started:
             self.transport.close()
         else:
-            self._raw.write(refusal(details, request_id))
+            self._raw.write(messages.refusal(details, request_id))
             self._hang_up()
         self._arriving = self._in_head = False
         self.parser = self._nothing
@@ -383,9 +383,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return since
         if self._arriving or cycle is None:
             return self._begun or now
-        if self._found is not cycle:
-            self._found, self._found_at = cycle, now
-        return self._found_at
+        if self._found[0] is not cycle:
+            self._found = cycle, now
+        return self._found[1]
 
     def give_up(self) -> None:
         """Close the connection, with a 503 where a request waits for an answer that has not begun."""

@@ -1,0 +1,87 @@
+"""HTTP messages as bytes: an address and what it names, a head without its `Upgrade`, refusals, and joined writes."""
+
+import asyncio
+from collections.abc import Iterable
+
+import httptools
+import msgspec
+
+from billing_client.contract.wire import ProblemDetails
+from billing_service.http.errors import PROBLEM_TYPE, RETRY_AFTER_SECONDS, SAFE_HEADERS
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LINE_BYTES = len(b": \r\n")
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def head_size(target: bytes, headers: Headers) -> int:
+    """The bytes of a head, as far as they count for its bound."""
+    return len(target) + sum(len(name) + len(value) + LINE_BYTES for name, value in headers)
+
+
+def without_upgrade(parser: httptools.HttpRequestParser, target: bytes, headers: Headers) -> bytes:
+    """The head that was parsed last, without its `Upgrade` lines."""
+    lines = [b"%b %b HTTP/%b" % (parser.get_method(), target, parser.get_http_version().encode())]
+    lines += [b"%b: %b" % line for line in headers if line[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def split_address(target: bytes) -> tuple[bytes, bytes]:
+    """The authority of an `http://` or `https://` address, and its path with the query (RFC 9112, section 3.2.2).
+
+    Raises ValueError for any other target.
+    """
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError as error:
+        raise ValueError("not an address") from error
+    if url.schema.lower() not in (b"http", b"https") or not url.host or url.userinfo:
+        raise ValueError("not an address that can be served")
+    port: int | None = url.port
+    host = b"[%b]" % url.host if b":" in url.host else url.host
+    authority = host if port is None else b"%b:%d" % (host, port)
+    return authority, (url.path or b"/") + (b"?" + url.query if url.query else b"")
+
+
+def refusal(details: ProblemDetails[str], request_id: bytes) -> bytes:
+    """The answer to a request that no application sees; it closes its connection."""
+    body = msgspec.json.encode(details)
+    headers = {"Content-Type": PROBLEM_TYPE, "Content-Length": len(body), "Connection": "close", **SAFE_HEADERS}
+    headers["X-Request-Id"] = request_id.decode()
+    if details.code == "unavailable":
+        headers["Retry-After"] = RETRY_AFTER_SECONDS
+    lines = [f"HTTP/1.1 {details.status} {details.title}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class JoinedWrites:
+    """A connection on which the head of an answer waits for what follows it, so that both go out in one write.
+
+    uvicorn writes them apart, and every write wakes the caller: 79 to 66 µs a request.
+    """
+
+    __slots__ = ("_transport", "get_extra_info", "head", "is_closing", "pause_reading", "resume_reading")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.head = b""  # that waits
+        self.get_extra_info, self.is_closing = transport.get_extra_info, transport.is_closing
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if self.head:
+            head, self.head = self.head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 ") and data != CONTINUE:
+            self.head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that nothing follows."""
+        if self.head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()

@@ -89,24 +89,23 @@ class ApiRequest(Request):
             await self.services.rate_limits.count_records(self.address, key_id, records, self.standings)
 
     async def _receive_body(self, limit: int) -> bytes:
-        chunks, size, more = [], 0, True
+        body, more = bytearray(), True  # one piece: a list of tiny chunks takes twenty times their bytes
         try:
             while more:  # does what `self.stream()` does, which takes 0.8 µs longer for a body in one piece
                 message = await self.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
                 chunk, more = message["body"], message["more_body"]
-                size += len(chunk)
-                if more or size > min(SMALL_BODY_BYTES, limit):
-                    self._hold(size, limit)
-                chunks.append(chunk)
+                body += chunk
+                if more or len(body) > min(SMALL_BODY_BYTES, limit):
+                    self._hold(len(body), limit)
         except ProblemError as error:  # see `_discard` for why the rest of the body is read first
-            chunks.clear()
+            body.clear()
             self.release_body()
             if more:
                 await _discard(self.stream(), limit)
             raise ProblemError(error.details, {**(error.headers or {}), "Connection": "close"}) from error
-        return b"".join(chunks)
+        return bytes(body)
 
     def _hold(self, size: int, limit: int) -> None:
         """Charge a body that now has `size` bytes to the body budget. Raises ProblemError (413, 503)."""

@@ -148,12 +148,16 @@ def _end_orphans(folder: Path) -> None:
 
 def _remove_lock_files(folder: Path) -> None:
     """Remove the lock files of a killed server. PostgreSQL respects them while their process is a zombie."""
+    if find_postmaster(folder) is not None:
+        return
     lock = folder / "postmaster.pid"
-    if lock.exists() and find_postmaster(folder) is None:
+    socket_locks = list(folder.glob(".s.PGSQL.*.lock"))  # where its socket is, unless the path is too long for one
+    if lock.exists():
         lines = lock.read_text().splitlines()
         if len(lines) > 4 and lines[4]:  # the fourth line is its port, the fifth the folder of its socket
-            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
+            socket_locks.append(Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock")
+    for file in (*socket_locks, lock):
+        file.unlink(missing_ok=True)
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:

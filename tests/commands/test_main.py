@@ -11,6 +11,7 @@ import billing_client
 from billing_service.commands.main import COMMANDS, cli
 from tests.commands import failure, failure_of_process, run_command, run_process
 from tests.databases import execute, run
+from tests.programs import UNMEASURED
 from tests.services import free_port
 
 HTTP_SERVER = {"uvicorn", "starlette", "prometheus_client", "jinja2", "structlog"}
@@ -43,7 +44,7 @@ def test_an_unknown_command_is_a_usage_error(tmp_path: Path) -> None:
 
 def imported(folder: Path, *arguments: str, **environment: str) -> set[str]:
     """The top-level packages that a command imports until it ends well."""
-    code, output = run_process(folder, *arguments, PYTHONPROFILEIMPORTTIME="1", **environment)
+    code, output = run_process(folder, *arguments, PYTHONPROFILEIMPORTTIME="1", **UNMEASURED, **environment)
     assert code == 0, output
     return set(re.findall(r"^import time: .*\| +(\w+)", output, re.MULTILINE))
 

@@ -13,6 +13,10 @@ ALTER TABLE customers ADD CONSTRAINT customers_created_by_check CHECK (octet_len
 ALTER TABLE usage_voids ADD COLUMN voided_for text;
 
 -- As before, with the keys that recorded.
+-- An answer that says "it is recorded already" waits for the standbys as a commit does. A record can be visible before they
+-- have it: after its wait was cancelled, or after the primary restarted. A transaction that writes nothing waits for nothing,
+-- so one that finds everything recorded writes a message to the log that decodes to nothing: its commit lies behind all it
+-- saw. A transaction that records something waits anyway.
 CREATE FUNCTION record_usage(
     all_new boolean,
     customer_ids text[],
@@ -56,6 +60,10 @@ BEGIN
             array_agg(price_per_unit::text), array_agg(occurred_at)
         INTO customer_ids, request_ids, services, units, prices, occurred
         FROM fresh;
+        IF request_ids IS NULL THEN
+            PERFORM pg_logical_emit_message(true, 'billing', '');
+            RETURN ARRAY[]::bytea[];
+        END IF;
     END IF;
     INSERT INTO usage_rollups AS rollup (customer_id, bucket_minutes, bucket, service, records, units, amount)
     SELECT customer_id, bucket_minutes, date_bin(length, occurred_at, timestamptz '2000-01-01T00:00:00Z') AS bucket, service,
@@ -73,7 +81,7 @@ BEGIN
         records = rollup.records + excluded.records,
         units = rollup.units + excluded.units,
         amount = rollup.amount + excluded.amount;
-    RETURN CASE WHEN NOT all_new THEN coalesce(request_ids, ARRAY[]::bytea[]) END;
+    RETURN CASE WHEN NOT all_new THEN request_ids END;
 END
 $$;
 
@@ -101,6 +109,7 @@ BEGIN
     )
     ON CONFLICT (customer_id, request_id) DO NOTHING;
     IF NOT FOUND THEN
+        PERFORM pg_logical_emit_message(true, 'billing', '');
         RETURN false;
     END IF;
     INSERT INTO usage_rollups AS rollup (customer_id, bucket_minutes, bucket, service, records, units, amount)

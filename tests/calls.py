@@ -4,6 +4,7 @@ import io
 import json
 import socket
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -38,6 +39,14 @@ CODES = {
     "unavailable": 503,
 }
 JSON_TYPE = {"Content-Type": "application/json"}
+# The service knows the database's time as exactly as a query is fast: on a busy machine, within a second.
+CLOCKS_AGREE = timedelta(seconds=1)
+
+
+def is_now(instant: str | datetime, since: datetime) -> bool:
+    """Whether the service's `instant` lies between `since`, on this machine's clock, and now."""
+    instant = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
+    return since - CLOCKS_AGREE <= instant <= datetime.now(UTC) + CLOCKS_AGREE
 
 
 class Answer(NamedTuple):

@@ -18,6 +18,7 @@ from billing_client import (
     ValidationError,
 )
 from billing_client.contract.identity import event_request_id, usage_request_id
+from tests.calls import is_now
 from tests.client.answers import USAGE, as_read
 
 AN_HOUR_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
@@ -31,7 +32,7 @@ async def test_new_usage_is_recorded(client: BillingSystemClient, customer_id: s
     assert (record.units_consumed, record.price_per_unit) == (Decimal("1.5"), Decimal("0.02"))
     assert record.amount == Decimal("0.03")
     assert record.occurred_at == AN_HOUR_AGO
-    assert AN_HOUR_AGO < record.recorded_at <= datetime.now(UTC)
+    assert is_now(record.recorded_at, since=AN_HOUR_AGO)
     assert record.voided_at is None
     stored = await client.get_usage(customer_id=customer_id, request_id=record.request_id)
     assert stored == as_read(record)

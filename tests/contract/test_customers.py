@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from billing_client.contract.identity import new_customer_id
-from tests.calls import exchange, get, given_customer, json_request, key, post, request_head, send
+from tests.calls import exchange, get, given_customer, is_now, json_request, key, post, request_head, send
 from tests.services import Service
 
 MANY = 100
@@ -43,7 +43,7 @@ async def test_a_new_customer(http: aiohttp.ClientSession) -> None:
     assert customer.keys() == {"id", "name", "createdAt", "updatedAt"}
     assert (customer["id"], customer["name"]) == ("acme", "Acme")
     assert customer["createdAt"] == customer["updatedAt"]
-    assert before <= datetime.fromisoformat(customer["createdAt"]) <= datetime.now(UTC)
+    assert is_now(customer["createdAt"], since=before)
     assert customer["createdAt"].endswith("Z")
     assert (await get(http, "/customers/acme")).require(200) == customer
 

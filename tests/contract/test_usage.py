@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.calls import exchange, get, given_customer, json_request, key, post, request_head, stored, usage
+from tests.calls import exchange, get, given_customer, is_now, json_request, key, post, request_head, stored, usage
 from tests.client.contract.test_identity import plain_decimals
 from tests.services import Service
 
@@ -47,7 +47,7 @@ async def test_new_usage_is_recorded(shared_http: aiohttp.ClientSession, custome
     assert (record["customerId"], record["service"]) == (customer, "storage")
     assert (record["unitsConsumed"], record["pricePerUnit"], record["amount"]) == ("1.5", "0.02", "0.03")
     assert (record["eventId"], record["voidedAt"]) == (None, None)
-    assert before <= datetime.fromisoformat(record["recordedAt"]) <= datetime.now(UTC)
+    assert is_now(record["recordedAt"], since=before)
     assert record["occurredAt"] == record["recordedAt"]
     assert answer.headers["Location"] == f"/customers/{customer}/usage/{record['requestId']}"
     assert (await get(shared_http, answer.headers["Location"])).require(200) == record

@@ -1,4 +1,4 @@
-"""The pool of connections, and one beside it."""
+"""The connection pool, and a dedicated connection for the group commit."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,17 +33,17 @@ __all__ = [
 T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-IDLE_SECONDS = 300.0  # then a connection is replaced, since what lies between may have forgotten it
-TURNS_OF = 4  # one connection of so many may be held by an export
-READS_OF_THREE = 2  # of three connections so many may be held by reads; the rest are for writes and API keys
-PARTING_SECONDS = 1.0  # for the database to take note that a statement is given up, or a connection
+IDLE_SECONDS = 300.0  # An idle connection is then replaced: a firewall or proxy in between may have dropped it.
+TURNS_OF = 4  # All exports together hold at most one in so many connections.
+READS_OF_THREE = 2  # Reads hold at most so many of every three connections; writes and API keys use the rest.
+PARTING_SECONDS = 1.0  # How long the database has to confirm a cancelled statement or a closed connection.
 
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection of one's own, for a command.
+    """Open a connection outside the pool, for a command.
 
-    Raises what asyncpg raises, and DatabaseUnavailableError where something was committed on the primary alone.
+    Raises what asyncpg raises, and DatabaseUnavailableError if a commit did not reach the standbys it waits for.
     """
     connection = await Hosts(settings).connect(**_options(settings))
     try:
@@ -55,14 +55,14 @@ async def connected(settings: Settings) -> AsyncIterator["asyncpg.Connection[asy
 
 def _options(settings: Settings) -> dict[str, Any]:
     name = {"application_name": "billing-service"}
-    if settings.pgbouncer:  # it takes no settings that it does not know
+    if settings.pgbouncer:  # PgBouncer refuses settings that it does not know.
         return {"connection_class": PgBouncerConnection, "server_settings": name, "statement_cache_size": 0}
-    warnings = {"client_min_messages": "warning"}  # a cancelled wait for a standby is told in one
+    warnings = {"client_min_messages": "warning"}  # PostgreSQL reports a cancelled wait for a standby as a warning.
     return {"connection_class": PooledConnection, "server_settings": name | warnings}
 
 
 class PoolUse(NamedTuple):
-    """How many connections are in use, open and idle, waited for, and allowed."""
+    """How many connections are in use, idle, waited for, and allowed."""
 
     busy: int
     idle: int
@@ -71,7 +71,7 @@ class PoolUse(NamedTuple):
 
 
 class Database:
-    """Connections that are opened when first needed and replaced when lost: a pool, and one beside it that is kept."""
+    """A pool and one dedicated connection. Connections are opened when first needed and replaced when lost."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -87,9 +87,9 @@ class Database:
         self._reads = asyncio.Semaphore(max(1, settings.pool_size * READS_OF_THREE // 3))
 
     async def open(self) -> None:
-        """Make the pool. It connects at first use, so the service starts while the database is away."""
+        """Make the pool. It connects at first use, so the service can start before the database."""
         self._pool = await asyncpg.create_pool(
-            connect=self._hosts.connect,
+            connect=self._connect,
             min_size=0,
             max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=IDLE_SECONDS,
@@ -100,7 +100,7 @@ class Database:
         self._hosts.watch(_options(self._settings))
 
     async def close(self) -> None:
-        """Close the connections, in order where the database takes part, else without it."""
+        """Close the connections. If the database does not answer, they are dropped."""
         await self._hosts.close()
         await self._part()
         self._kept_deadlines.close()
@@ -109,18 +109,30 @@ class Database:
                 async with asyncio.timeout(PARTING_SECONDS):
                     await self._pool.close()
 
-    def connection(self) -> AbstractAsyncContextManager["Connection"]:
-        """A connection of one's own for a write or an API key, for the block.
+    async def _connect(self, *_: object, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        """Connect. Every refusal of a server counts as an outage: it says nothing about the request that is waiting.
 
-        The block is cut off after `database_timeout` and ends within PARTING_SECONDS more, whether or not the database
-        answers. Raises DatabaseUnavailableError.
+        A standby that is behind, for example, does not know a new database yet. Raises DatabaseUnavailableError.
+        """
+        try:
+            return await self._hosts.connect(**options)
+        except asyncpg.PostgresError as error:
+            raise DatabaseUnavailableError(str(error)) from error
+
+    def connection(self) -> AbstractAsyncContextManager["Connection"]:
+        """Lend a connection for a write or an API key, for the length of the block.
+
+        The block is cancelled after `database_timeout` and ends at most PARTING_SECONDS later, whether or not the
+        database answers. Raises DatabaseUnavailableError.
         """
         return self._connection(self._now() + self._settings.database_timeout)
 
     @asynccontextmanager
     async def read_connection(self, *, is_large: bool = False) -> AsyncIterator["Connection"]:
-        """As `connection`, for a read. All reads together leave some connections to writes, so these never wait for
-        them. A large read, whose time grows with what it reads, is cut off after `read_timeout`."""
+        """As `connection`, for a read. Reads never take the whole pool, so writes do not wait for them.
+
+        A large read takes longer the more it reads. It is cancelled after `read_timeout`.
+        """
         seconds = self._settings.read_timeout if is_large else self._settings.database_timeout
         cut_off = self._now() + seconds
         with unavailable_if_away():
@@ -135,7 +147,7 @@ class Database:
     @asynccontextmanager
     async def _connection(self, cut_off: float) -> AsyncIterator["Connection"]:
         if self._pool is None:
-            raise RuntimeError("open() comes first")
+            raise RuntimeError("Call open() first.")
         self._users += 1
         try:
             with unavailable_if_away():
@@ -146,8 +158,8 @@ class Database:
                     finally:
                         self._in_use.discard(connection)
         except DatabaseUnavailableError as error:
-            self._kept_until = 0.0  # what befell one connection may have befallen all
-            if is_read_only(error):  # no other connection leads elsewhere
+            self._kept_until = 0.0  # What broke one connection may have broken all.
+            if is_read_only(error):  # Every connection of the pool leads to the same standby.
                 await self._pool.expire_connections()
             raise
         finally:
@@ -155,21 +167,21 @@ class Database:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[tuple["Connection", float]]:
-        """A connection for a part of an export, in a transaction, and when to give it back, on the loop's clock: well
-        before it is cut off. All exports together hold one connection in TURNS_OF.
+        """Lend a connection for one part of an export, in a read-only transaction.
 
-        Raises DatabaseUnavailableError.
+        Yields the connection and the time, on the loop's clock, at which to give it back. All exports together hold
+        at most one connection in TURNS_OF. Raises DatabaseUnavailableError.
         """
         async with self._turns:
-            end = self._now() + self._settings.database_timeout / 2  # the wait for one counts too
+            end = self._now() + self._settings.database_timeout / 2  # This includes the wait for a connection.
             async with self.read_connection() as connection, connection.transaction(readonly=True):
                 yield connection, end
 
     async def on_kept_connection(self, work: Callable[["Connection"], Awaitable[T]]) -> T:
-        """Do some work on the connection beside the pool, for one user who waits for one work to end before the next.
+        """Run `work` on the dedicated connection. Only one caller may use it, one call after the other.
 
-        To take a connection from the pool and give it back costs more CPU time than a small statement does, and a
-        timer of its own 2 µs more than one for all. Raises DatabaseUnavailableError.
+        Taking a connection from the pool and giving it back costs more CPU time than a small statement, and a timer for
+        each call costs 2 µs more than one shared by all. Raises DatabaseUnavailableError.
         """
         try:
             with Limit(self._kept_deadlines):
@@ -191,13 +203,13 @@ class Database:
             self._kept.terminate()
         self._kept_until = now + IDLE_SECONDS
         if self._kept is None or self._kept.is_closed():
-            self._kept = await self._hosts.connect(**_options(self._settings))
-            self._kept_wait = StandbyWait()  # the last one's connection may yet say that its wait was given up
+            self._kept = await self._connect(**_options(self._settings))
+            self._kept_wait = StandbyWait()  # The old connection may still report a cancelled wait.
             self._kept_wait.watch(self._kept)
         return self._kept
 
     async def _abandon(self) -> None:
-        """Give up all connections at once, and what is under way on them: they lead to an older primary."""
+        """Drop all connections at once, with the statements on them: they lead to an older primary."""
         if self._pool is not None:
             await self._pool.expire_connections()
         for connection in list(self._in_use):
@@ -206,7 +218,7 @@ class Database:
             self._kept.terminate()
 
     async def _part(self) -> None:
-        """Give the kept connection up, once the database took note of what it was told last."""
+        """Close the dedicated connection, once the database has answered its last statement."""
         kept, self._kept = self._kept, None
         if kept is not None:
             with suppress(DatabaseUnavailableError), unavailable_if_away():
@@ -217,9 +229,9 @@ class Database:
         return asyncio.get_running_loop().time()
 
     def use(self) -> PoolUse:
-        """How the connections are used at this moment."""
+        """How the connections are used now."""
         if self._pool is None:
-            raise RuntimeError("open() comes first")
+            raise RuntimeError("Call open() first.")
         idle = self._pool.get_idle_size()
         busy = self._pool.get_size() - idle
         return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
@@ -227,14 +239,14 @@ class Database:
 
 @asynccontextmanager
 async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
-    """A connection of the pool, given back even where the database never says that it gave up a statement."""
+    """Lend a connection of the pool. It is returned even if the database never confirms a cancelled statement."""
     connection = await pool.acquire()
     end = asyncio.get_running_loop().call_at(cut_off + PARTING_SECONDS, connection.terminate)
     try:
         with waits_for_standbys(connection):
             yield connection
     except asyncio.CancelledError:
-        if asyncio.get_running_loop().time() >= cut_off:  # where one fell silent, the idle ones may have too
+        if asyncio.get_running_loop().time() >= cut_off:  # The idle connections may have gone silent too.
             await pool.expire_connections()
         raise
     finally:
@@ -245,4 +257,4 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Spare the round trip that would reset a session: nothing here ever changes one."""
+    """Skip the round trip that would reset the session: nothing here changes its state."""

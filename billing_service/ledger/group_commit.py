@@ -1,4 +1,4 @@
-"""Many waiting calls, one statement: what arrives while a commit is under way goes together into the next one."""
+"""Group commit: records that arrive during a commit are written together by the next one."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ from billing_service.ledger.records import UsageWriter, decide_dry_run
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.tracing import OFF, Traces
 
-_Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # and where in a trace the call is
+_Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # The last is the call's place in a trace.
 
-# a record's fields are bounded, so that it takes 3 KB at the most: rows bound bytes too
+# The fields of a record are bounded, so one takes at most 3 KB. A bound in records is also a bound in bytes.
 GROUP_RECORDS = 1_000
 ANSWERS_AT_ONCE = 16
 
@@ -55,7 +55,7 @@ class GroupCommit:
         future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         place = self._traces.place() if self._traces.is_on else None
         self._waiting.append((submission, future, place))
-        if self._writer is None:  # it goes on for other callers, so it takes over nothing of this one's context
+        if self._writer is None:  # The task also serves other callers, so it gets an empty context.
             self._writer = asyncio.create_task(self._write(), context=Context())
         return await future
 
@@ -69,12 +69,12 @@ class GroupCommit:
         return decisions
 
     async def dry_run_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
-        """Say what would become of a batch; nothing is written. Raises DatabaseUnavailableError."""
+        """Say what recording a batch would do. Nothing is written. Raises DatabaseUnavailableError."""
         async with self._database.connection() as connection:
             return await decide_dry_run(connection, submissions)
 
     async def drain(self, timeout: float) -> None:
-        """Wait until everything that was taken is recorded, for so many seconds at most."""
+        """Wait until every accepted record is written, for at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._writer is not None:
@@ -82,7 +82,7 @@ class GroupCommit:
 
     @property
     def queued(self) -> int:
-        """How many single submissions wait."""
+        """How many single submissions are waiting."""
         return len(self._waiting)
 
     async def _write(self) -> None:
@@ -92,7 +92,7 @@ class GroupCommit:
                 self._metrics.waited((self._clock.now() - group[0][0].record.recorded_at).total_seconds())
                 try:
                     await self._write_group(group)
-                except DatabaseUnavailableError as error:  # what waits would meet the same, one group after the other
+                except DatabaseUnavailableError as error:  # The waiting ones would fail too, group by group.
                     waiting, self._waiting = self._waiting, []
                     _fail(group + waiting, error)
         finally:
@@ -110,9 +110,9 @@ class GroupCommit:
         except asyncpg.PostgresError as error:
             if len(group) == 1:
                 _fail(group, error)
-            for waiting in group if len(group) > 1 else []:  # whichever it was, it fails alone
+            for waiting in group if len(group) > 1 else []:  # The one at fault then fails alone.
                 await self._write_group([waiting])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to each call of the group
+        except Exception as error:  # noqa: BLE001 - every call of the group must get an answer
             _fail(group, error)
         else:
             self._metrics.committed("single", decisions, time.perf_counter() - started)
@@ -120,14 +120,15 @@ class GroupCommit:
 
 
 def _answer(answers: "Iterator[tuple[asyncio.Future[Decision], Decision]]") -> None:
-    """Answer the calls of a group, some at a time, and look in between at what else has come.
+    """Answer the calls of a group, ANSWERS_AT_ONCE at a time, and let the event loop run in between.
 
-    Callers answered all at once come back all at once, and go together into one group again: PostgreSQL then rests
-    while the service works, and the other way round. At 64 connections: 13,500 to 15,000 records a second.
+    Callers answered all at once send their next records all at once, which form one group again: PostgreSQL then idles
+    while the service works, and the service idles while PostgreSQL works. At 64 connections, this raises throughput
+    from 13,500 to 15,000 records a second.
     """
     some = list(islice(answers, ANSWERS_AT_ONCE))
     for future, verdict in some:
-        if not future.done():  # done already where the caller went away
+        if not future.done():  # It is done already if the caller went away.
             future.set_result(verdict)
     if len(some) == ANSWERS_AT_ONCE:
         asyncio.get_running_loop().call_soon(_answer, answers)

@@ -1,4 +1,4 @@
-"""Takes samples for the metrics that no event tells of: how full queue and pool are, what other processes recorded."""
+"""Samples the gauges: how full the queue and the pool are, the clock skew, and what a commit waits for."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ _log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
 CLOCK_SECONDS = 60.0
-FIRST_CLOCK_SECONDS = 1.0  # until the database answered once
+FIRST_CLOCK_SECONDS = 1.0  # Until the first synchronisation succeeds.
 
 
 class Queue(Protocol):
-    """What single records wait in."""
+    """The queue of single records."""
 
     @property
     def queued(self) -> int:
@@ -51,7 +51,7 @@ class Sampler:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Look at the database's clock and durability, for at most PARTING_SECONDS, then sample in the background."""
+        """Read the database's clock and durability, for at most PARTING_SECONDS, then sample in the background."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._synchronise_clock()
@@ -64,7 +64,7 @@ class Sampler:
         ]
 
     async def stop(self) -> None:
-        """Take the last sample, and save what was not saved yet, for at most PARTING_SECONDS."""
+        """Take a last sample and save what is not saved yet, for at most PARTING_SECONDS."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,11 +86,11 @@ class Sampler:
         try:
             await self._metrics.silence.synchronise(self._database)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-            _log.warning("when each service was last active is not saved yet: %s", error)
+            _log.warning("the last activity of each service could not be saved yet: %s", error)
 
     async def _look_at_durability(self) -> None:
-        """Tell what a commit waits for, in the log when that is other than before."""
-        with suppress(DatabaseUnavailableError, asyncpg.PostgresError):  # calls and /readyz say so
+        """Read what a commit waits for. Log it when it changes."""
+        with suppress(DatabaseUnavailableError, asyncpg.PostgresError):  # Requests and /readyz report this fault.
             async with self._database.read_connection() as connection:
                 durability = await read_durability(connection)
             self._metrics.durability(durability)
@@ -110,7 +110,7 @@ class Sampler:
             async with self._database.connection() as connection:
                 await self._clock.synchronise(connection)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-            if self._reads_clock:  # said once, not every time
+            if self._reads_clock:  # Log the fault once, not every time.
                 _log.warning("the database's clock cannot be read: %s", error)
             self._reads_clock = False
             return

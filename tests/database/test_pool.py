@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -60,6 +61,16 @@ async def test_a_service_starts_before_its_database_and_outlives_its_stop(
             (await get(http, "/readyz")).require(200)
             (await get(http, "/customers")).require(200)
             server.stop()
+
+
+async def test_a_missing_database_is_an_outage(settings: Settings) -> None:
+    missing = re.sub(r"/billing_\w+", "/not_there", settings.database_url or "")
+    with running_service(msgspec.structs.replace(settings, database_url=missing)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            assert_unavailable(await get(http, "/readyz"))
+            assert_unavailable(await get(http, "/customers"))
+            assert_unavailable(await post(http, "/usage", usage()))
+            assert_unavailable(await post(http, "/usage/batch", {"records": [usage()]}))
 
 
 async def test_a_crash_of_the_database_loses_nothing_that_was_acknowledged(

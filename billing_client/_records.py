@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from billing_client.contract import wire
+from billing_client.contract.statements import structs
 
 DecimalLike: TypeAlias = Decimal | int | str
 """A number that holds its decimal digits exactly. A float does not, and is refused."""
@@ -84,7 +85,7 @@ class CustomerSummary(wire.CustomerSummary[Decimal], frozen=True):
     """What the usage of one of many customers adds up to: `customer_id`, and `groups` and `total` as in Summary."""
 
 
-class Statement(wire.Statement[Decimal], frozen=True):
+class Statement(structs.Statement[Decimal], frozen=True):
     """A customer's month, line by line.
 
     Attributes:

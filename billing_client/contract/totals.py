@@ -4,14 +4,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from billing_client.contract.decimals import difference, round_half_up, total
-from billing_client.contract.wire import (
-    LineChange,
-    StatementLine,
-    StatementTotal,
-    SummaryGroup,
-    SummaryTotal,
-    TotalChange,
-)
+from billing_client.contract.statements.structs import LineChange, StatementLine, StatementTotal, TotalChange
+from billing_client.contract.wire import SummaryGroup, SummaryTotal
 
 _NOTHING = SummaryTotal(records=0, units="0", amount="0")
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from billing_client.contract.periods import read_statement_query
 from billing_client.contract.query_parameters import STATEMENT_TYPES, StatementQuery
-from billing_client.contract.wire import Statement
+from billing_client.contract.statements.structs import Statement
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
 from billing_service.http.requests import ApiRequest

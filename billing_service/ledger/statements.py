@@ -13,16 +13,16 @@ import msgspec
 from billing_client.contract.periods import Month
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import BEGINNING
-from billing_client.contract.totals import line_changes, statement_total, total_change
-from billing_client.contract.wire import (
+from billing_client.contract.statements.structs import (
     Rounding,
     Statement,
     StatementChanges,
     StatementLine,
     StatementVoids,
-    UsageRecord,
     VoidedTotal,
 )
+from billing_client.contract.totals import line_changes, statement_total, total_change
+from billing_client.contract.wire import UsageRecord
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries

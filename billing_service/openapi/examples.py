@@ -9,6 +9,14 @@ from msgspec import Raw
 
 from billing_client.contract.decoding import decode_usage
 from billing_client.contract.problems import KINDS, invalid_input, problem
+from billing_client.contract.statements.structs import (
+    Rounding,
+    Statement,
+    StatementLine,
+    StatementTotal,
+    StatementVoids,
+    VoidedTotal,
+)
 from billing_client.contract.wire import (
     Batch,
     BatchResult,
@@ -22,18 +30,12 @@ from billing_client.contract.wire import (
     NewUsage,
     NewVoid,
     ProblemDetails,
-    Rounding,
-    Statement,
-    StatementLine,
-    StatementTotal,
-    StatementVoids,
     Summary,
     SummaryGroup,
     SummaryPage,
     SummaryTotal,
     UsagePage,
     UsageRecord,
-    VoidedTotal,
     VoidedUsage,
 )
 from billing_service.ledger.api_keys import CreatedKey, Key, KeyPage, NewKey

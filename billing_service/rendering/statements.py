@@ -14,15 +14,14 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from billing_client.contract.csv_cells import disarm
-from billing_client.contract.wire import (
+from billing_client.contract.statements.structs import (
     LineChange,
     Statement,
     StatementChanges,
     StatementLine,
     StatementTotal,
-    UsageRecord,
-    VoidedUsage,
 )
+from billing_client.contract.wire import UsageRecord, VoidedUsage
 
 _COLUMNS = (
     *("row", "customerId", "month", "timezone", "currency", "service", "pricePerUnit", "records", "units", "amount"),

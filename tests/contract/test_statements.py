@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from billing_client.contract.wire import Statement
+from billing_client.contract.statements.structs import Statement
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, is_now
 from tests.ledgers import FOCUS_SAMPLE, focus_usage, label, made_up_usage, record_all, sums_by

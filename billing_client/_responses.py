@@ -34,7 +34,6 @@ T = TypeVar("T")
 R = TypeVar("R", bound=wire.UsageRecord[Decimal])
 
 LONGEST_DETAIL, LONGEST_CODE = 2_000, 100  # characters that an error repeats of a problem
-RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 # codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
     {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}

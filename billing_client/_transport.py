@@ -1,71 +1,27 @@
-"""Sends a call: its attempts, the waits between them, and one deadline over all."""
+"""Sends a call: its attempts, with one deadline over all of them."""
 
 import asyncio
-import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from email.utils import parsedate_to_datetime
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import aiohttp
 import backoff
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from billing_client._bodies import RequestBody, read_lines, read_unless_stream, read_whole
 from billing_client._calls import OUTCOMES, ApiCall
 from billing_client._config import Config
-from billing_client._errors import BillingError, DeadlineExceededError, TransportError, UnexpectedResponseError
-from billing_client._responses import RETRIED_STATUSES, WORK_REFUSED_CODES, Response, error_from_response
+from billing_client._errors import DeadlineExceededError, TransportError
+from billing_client._responses import WORK_REFUSED_CODES, Response, error_from_response
+from billing_client._retries import RETRIED_STATUSES, RetryableError, is_retryable, retry_after, waits
 from billing_client._tracing import TraceHeaders, call_span
 from billing_client.contract.deadlines import Deadlines, Limit
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than servers keep idle connections open, so that one seldom closes under a request
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 10.0
-MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # of a decompressed body; the largest batch is answered with about 10 MB
-MAX_LINE_BYTES = 1024 * 1024  # of a stream
 _ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
-# errors of the network that another attempt would meet again: the same certificate, the same address
-_NEVER_RETRIED = (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch, aiohttp.InvalidURL)
-
-
-class _Body(aiohttp.Payload):
-    """A request body that notes when it is handed to a connection: from then on the call may have done its work."""
-
-    def __init__(self, call: ApiCall, body: bytes) -> None:
-        super().__init__(body, content_type="application/json")
-        self._size = len(body)
-        self._call = call
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return str(self._value, encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        self._call.outcome = "unknown"
-        await writer.write(self._value)
-
-
-class _RetryableError(Exception):
-    """An attempt failed in a way that another may not."""
-
-    def __init__(self, call: ApiCall, error: BillingError) -> None:
-        super().__init__(str(error))
-        self.error = call.last_error = error
-        self.is_in_time = time.monotonic() + error.retry_after < call.deadline
-
-
-def _waits() -> Generator[float, Any, None]:
-    """Exponential waits with full jitter, on top of what the service asked for.
-
-    (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
-    """
-    failed = yield 0.0
-    longest = FIRST_WAIT_SECONDS
-    while True:
-        failed = yield failed.error.retry_after + random.uniform(0.0, longest)  # noqa: S311 - spreads load, keeps no secret
-        longest = min(longest * 2, LONGEST_WAIT_SECONDS)
 
 
 ReadBody = Callable[[aiohttp.ClientResponse, ApiCall], Awaitable[Response]]
@@ -92,27 +48,27 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._retry = backoff.on_exception(
-            _waits,
-            _RetryableError,
+            waits,
+            RetryableError,
             max_tries=config.max_attempts,
-            giveup=lambda failed: isinstance(failed, _RetryableError) and not failed.is_in_time,
+            giveup=lambda failed: isinstance(failed, RetryableError) and not failed.is_in_time,
             jitter=None,
             logger=None,
         )(self._fail_or_attempt)
 
     async def send(self, call: ApiCall) -> Response:
         """Send a call until it succeeds, and read the whole response. Raises BillingError."""
-        return await self._send(call, _read_whole)
+        return await self._send(call, read_whole)
 
     async def stream(self, call: ApiCall) -> AsyncGenerator[bytes, None]:
         """The lines of a response as they arrive, in constant memory. Raises BillingError.
 
         The call is retried until the stream begins. If it breaks off later, that is a TransportError.
         """
-        begun = await self._send(call, _read_unless_stream)
+        begun = await self._send(call, read_unless_stream)
         async with begun.stream as stream:
             try:
-                async for line in _lines(stream.content, call):
+                async for line in read_lines(stream.content, call):
                     yield line
             except (aiohttp.ClientError, OSError) as error:
                 raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
@@ -129,9 +85,9 @@ class Transport:
                 with Limit(self._deadlines):
                     try:
                         return await self._attempt(session, call, read)
-                    except _RetryableError as first:  # most calls get by without the wrapper, a fifth of their CPU time
+                    except RetryableError as first:  # most calls get by without the wrapper, a fifth of their CPU time
                         return await self._retry(session, call, read, [first])
-            except _RetryableError as failed:
+            except RetryableError as failed:
                 raise failed.error from failed.error.__cause__
             except TimeoutError as error:
                 detail = f"no response within {self._config.timeout:g} s"
@@ -166,7 +122,7 @@ class Transport:
         return self._session
 
     async def _fail_or_attempt(
-        self, session: aiohttp.ClientSession, call: ApiCall, read: ReadBody, first: list[_RetryableError]
+        self, session: aiohttp.ClientSession, call: ApiCall, read: ReadBody, first: list[RetryableError]
     ) -> Response:
         """Raise the failure of the first attempt, which was made before; after that, make one request."""
         if first:
@@ -174,7 +130,7 @@ class Transport:
         return await self._attempt(session, call, read)
 
     async def _attempt(self, session: aiohttp.ClientSession, call: ApiCall, read: ReadBody) -> Response:
-        """Make one request. Raises _RetryableError if another may help, else BillingError."""
+        """Make one request. Raises RetryableError if another may help, else BillingError."""
         call.attempts += 1
         before = call.outcome
         if call.body is None:
@@ -190,17 +146,17 @@ class Transport:
         if 200 <= response.status < 300:
             return response
         problem = error_from_response(response, call)
-        problem.retry_after = _retry_after(response)
+        problem.retry_after = retry_after(response)
         if response.status == 429 or (400 <= response.status < 500 and problem.code not in WORK_REFUSED_CODES):
             # this attempt did nothing, but an earlier one may have
             call.outcome = max(before, "rejected", key=OUTCOMES.index)
         problem.outcome = "rejected" if problem.code in WORK_REFUSED_CODES else call.outcome
         if response.status in RETRIED_STATUSES:
-            raise _RetryableError(call, problem)
+            raise RetryableError(call, problem)
         raise problem
 
     async def _request(self, session: aiohttp.ClientSession, call: ApiCall) -> aiohttp.ClientResponse:
-        body = None if call.body is None else _Body(call, call.body)
+        body = None if call.body is None else RequestBody(call, call.body)
         url = URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
@@ -209,56 +165,7 @@ class Transport:
     def _network_error(self, call: ApiCall, error: Exception) -> Exception:
         failed = TransportError(_describe(error), **call.facts())
         failed.__cause__ = error
-        is_final = isinstance(error, _NEVER_RETRIED) or isinstance(error.__cause__, ssl.SSLError)
-        return failed if is_final else _RetryableError(call, failed)
-
-
-async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
-    """Read a response to its end, as part of the attempt: if it breaks off, the call is retried.
-
-    Raises UnexpectedResponseError if it is longer than MAX_RESPONSE_BYTES, decompressed.
-    """
-    chunks, size = [], 0
-    async with response:
-        async for chunk in _chunks(response.content):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_RESPONSE_BYTES:
-                detail = f"the response is longer than {MAX_RESPONSE_BYTES} bytes"
-                raise UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
-        return Response(response.status, response.headers, b"".join(chunks), response)
-
-
-async def _read_unless_stream(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
-    """Read a response to its end, unless it is the stream that was asked for."""
-    if response.status == 200:
-        return Response(response.status, response.headers, b"", response)
-    return await _read_whole(response, call)
-
-
-async def _chunks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """What has arrived, again and again. The loop gets its turn between chunks, and with it the deadline."""
-    while chunk := await content.readany():
-        yield chunk
-        if not content.at_eof():
-            await asyncio.sleep(0)  # readany() does not wait while decompression has more to give
-
-
-async def _lines(content: aiohttp.StreamReader, call: ApiCall) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream, each with its line end. Raises UnexpectedResponseError beyond MAX_LINE_BYTES."""
-    waiting = bytearray()
-    async for chunk in _chunks(content):
-        searched = len(waiting)
-        waiting += chunk
-        while end := waiting.find(b"\n", searched) + 1:
-            yield bytes(waiting[:end])
-            del waiting[:end]
-            searched = 0
-        if len(waiting) > MAX_LINE_BYTES:
-            detail = f"a line of the stream is longer than {MAX_LINE_BYTES} bytes"
-            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
-    if waiting:
-        yield bytes(waiting)
+        return RetryableError(call, failed) if is_retryable(error) else failed
 
 
 def _is_cancelled() -> bool:
@@ -268,14 +175,3 @@ def _is_cancelled() -> bool:
 
 def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _retry_after(response: Response) -> float:
-    """The seconds that Retry-After asks for (RFC 9110, section 10.2.3), 0 if it asks for none."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return 0.0

@@ -11,7 +11,8 @@ from billing_client._batches import UsageResult, outcome_from_result
 from billing_client._calls import ApiCall
 from billing_client._encoding import encode_usage
 from billing_client._errors import BillingError, UnexpectedResponseError, ValidationError
-from billing_client._responses import RETRIED_STATUSES, error_from_problem
+from billing_client._responses import error_from_problem
+from billing_client._retries import RETRIED_STATUSES
 from billing_client.contract.wire import ProblemDetails, UsageRecord
 from billing_client.spooling.events import DeadEvent, DeliveredEvent, DuplicateEvent
 from billing_client.spooling.outbox import Pending

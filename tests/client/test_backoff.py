@@ -7,9 +7,9 @@ from email.utils import formatdate
 
 import pytest
 
-from billing_client import BillingError, UnavailableError
+from billing_client import BillingError, UnavailableError, _retries
 from billing_client._calls import ApiCall
-from billing_client._transport import _RetryableError, _waits
+from billing_client._retries import RetryableError
 from tests.client.answers import USAGE, client_of, problem, recorded
 from tests.client.misbehaving import Step, answer, disconnect, misbehaving
 
@@ -19,11 +19,11 @@ FINAL = (301, 302, 400, 401, 403, 404, 405, 409, 413, 415, 422, 500, 501)
 
 def waits(count: int, asked_for: float = 0.0) -> list[float]:
     """The first waits of one call, when the service asks for this long each time."""
-    generator = _waits()
+    generator = _retries.waits()
     generator.send(None)
     error = BillingError("busy")
     error.retry_after = asked_for
-    again = _RetryableError(ApiCall("GET", "/"), error)
+    again = RetryableError(ApiCall("GET", "/"), error)
     return [generator.send(again) for _ in range(count)]
 
 
@@ -99,7 +99,7 @@ async def test_a_retry_after_of_any_size_is_understood() -> None:
     assert len(server.requests) == 1
 
 
-def test_waits_are_spread_over_the_whole_range() -> None:
+def testwaits_are_spread_over_the_whole_range() -> None:
     firsts = sorted(waits(1)[0] for _ in range(2_000))
     assert firsts[0] >= 0
     assert firsts[-1] <= 0.1
@@ -108,7 +108,7 @@ def test_waits_are_spread_over_the_whole_range() -> None:
         assert 0.05 < share < 0.15
 
 
-def test_waits_grow_and_stay_below_ten_seconds() -> None:
+def testwaits_grow_and_stay_below_ten_seconds() -> None:
     calls = [waits(12) for _ in range(500)]
     longest = [max(call[attempt] for call in calls) for attempt in range(12)]
     limits = [min(0.1 * 2**attempt, 10) for attempt in range(12)]
@@ -116,7 +116,7 @@ def test_waits_grow_and_stay_below_ten_seconds() -> None:
         assert 0.9 * limit < wait <= limit
 
 
-def test_waits_never_fall_short_of_what_the_service_asks_for() -> None:
+def testwaits_never_fall_short_of_what_the_service_asks_for() -> None:
     asked_for = [waits(1, asked_for=3)[0] for _ in range(500)]
     assert min(asked_for) >= 3
     assert max(asked_for) <= 3.1

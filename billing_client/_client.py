@@ -102,6 +102,7 @@ class BillingSystemClient(LedgerReads):
         price_per_unit: DecimalLike,
         event_id: str | None = None,
         occurred_at: datetime | None = None,
+        dimensions: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         on_duplicate: Literal["raise", "return"] = "raise",
     ) -> UsageRecord:
@@ -116,6 +117,9 @@ class BillingSystemClient(LedgerReads):
                 units and price is the same usage.
             occurred_at: When it was used, with a time zone; at most 5 minutes ahead of the service's clock. By default
                 the time at which the service receives it.
+            dimensions: What else you bill or report by, such as `{"model": "large", "region": "eu"}`: at most 16 pairs,
+                names of 1 to 64 characters, values of 1 to 200. Beside an event id they are compared like other data;
+                without one they are part of what makes usage the same.
             idempotency_key: The name of the call, 1 to 255 visible ASCII characters. Give the same one to repeat a
                 call whose outcome is unknown. By default a new one.
             on_duplicate: "raise" raises DuplicateRecordError if another call recorded the same usage before. "return"
@@ -137,6 +141,7 @@ class BillingSystemClient(LedgerReads):
             price_per_unit=price_per_unit,
             event_id=event_id,
             occurred_at=occurred_at,
+            dimensions=dimensions,
         )
         encoded = encode_usage(usage)
         call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)

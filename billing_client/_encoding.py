@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, get_type_hints
@@ -15,7 +16,18 @@ from billing_client._records import Usage
 from billing_client.contract import wire
 from billing_client.contract.decimals import plain_decimal
 from billing_client.contract.identity import event_request_id, usage_request_id
-from billing_client.contract.wire import MAX_ID_LENGTH, MAX_NAME_LENGTH, FieldError, Id, Name, NewUsage, Timestamp
+from billing_client.contract.wire import (
+    MAX_DIMENSION_NAME_LENGTH,
+    MAX_DIMENSIONS,
+    MAX_ID_LENGTH,
+    MAX_NAME_LENGTH,
+    DimensionName,
+    FieldError,
+    Id,
+    Name,
+    NewUsage,
+    Timestamp,
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -38,13 +50,16 @@ def encode_usage(usage: Usage) -> EncodedUsage:
         price_per_unit=_decimal("/pricePerUnit", usage.price_per_unit, errors),
         event_id=None if usage.event_id is None else _text("/eventId", usage.event_id, Id, MAX_ID_LENGTH, errors),
         occurred_at=None if at is None else _converted("/occurredAt", at, Timestamp, errors),
+        dimensions=_dimensions(usage.dimensions, errors) if usage.dimensions else None,
     )
     if errors:
         raise invalid(errors)
     if new.event_id is not None:
         request_id = event_request_id(new.customer_id, new.event_id)
     else:
-        request_id = usage_request_id(new.customer_id, new.service, new.units_consumed, new.price_per_unit)
+        request_id = usage_request_id(
+            new.customer_id, new.service, new.units_consumed, new.price_per_unit, new.dimensions
+        )
     return EncodedUsage(encode(new), request_id)
 
 
@@ -70,6 +85,21 @@ def _text(pointer: str, value: Any, type_: Any, longest: int, errors: list[Field
     if type(value) is str and 0 < len(value) <= longest and value.isprintable():
         return value
     return _converted(pointer, value, type_, errors)
+
+
+def _dimensions(given: Any, errors: list[FieldError]) -> dict[str, str] | None:
+    if not isinstance(given, Mapping):
+        errors.append(FieldError(pointer="/dimensions", message="must be a mapping of names to values"))
+        return None
+    if len(given) > MAX_DIMENSIONS:
+        errors.append(FieldError(pointer="/dimensions", message=f"must have at most {MAX_DIMENSIONS} members"))
+        return None
+    pairs: dict[str, str] = {}
+    for name, value in given.items():
+        pointer = f"/dimensions/{str(name).replace('~', '~0').replace('/', '~1')}"
+        _text(pointer, name, DimensionName, MAX_DIMENSION_NAME_LENGTH, errors)
+        pairs[name] = _text(pointer, value, Name, MAX_NAME_LENGTH, errors)
+    return pairs
 
 
 def _decimal(pointer: str, value: Any, errors: list[FieldError]) -> Any:

@@ -1,10 +1,11 @@
 """What callers pass in and get back."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from billing_client.contract import wire
 from billing_client.contract.statements import structs
@@ -26,6 +27,9 @@ class Usage(Struct, frozen=True, kw_only=True, gc=False):
             and price is the same usage.
         occurred_at: When it was used, with a time zone. By default the time at which the service receives it, or at
             which a recorder records it.
+        dimensions: What else you bill or report by, such as `{"model": "large", "region": "eu"}`: at most 16 pairs,
+            names of 1 to 64 characters, values of 1 to 200. Without an event id they are part of what makes usage the
+            same.
     """
 
     customer_id: str
@@ -34,6 +38,7 @@ class Usage(Struct, frozen=True, kw_only=True, gc=False):
     price_per_unit: DecimalLike
     event_id: str | None = None
     occurred_at: datetime | None = None
+    dimensions: Mapping[str, str] | None = None
 
 
 class UsageRecord(wire.UsageRecord[Decimal], frozen=True, gc=False):
@@ -51,10 +56,12 @@ class UsageRecord(wire.UsageRecord[Decimal], frozen=True, gc=False):
         recorded_at: When the service stored it, in UTC.
         voided_at: When it was voided; None if it counts.
         recorded_by: The API key that recorded it, as `bk_` and its id; None if the service needed none.
+        dimensions: What else it is billed or reported by, by name; empty if nothing was given.
         outcome: What the call that returned the record did. It `recorded` it; it was a retry of the call that did
             (`replayed`); or another call had recorded it (`duplicate`). None if the record was only read.
     """
 
+    dimensions: dict[str, str] = field(default_factory=dict)
     outcome: Literal["recorded", "replayed", "duplicate"] | None = None
 
 
@@ -66,6 +73,8 @@ class VoidedUsage(wire.VoidedUsage[Decimal], frozen=True):
         voided_by: The API key that voided it, as `bk_` and its id; `anonymous` if the service needed none.
         voided_for: On whose behalf, if the caller said so.
     """
+
+    dimensions: dict[str, str] = field(default_factory=dict)
 
 
 class Summary(wire.Summary[Decimal], frozen=True):

@@ -142,4 +142,4 @@ def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dic
 
 
 def _stored_before(record: wire.UsageRecord[Decimal]) -> UsageRecord:
-    return UsageRecord(**msgspec.structs.asdict(record), outcome="duplicate")
+    return UsageRecord(**msgspec.structs.asdict(record) | {"dimensions": record.dimensions or {}}, outcome="duplicate")

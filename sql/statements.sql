@@ -21,7 +21,7 @@ WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::
 -- recorded_after: records from $2 to $3 that were recorded after $4, without those in $5, latest first
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, recorded_by, voided_at
+    occurred_at, recorded_at, recorded_by, dimensions, voided_at
 FROM usage_records
 LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1 AND occurred_at >= $2::timestamptz AND occurred_at < $3::timestamptz
@@ -34,7 +34,7 @@ LIMIT $6;
 -- number and the amount of all of them
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, recorded_by, voided_at, reason, voided_by, voided_for,
+    occurred_at, recorded_at, recorded_by, dimensions, voided_at, reason, voided_by, voided_for,
     count(*) OVER () AS total_records, trim_scale(sum(units_consumed * price_per_unit) OVER ())::text AS total_amount
 FROM usage_voids
 JOIN usage_records USING (customer_id, request_id)

@@ -1,5 +1,5 @@
 -- record_usage: record what is new and add it to the sums. Returns the request ids of what was new, or null if the caller
--- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains. One time of
+-- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains; dimensions ($12) are null if no record has any. One time of
 -- recording ($9) stands for all; without times of occurrence ($8) they are the times of recording.
 SELECT record_usage(
     $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
@@ -7,7 +7,8 @@ SELECT record_usage(
     string_to_array($10, E'\n', ''),
     CASE cardinality($11::bytea[])
         WHEN 1 THEN array_fill($11[1], ARRAY[cardinality($3::bytea[])]) ELSE $11
-    END
+    END,
+    string_to_array($12, E'\n', '')::jsonb[]
 )
 FROM (
     SELECT CASE cardinality($9::timestamptz[])
@@ -16,12 +17,12 @@ FROM (
 ) AS times;
 
 -- record_one_usage: record one use if it is new, and add it to the sums. Returns whether it was new
-SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10);
+SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10, $11);
 
 -- find_usage: the records with these (customer id, request id) pairs, in any order
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, recorded_by, idempotency_key, voided_at, reason, voided_by, voided_for
+    occurred_at, recorded_at, recorded_by, dimensions, idempotency_key, voided_at, reason, voided_by, voided_for
 FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
 JOIN usage_records USING (customer_id, request_id)
 LEFT JOIN usage_voids USING (customer_id, request_id);
@@ -29,7 +30,7 @@ LEFT JOIN usage_voids USING (customer_id, request_id);
 -- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, recorded_by, voided_at
+    occurred_at, recorded_at, recorded_by, dimensions, voided_at
 FROM usage_records
 LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1
@@ -47,5 +48,5 @@ RETURNING request_id;
 
 -- all_identities: everything the request ids are made from, for every record
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
-    price_per_unit::text AS price_per_unit
+    price_per_unit::text AS price_per_unit, dimensions
 FROM usage_records;

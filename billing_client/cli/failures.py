@@ -107,7 +107,7 @@ def failure_from(error: BillingError, base_url: str | None = None, again: str | 
             facts["existing"] = error.existing
         case EventIdConflictError():
             facts |= {"existing": error.existing, "conflicts": error.conflicts}
-            changes = (f"{c.field} was {c.recorded}, now {c.submitted}" for c in error.conflicts)
+            changes = (f"{c.field} was {c.recorded or 'none'}, now {c.submitted or 'none'}" for c in error.conflicts)
             message = f"conflict: {'; '.join(changes)}. {error.detail}"
         case ValidationError():
             facts["errors"] = error.errors

@@ -103,6 +103,19 @@ def instant(_: click.Context, param: click.Parameter, value: str | None) -> date
         raise click.BadParameter(message, param=param) from error
 
 
+def pairs(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Texts `NAME=VALUE`, by name."""
+    given: dict[str, str] = {}
+    for text in values:
+        name, mark, value = text.partition("=")
+        if not mark or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE.", param=param)
+        if name in given:
+            raise click.BadParameter(f"{name!r} is given more than once.", param=param)
+        given[name] = value
+    return given
+
+
 span_options = with_options(
     click.option(
         "--from", "start", callback=instant, metavar="TIME", help="What occurred then or later, e.g. 2026-11-01."

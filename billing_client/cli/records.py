@@ -10,7 +10,7 @@ import click
 from billing_client import Usage, UsageRecord
 from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.failures import Command, CommandError
-from billing_client.cli.options import Connection, connection_options, instant, json_option
+from billing_client.cli.options import Connection, connection_options, instant, json_option, pairs
 from billing_client.cli.output import print_json
 from billing_client.contract.wire import printable
 
@@ -28,6 +28,14 @@ Example:
 @click.option("--event-id", metavar="ID", help="Your name for this use; without it, equal numbers are the same use.")
 @click.option(
     "--occurred-at", callback=instant, metavar="TIME", help="When, with an offset.  [default: when the service gets it]"
+)
+@click.option(
+    "--dimension",
+    "dimensions",
+    multiple=True,
+    callback=pairs,
+    metavar="NAME=VALUE",
+    help="What else it is billed or reported by; repeatable.",
 )
 @click.option("--idempotency-key", metavar="KEY", help="Repeats the call of that key.  [default: a new one]")
 @click.option(
@@ -50,6 +58,7 @@ def record(
     price_per_unit: str,
     event_id: str | None,
     occurred_at: datetime | None,
+    dimensions: dict[str, str],
 ) -> None:
     """Record one use, once."""
     if occurred_at is not None and occurred_at.tzinfo is None:
@@ -61,6 +70,7 @@ def record(
         price_per_unit=price_per_unit,
         event_id=event_id,
         occurred_at=occurred_at,
+        dimensions=dimensions,
     )
     key = idempotency_key or str(uuid4())
     try:
@@ -89,6 +99,7 @@ async def _record(
             price_per_unit=usage.price_per_unit,
             event_id=usage.event_id,
             occurred_at=usage.occurred_at,
+            dimensions=usage.dimensions,
             idempotency_key=key,
             on_duplicate=on_duplicate,
         )

@@ -2,14 +2,18 @@
 
 The id is the SHA-256 of a JSON array of strings without white space, escaped as in RFC 8785::
 
-    ["usage.v1",customerId,service,unitsConsumed,pricePerUnit]      without an event id
-    ["event.v1",customerId,eventId]                                 with one
+    ["usage.v1",customerId,service,unitsConsumed,pricePerUnit]                 without an event id
+    ["usage.v2",customerId,service,unitsConsumed,pricePerUnit,name,value,…]    without one, with dimensions
+    ["event.v1",customerId,eventId]                                            with an event id
+
+Dimensions are in the order of the code points of their names.
 
 `request_id_vectors.json` beside this file holds vectors for other languages.
 """
 
 import secrets
 import time
+from collections.abc import Mapping
 from hashlib import sha256
 from uuid import UUID
 
@@ -18,8 +22,17 @@ import msgspec
 _encode = msgspec.json.Encoder().encode  # writes strings as RFC 8785, section 3.2.2.2 wants them
 
 
-def usage_request_id(customer_id: str, service: str, units_consumed: str, price_per_unit: str) -> str:
+def usage_request_id(
+    customer_id: str,
+    service: str,
+    units_consumed: str,
+    price_per_unit: str,
+    dimensions: Mapping[str, str] | None = None,
+) -> str:
     """The request id of usage without an event id, from plain decimals: 64 lower-case hex digits."""
+    if dimensions:
+        pairs = [text for pair in sorted(dimensions.items()) for text in pair]
+        return sha256(_encode(["usage.v2", customer_id, service, units_consumed, price_per_unit, *pairs])).hexdigest()
     return sha256(_encode(["usage.v1", customer_id, service, units_consumed, price_per_unit])).hexdigest()
 
 

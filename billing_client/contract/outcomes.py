@@ -1,6 +1,6 @@
 """What becomes of reported usage: one pure rule, which the service and the fake server of the client's tests share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -8,6 +8,7 @@ from billing_client.contract.problems import customer_not_found, duplicate_recor
 from billing_client.contract.wire import FieldConflict, Outcome, ProblemDetails, UsageRecord
 
 _COMPARED = (("service", "service"), ("unitsConsumed", "units_consumed"), ("pricePerUnit", "price_per_unit"))
+_DIMENSION = "dimensions."  # begins the field of a conflict
 
 
 class Submission(Struct, frozen=True, gc=False):
@@ -57,12 +58,32 @@ def compare(submitted: Submission, stored: Submission) -> Decision:
         for name, field in _COMPARED
         if getattr(stored.record, field) != getattr(submitted.record, field)
     ]
+    if stored.record.dimensions != submitted.record.dimensions:
+        conflicts += _differing_dimensions(stored.record.dimensions or {}, submitted.record.dimensions or {})
     if conflicts:
         return Decision("conflict", stored.record, conflicts)
     is_same_caller = submitted.record.recorded_by == stored.record.recorded_by
     if is_same_caller and submitted.idempotency_key is not None and submitted.idempotency_key == stored.idempotency_key:
         return Decision("replayed", stored.record)
     return Decision("duplicate", stored.record)
+
+
+def _differing_dimensions(stored: Mapping[str, str], submitted: Mapping[str, str]) -> list[FieldConflict]:
+    return [
+        FieldConflict(field=_DIMENSION + name, recorded=stored.get(name, ""), submitted=submitted.get(name, ""))
+        for name in sorted(stored.keys() | submitted.keys())
+        if stored.get(name) != submitted.get(name)
+    ]
+
+
+def _without_what_is_stored(conflicts: list[FieldConflict]) -> list[FieldConflict]:
+    """The fields that differ, as a caller may know them who may not read usage."""
+    told = [
+        FieldConflict(field=each.field, submitted=each.submitted)
+        for each in conflicts
+        if each.submitted or not each.field.startswith(_DIMENSION)
+    ]
+    return told + ([FieldConflict(field="dimensions", submitted="")] if len(told) < len(conflicts) else [])
 
 
 def refusal_of(decision: Decision, record: UsageRecord[str], *, may_read: bool = True) -> ProblemDetails[str] | None:
@@ -73,7 +94,7 @@ def refusal_of(decision: Decision, record: UsageRecord[str], *, may_read: bool =
         record: The record that was submitted.
         may_read: Whether the caller may read usage. One who may not, and so could guess event ids, is told nothing
             that it did not send: `existing` is its own submission, with the time at which that was received, and
-            `conflicts` names the fields that differ.
+            `conflicts` names the fields that differ; dimensions that it did not send are `dimensions`, without a name.
     """
     existing = decision.record if may_read else record
     match decision.outcome:
@@ -82,7 +103,7 @@ def refusal_of(decision: Decision, record: UsageRecord[str], *, may_read: bool =
         case "conflict":
             conflicts = decision.conflicts or []
             if not may_read:
-                conflicts = [FieldConflict(field=each.field, submitted=each.submitted) for each in conflicts]
+                conflicts = _without_what_is_stored(conflicts)
             return event_id_conflict(existing, record, conflicts)
         case "rejected":
             return customer_not_found(record.customer_id, record.request_id)

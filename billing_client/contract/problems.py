@@ -116,8 +116,8 @@ def event_id_conflict(
 
 
 _DUPLICATE = {
-    True: "Usage with this customer, service, units and price is recorded already, and was not recorded again. "
-    "Without an eventId these four fields alone decide what is the same usage: "
+    True: "Usage with this customer, service, units, price and dimensions is recorded already, and was not recorded "
+    "again. Without an eventId these fields alone decide what is the same usage: "
     "where equal usage can be distinct, give each its own eventId.",
     False: "Usage with this customer and eventId is recorded already, and was not recorded again.",
 }

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 D = TypeVar("D")
 
@@ -18,9 +18,19 @@ MAX_BATCH_RECORDS = 10_000
 MAX_PAGE = 1_000
 MAX_GROUPS = 50_000  # on a page of summaries
 MAX_ID_LENGTH, MAX_NAME_LENGTH = 128, 200
+MAX_DIMENSIONS, MAX_DIMENSION_NAME_LENGTH = 16, 64
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
+DimensionName = Annotated[str, Meta(min_length=1, max_length=MAX_DIMENSION_NAME_LENGTH, pattern=NO_CONTROL_CHARACTERS)]
+Dimensions = Annotated[
+    dict[DimensionName, Name],
+    Meta(
+        max_length=MAX_DIMENSIONS,
+        description="What else the usage is billed or reported by, such as model, region and project: up to 16 pairs "
+        "of text. No pairs are as none given.",
+    ),
+]
 Reason = Annotated[str, Meta(min_length=1, max_length=1000, pattern=NO_CONTROL_CHARACTERS)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
 OccurredAt = Annotated[
@@ -65,6 +75,7 @@ class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=Tr
     price_per_unit: D
     event_id: Id | None = None
     occurred_at: OccurredAt | None = None
+    dimensions: Dimensions | None = None
 
 
 # Without the garbage collector (gc=False): it holds text, numbers and times, and is in no cycle.
@@ -72,7 +83,8 @@ class UsageRecord(Message, Generic[D], frozen=True, gc=False):
     """One line of usage, as stored.
 
     `amount` is units x price, exact. `voided_at` is set when the record no longer counts. `recorded_by` is the API key
-    that recorded it, as `bk_` and its id; None where none was needed.
+    that recorded it, as `bk_` and its id; None where none was needed. `dimensions` are by name, in the order of code
+    points; a record without any has no such member.
     """
 
     request_id: str
@@ -86,6 +98,7 @@ class UsageRecord(Message, Generic[D], frozen=True, gc=False):
     recorded_at: Timestamp
     voided_at: Timestamp | None = None
     recorded_by: str | None = None
+    dimensions: dict[str, str] | UnsetType = UNSET
 
 
 class NewVoid(Message, forbid_unknown_fields=True, frozen=True):
@@ -164,8 +177,9 @@ class FieldError(Message, frozen=True):
 
 
 class FieldConflict(Message, omit_defaults=True, frozen=True):
-    """One field in which the same event id came with other data. `recorded` is left out for a caller who may not read
-    usage."""
+    """One field in which the same event id came with other data. A dimension is named as in `dimensions.model`, and the
+    side that does not have it holds an empty text. `recorded` is left out for a caller who may not read usage; the
+    dimensions that such a caller did not send are one field, `dimensions`."""
 
     field: str
     submitted: str

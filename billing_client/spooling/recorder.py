@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,6 +142,7 @@ class UsageRecorder:
         price_per_unit: DecimalLike,
         event_id: str | None = None,
         occurred_at: datetime | None = None,
+        dimensions: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> str: ...
 

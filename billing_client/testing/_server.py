@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from billing_client._client import BillingSystemClient
 from billing_client._records import UsageRecord
+from billing_client.contract import wire
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.wire import Customer, NewCustomer
 from billing_client.testing._endpoints import MAX_BODY_BYTES, Endpoints, Request, Response, problem_response
@@ -147,7 +149,7 @@ class FakeBillingServer:
     def records(self) -> list[UsageRecord]:
         """All records, in the order in which they were recorded."""
         with self._lock:
-            return [msgspec.convert(record, UsageRecord, from_attributes=True) for record in self._ledger.all_records()]
+            return [_as_read(record) for record in self._ledger.all_records()]
 
     @property
     def calls(self) -> list[Call]:
@@ -209,6 +211,11 @@ class FakeBillingServer:
             case Fault.REDIRECT:
                 return Response(302, b"", {"Location": f"{self.url}/elsewhere{call.path}"})
         return None
+
+
+def _as_read(record: wire.UsageRecord[str]) -> UsageRecord:
+    """A record as the client gives it."""
+    return msgspec.convert(msgspec.to_builtins(record, builtin_types=(datetime,)), UsageRecord, strict=False)
 
 
 class _HungUp(web.StreamResponse):

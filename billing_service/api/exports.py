@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UnsetType
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -81,9 +82,11 @@ def _rows(rows: Iterable[Iterable[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _cell(value: str | datetime | None) -> str:
+def _cell(value: str | datetime | dict[str, str] | UnsetType | None) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()  # begins with a brace, so no spreadsheet runs it
     return disarm(value or "")
 
 

@@ -20,7 +20,8 @@ from billing_service.telemetry.tracing import OFF, Traces
 
 _Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # The last is the call's place in a trace.
 
-# The fields of a record are bounded, so one takes at most 3 KB. A bound in records is also a bound in bytes.
+# The fields of a record are bounded: one takes at most 3 KB, and 17 KB more if it has dimensions. A bound in records is
+# also a bound in bytes.
 GROUP_RECORDS = 1_000
 ANSWERS_AT_ONCE = 16
 

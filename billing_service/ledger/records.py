@@ -6,7 +6,8 @@ from operator import is_
 from typing import Any, TypeVar
 
 import asyncpg
-from msgspec import structs
+import msgspec
+from msgspec import UNSET, UnsetType, structs
 
 from billing_client.contract.outcomes import UNKNOWN_CUSTOMER, Decision, Submission, compare
 from billing_client.contract.wire import NewVoid, Outcome, UsageRecord, VoidedUsage
@@ -22,6 +23,8 @@ _USAGE = load_queries("usage")
 _CUSTOMERS = load_queries("customers")
 
 
+_encode = msgspec.json.Encoder().encode
+_decode_dimensions = msgspec.json.Decoder(dict[str, str]).decode
 WARY_CALLS = 5  # after one with usage that was there already; then all is taken for new again
 
 
@@ -96,6 +99,7 @@ async def _record_one(connection: Connection, submission: Submission) -> Collect
         record.recorded_at,
         submission.idempotency_key,
         key_id_bytes(record.recorded_by),
+        _encode(record.dimensions).decode() if record.dimensions else None,
     )
     return (record.request_id,) if is_new else ()
 
@@ -125,7 +129,7 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0.
     """
     ordered = sorted(submissions, key=lambda submission: (submission.record.customer_id, submission.record.request_id))
-    columns: list[list[Any]] = [[] for _ in range(10)]
+    columns: list[list[Any]] = [[] for _ in range(11)]
     async for part in in_slices(ordered):
         records = [submission.record for submission in part]
         values: list[list[Any]] = [
@@ -139,10 +143,13 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
             [record.recorded_at for record in records],
             [submission.idempotency_key or "" for submission in part],
             [record.recorded_by for record in records],
+            [_encode(record.dimensions).decode() if record.dimensions else "" for record in records],
         ]
         for column, more in zip(columns, values, strict=True):
             column += more
-    customer_ids, request_ids, event_ids, services, units, prices, occurred, recorded, keys, callers = columns
+    customer_ids, request_ids, event_ids, services, units, prices, occurred, recorded, keys, callers, dimensions = (
+        columns
+    )
     return (
         "\n".join(customer_ids),
         request_ids,
@@ -154,6 +161,7 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
         _once(recorded),
         "\n".join(keys),
         [key_id_bytes(key) for key in _once(callers)],
+        "\n".join(dimensions) if any(dimensions) else None,
     )
 
 
@@ -253,6 +261,12 @@ async def read_pages(
         yield [record_of(row) for row in rows]
 
 
+def dimensions_of(row: asyncpg.Record) -> dict[str, str] | UnsetType:
+    """The dimensions that a row holds, by the code points of their names; UNSET without any."""
+    text = row["dimensions"]
+    return UNSET if text is None else dict(sorted(_decode_dimensions(text).items()))
+
+
 def record_of(row: asyncpg.Record) -> UsageRecord[str]:
     """The record that a row holds."""
     return UsageRecord(
@@ -267,6 +281,7 @@ def record_of(row: asyncpg.Record) -> UsageRecord[str]:
         recorded_at=row["recorded_at"],
         voided_at=row["voided_at"],
         recorded_by=key_name(row["recorded_by"]),
+        dimensions=dimensions_of(row),
     )
 
 

@@ -1,11 +1,12 @@
 """Verification: recomputes from the records everything that is derived from them, and compares.
 
 Two things are derived: the sums (rollups), and each record's request id, which is a SHA-256 of the customer and the
-event id, or without an event id of customer, service, units and price. So these changes to the database stay unseen:
+event id, or without an event id of customer, service, units, price and dimensions. So these changes to the database
+stay unseen:
 
 - A record that was deleted and whose sums were reduced to match.
 - A void that was removed or added and whose sums were changed to match.
-- With an event id: another service, price or number of units, if the sums were changed to match.
+- With an event id: another service, price or number of units, if the sums were changed to match; other dimensions.
 - Another time of occurrence, within the same 15 minutes or with the sums changed to match.
 - Changes that cancel each other out within one bucket of 15 minutes.
 - Whatever neither sums nor request ids depend on: when and by which key a record was stored, the texts of voids,
@@ -19,6 +20,7 @@ from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_service.database.migrations import check_schema
 from billing_service.database.pool import Connection, connected
 from billing_service.database.queries import load_queries
+from billing_service.ledger.records import dimensions_of
 from billing_service.settings import Settings
 
 _ROLLUPS = load_queries("rollups")
@@ -63,7 +65,11 @@ async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncp
             expected = event_request_id(row["customer_id"], row["event_id"])
         else:
             expected = usage_request_id(
-                row["customer_id"], row["service"], row["units_consumed"], row["price_per_unit"]
+                row["customer_id"],
+                row["service"],
+                row["units_consumed"],
+                row["price_per_unit"],
+                dimensions_of(row) or None,
             )
         if row["request_id"].hex() != expected:
             wrong.append(f"customer {row['customer_id']!r}: record {row['request_id'].hex()} should be {expected}")

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from billing_client.contract.csv_cells import disarm
@@ -31,6 +32,7 @@ _COLUMNS = (
         "eventId",
         "occurredAt",
         "recordedAt",
+        "dimensions",
         "voidedAt",
         "voidReason",
         "voidedBy",
@@ -128,6 +130,7 @@ def _record_rows(kind: str, records: Iterable[UsageRecord[str]], more: bool) -> 
             "eventId": disarm(record.event_id or ""),
             "occurredAt": _utc(record.occurred_at),
             "recordedAt": _utc(record.recorded_at),
+            "dimensions": msgspec.json.encode(record.dimensions).decode() if record.dimensions else None,
             "voidedAt": _utc(record.voided_at),
         }
         if isinstance(record, VoidedUsage):

@@ -39,9 +39,19 @@ def test_a_use_is_recorded_and_said_in_a_line(service: Service) -> None:
 def test_the_record_as_json(service: Service) -> None:
     given_customer(service)
     arguments = ("--customer", "acme", "--service", "s", "--units", "1", "--price", "0.000000000000000001", "--json")
-    done = billing("record", *arguments, BILLING_BASE_URL=service.url)
+    pairs = ("--dimension", "model=large", "--dimension", "formula=a=b")
+    done = billing("record", *arguments, *pairs, BILLING_BASE_URL=service.url)
     assert json.loads(done.stdout) == stored(service)[0] | {"outcome": "recorded"}
+    assert stored(service)[0]["dimensions"] == {"formula": "a=b", "model": "large"}
     assert stored(service)[0]["amount"] == "0.000000000000000001"
+
+
+@pytest.mark.parametrize("pairs", [("model",), ("=large",), ("model=a", "model=b")])
+def test_dimensions_are_names_and_values(service: Service, pairs: tuple[str, ...]) -> None:
+    options = [text for pair in pairs for text in ("--dimension", pair)]
+    refused = record(service, *options)
+    assert refused.returncode == 2
+    assert "--dimension" in refused.stderr
 
 
 def test_a_second_report_is_a_duplicate_and_exits_with_3(service: Service) -> None:
@@ -53,7 +63,7 @@ def test_a_second_report_is_a_duplicate_and_exits_with_3(service: Service) -> No
     again = record(service, "--json")
     assert (again.returncode, again.stdout) == (3, "")
     error = json.loads(again.stderr)["error"]
-    assert error["existing"] == stored(service)[0] | {"outcome": "duplicate"}
+    assert error["existing"] == stored(service)[0] | {"outcome": "duplicate", "dimensions": {}}
     assert (error["code"], error["exitCode"], error["outcome"]) == ("duplicate_record", 3, "rejected")
     assert len(stored(service)) == 1
 

@@ -50,6 +50,53 @@ async def test_usage_without_an_event_id_is_known_by_its_content(client: Billing
     assert caught.value.request_id == record.request_id
 
 
+async def test_dimensions(client: BillingSystemClient, customer_id: str) -> None:
+    pairs = {"region": "eu", "model": "large"}
+    fields = {name: value for name, value in USAGE.items() if name != "event_id"}
+    record = await client.record_usage(**fields, dimensions=pairs)
+    assert record.request_id == usage_request_id(customer_id, "storage", "1.5", "0.02", pairs)
+    assert record.dimensions == pairs
+    with pytest.raises(DuplicateRecordError) as duplicate:
+        await client.record_usage(**fields, dimensions=dict(reversed(pairs.items())))
+    assert duplicate.value.existing.dimensions == pairs
+    other = await client.record_usage(**fields, dimensions={})
+    assert other.dimensions == {}
+    with pytest.raises(DuplicateRecordError) as duplicate:
+        await client.record_usage(**fields)
+    assert duplicate.value.existing.dimensions == {}
+    assert [kept.dimensions async for kept in client.usage(customer_id=customer_id)] == [pairs, {}]
+    voided = await client.void_usage(customer_id=customer_id, request_id=record.request_id, reason="a test")
+    assert voided.dimensions == pairs
+
+
+async def test_dimensions_that_differ_are_named(client: BillingSystemClient, customer_id: str) -> None:
+    await client.record_usage(**USAGE, dimensions={"model": "large"})
+    assert (await client.record_usage(**USAGE, dimensions={"model": "large"}, on_duplicate="return")).event_id
+    with pytest.raises(EventIdConflictError) as caught:
+        await client.record_usage(**USAGE, dimensions={"model": "small"})
+    assert caught.value.conflicts == [FieldConflict(field="dimensions.model", recorded="large", submitted="small")]
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "pointers"),
+    [
+        ({"": "a"}, ["/dimensions/"]),
+        ({"a/~b": ""}, ["/dimensions/a~1~0b"]),
+        ({"a": 1, "b": None, "c": "x" * 201}, ["/dimensions/a", "/dimensions/b", "/dimensions/c"]),
+        ({1: "a"}, ["/dimensions/1"]),
+        ({str(n): "x" for n in range(17)}, ["/dimensions"]),
+        ([("a", "b")], ["/dimensions"]),
+    ],
+)
+async def test_dimensions_that_are_not_valid_are_not_sent(
+    client: BillingSystemClient, dimensions: Any, pointers: list[str]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        await client.record_usage(**USAGE, dimensions=dimensions)
+    assert [error.pointer for error in caught.value.errors] == pointers
+    assert caught.value.outcome == "not_sent"
+
+
 async def test_decimals_keep_every_digit(client: BillingSystemClient, customer_id: str) -> None:
     for digits in ("0", "99999999999999999999999999999999999999", "12345678901234567890.123456789012345678"):
         record = await client.record_usage(

@@ -2,8 +2,23 @@
 
 from pathlib import Path
 
+from billing_client.contract.identity import usage_request_id
 from tests.commands import run_command, run_process
 from tests.databases import execute, run
+
+
+def test_verify_names_dimensions_that_were_changed(tmp_path: Path, database_url: str) -> None:
+    request_id = usage_request_id("acme", "storage", "1", "2", {"model": "large"})
+    given = (
+        "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())",
+        f"""SELECT record_one_usage('acme', decode('{request_id}', 'hex'), NULL, 'storage', 1, 2, now(), now(), NULL,
+            NULL, '{{"model": "large"}}')""",
+    )
+    run(execute(database_url, *given))
+    assert run_command(tmp_path, "verify", DATABASE_URL=database_url)[0] == 0
+    run(execute(database_url, """UPDATE usage_records SET dimensions = '{"model": "small"}'""", "SELECT 1"))
+    code, output = run_command(tmp_path, "verify", DATABASE_URL=database_url)
+    assert (code, f"record {request_id} should be" in output) == (1, True)
 
 
 def test_verify_exits_with_1_and_names_the_difference(tmp_path: Path, database_url: str) -> None:

@@ -14,7 +14,7 @@ def send(service: Service, path: str, body: Any) -> Answer:
 
 def test_a_server_gives_the_request_id_of_each_vector(service: Service) -> None:
     given, expected = {}, {}
-    for number, vector in enumerate(VECTORS["usage"] + VECTORS["events"]):
+    for number, vector in enumerate(VECTORS["usage"] + VECTORS["dimensions"] + VECTORS["events"]):
         report = usage() | vector["input"]
         send(service, "/customers", {"id": report["customerId"], "name": "Acme"})
         answer = send(service, "/usage", report)

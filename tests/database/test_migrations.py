@@ -224,6 +224,17 @@ INSERT = """INSERT INTO usage_records
     VALUES ('acme', decode(repeat($1::text, 32), 'hex'), 's', $2::text::numeric, 1, now(), now())"""
 
 
+@pytest.mark.parametrize("dimensions", ["{}", "[]", '"text"', '{"a": "%s"}' % ("x" * 18_000)])
+async def test_the_database_itself_refuses_what_are_no_dimensions(
+    connection: "asyncpg.Connection[asyncpg.Record]", dimensions: str
+) -> None:
+    await connection.execute("INSERT INTO customers VALUES ('acme', 'Acme', now(), now())")
+    await connection.execute(INSERT, "ab", "1.5")
+    with pytest.raises(asyncpg.CheckViolationError) as caught:
+        await connection.execute("UPDATE usage_records SET dimensions = $1", dimensions)
+    assert caught.value.constraint_name == "usage_records_dimensions_check"
+
+
 @pytest.mark.parametrize("units", ["NaN", "Infinity", "-Infinity", "-1", "1e38", "1e-19"])
 async def test_the_database_itself_refuses_amounts_out_of_range(
     connection: "asyncpg.Connection[asyncpg.Record]", units: str

@@ -126,6 +126,21 @@ class TestWhoMayNotRead:
             for secret in ("secret", "777", "0.123", "2026-01-02"):
                 assert secret not in str(problem)
 
+    async def test_learns_no_dimension_by_a_conflict(
+        self, guesser: aiohttp.ClientSession, admin: aiohttp.ClientSession
+    ) -> None:
+        stored = usage(eventId="dimensions", dimensions={"secret": "777", "region": "secret", "model": "large"})
+        (await post(admin, "/usage", stored)).require(201)
+        guess = usage(eventId="dimensions", dimensions={"region": "eu", "mine": "1", "model": "large"})
+        problem = (await post(guesser, "/usage", guess)).problem("event_id_conflict")
+        assert problem["conflicts"] == [
+            {"field": "dimensions.mine", "submitted": "1"},
+            {"field": "dimensions.region", "submitted": "eu"},
+            {"field": "dimensions", "submitted": ""},
+        ]
+        assert problem["existing"]["dimensions"] == guess["dimensions"]
+        assert "secret" not in str(problem)
+
     async def test_learns_nothing_by_a_duplicate(self, guesser: aiohttp.ClientSession) -> None:
         guess = usage(eventId="guessed", service="secret", unitsConsumed="777", pricePerUnit="0.123")
         problem = (await post(guesser, "/usage", guess)).problem("duplicate_record")

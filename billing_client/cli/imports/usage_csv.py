@@ -8,6 +8,7 @@ from billing_client import Usage, UsageRecord
 from billing_client.cli.imports.csv_tables import EXTRA, CsvSource, Table, read_instant
 from billing_client.cli.imports.lines import InputError, SourceRecord, checked
 from billing_client.contract.csv_cells import rearm
+from billing_client.contract.decoding import read_dimensions
 from billing_client.contract.wire import NewUsage
 
 _FIELDS = msgspec.structs.fields(NewUsage)
@@ -47,6 +48,15 @@ class UsageCsv(CsvSource):
             price_per_unit=given["pricePerUnit"],
             event_id=given.get("eventId") or None,
             occurred_at=read_instant("occurredAt", occurred_at, self._zone) if occurred_at else None,
+            dimensions=_read_dimensions(given["dimensions"]) if given.get("dimensions") else None,
         )
         line = SourceRecord(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
         return checked(line, given.get("requestId"))
+
+
+def _read_dimensions(cell: str) -> dict[str, str]:
+    """The dimensions that a cell holds as a JSON object. Raises ValueError."""
+    try:
+        return read_dimensions(memoryview(cell.encode("utf-8", "surrogateescape")))
+    except ValueError as error:
+        raise ValueError(f"dimensions: {error}") from error

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from billing_client import Usage
 from billing_client.cli.imports.csv_tables import EXTRA
 from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
-from billing_client.contract.decoding import ObjectDecoder, read_decimal, read_optional_timestamp
+from billing_client.contract.decoding import ObjectDecoder, read_decimal, read_dimensions, read_optional_timestamp
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.timestamps import read_timestamp
 
@@ -23,6 +23,7 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     price_per_unit: Raw
     event_id: str | None = None
     occurred_at: str | None = None
+    dimensions: Raw = Raw(b"null")
     request_id: str | None = None
     amount: Any = None
     recorded_at: Any = None
@@ -34,7 +35,13 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
 
 
 _decode = ObjectDecoder[_Object](
-    _Object, {"unitsConsumed": read_decimal, "pricePerUnit": read_decimal, "occurredAt": read_optional_timestamp}
+    _Object,
+    {
+        "unitsConsumed": read_decimal,
+        "pricePerUnit": read_decimal,
+        "occurredAt": read_optional_timestamp,
+        "dimensions": read_dimensions,
+    },
 )
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -83,6 +90,7 @@ def _read(number: int, source: str) -> SourceRecord:
     try:
         units, price = read_decimal(given.units_consumed), read_decimal(given.price_per_unit)
         occurred_at = None if given.occurred_at is None else read_timestamp(given.occurred_at)
+        dimensions = read_dimensions(given.dimensions)
     except ValueError as error:
         raise _decode.refusal(data) from error
     usage = Usage(
@@ -92,6 +100,7 @@ def _read(number: int, source: str) -> SourceRecord:
         price_per_unit=price,
         event_id=given.event_id,
         occurred_at=occurred_at,
+        dimensions=dimensions,
     )
     line = SourceRecord(number=number, source=source, usage=usage, is_voided=given.voided_at is not None)
     return checked(line, given.request_id)

@@ -233,6 +233,9 @@ def void(service: Service, record: Any) -> None:
     exchange(service, json_request(path, b'{"reason": "wrong"}')).require(200)
 
 
+PAIRS = {"model": "large", "formula": "=1+1", "quoted": 'a "b", c\\'}
+
+
 def exported(service: Service, format_: str) -> bytes:
     done = billing("export", "--format", format_, BILLING_BASE_URL=service.url)
     assert done.returncode == 0
@@ -242,7 +245,7 @@ def exported(service: Service, format_: str) -> bytes:
 def identities(service: Service) -> list[tuple[Any, ...]]:
     kept = ("requestId", "customerId", "service", "unitsConsumed", "pricePerUnit", "amount", "eventId", "occurredAt")
     return [
-        (*(record[name] for name in kept), record["voidedAt"] is None)
+        (*(record[name] for name in kept), record.get("dimensions"), record["voidedAt"] is None)
         for record in map(json.loads, exported(service, "ndjson").splitlines())
     ]
 
@@ -251,7 +254,7 @@ def identities(service: Service) -> list[tuple[Any, ...]]:
 def test_what_was_exported_is_imported_with_the_same_ids_and_totals(
     acme: Service, database_server: Server, template_database: str, tmp_path: Path, format_: str
 ) -> None:
-    records = given_usage(acme, *made_up_usage(300, 1), usage(), usage(service="no event id"))
+    records = given_usage(acme, *made_up_usage(299, 1), usage(), usage(service="no event id"), usage(dimensions=PAIRS))
     for id_ in NASTY:
         given_customer(acme, id_)
         given_usage(acme, usage(customerId=id_, service=id_, eventId=id_, occurredAt="2026-01-01T00:00:00.123456Z"))

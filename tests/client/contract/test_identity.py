@@ -64,6 +64,17 @@ def test_usage_vectors(vector: dict[str, Any]) -> None:
     assert usage_request_id(given["customerId"], given["service"], units, price) == vector["requestId"]
 
 
+@pytest.mark.parametrize("vector", VECTORS["dimensions"], ids=lambda vector: vector["description"])
+def test_dimension_vectors(vector: dict[str, Any]) -> None:
+    given, canonical = vector["input"], vector["canonical"]
+    units, price = plain_decimal(given["unitsConsumed"]), plain_decimal(given["pricePerUnit"])
+    pairs = [text for name in sorted(given["dimensions"]) for text in (name, given["dimensions"][name])]
+    assert json.loads(canonical) == ["usage.v2", given["customerId"], given["service"], units, price, *pairs]
+    assert sha256(canonical.encode()).hexdigest() == vector["requestId"]
+    request_id = usage_request_id(given["customerId"], given["service"], units, price, given["dimensions"])
+    assert request_id == vector["requestId"]
+
+
 @pytest.mark.parametrize("vector", VECTORS["events"], ids=lambda vector: vector["description"])
 def test_event_vectors(vector: dict[str, Any]) -> None:
     given, canonical = vector["input"], vector["canonical"]

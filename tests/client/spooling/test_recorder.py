@@ -41,13 +41,15 @@ async def test_what_is_recorded_is_stored(client: BillingSystemClient, customer_
             price_per_unit="0.02",
             event_id="event-1",
             occurred_at=occurred_at,
+            dimensions={"region": "eu", "model": "large"},
         )
         await recorder.record(usage(2))
     assert recorder.counts == RecorderCounts(recorded=2, delivered=2, duplicates=0, dead=0, pending=0)
     first, second = await stored(client, customer_id)
     assert (first.request_id, first.occurred_at, first.amount) == (request_id, occurred_at, Decimal("0.03"))
     assert request_id == event_request_id(customer_id, "event-1")
-    assert second.event_id == "event-2"
+    assert first.dimensions == {"model": "large", "region": "eu"}
+    assert (second.event_id, second.dimensions) == ("event-2", {})
 
 
 async def test_a_record_is_on_disk_before_it_is_delivered(tmp_path: Path) -> None:

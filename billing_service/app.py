@@ -5,15 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.routing import Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from billing_client.contract.wire import ProblemDetails
 from billing_service.api import customers, docs, exports, health, keys, metrics, statements, summaries, usage
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
-from billing_service.http.dispatch import Dispatcher
+from billing_service.http.dispatch import REFUSAL, Dispatcher, Refusal
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.services import Services
 from billing_service.http.shutdown import Shutdown
@@ -55,17 +56,30 @@ class ServiceApp(Router):
         """The settings of this process."""
         return self.services.settings
 
-    def log_refusal(self, *, status: int, code: str, http_request_id: str, method: str | None, seconds: float) -> None:
-        """Count and log a request that the HTTP connection refused before it reached the application.
+    def log_refusal(
+        self,
+        details: ProblemDetails[str],
+        *,
+        http_request_id: bytes,
+        method: str | None,
+        seconds: float,
+        scope: Scope | None,
+    ) -> None:
+        """Count and log a request that the HTTP connection refused before it had arrived, once.
 
         Args:
-            status: The status of the response.
-            code: The problem code of the response.
+            details: The response.
             http_request_id: The `X-Request-Id` of the response.
             method: The HTTP method; None if it was not received.
             seconds: How long the request took to arrive.
+            scope: The request if it is being answered already: then its own line says how it ended.
         """
-        info = RequestInfo(method=method or "", http_request_id=http_request_id.encode(), status=status, code=code)
+        if scope is not None:
+            scope[REFUSAL] = Refusal(details, http_request_id)
+            return
+        info = RequestInfo(
+            method=method or "", http_request_id=http_request_id, status=details.status, code=details.code
+        )
         self.services.requests.add(info, seconds)
 
     @asynccontextmanager

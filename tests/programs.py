@@ -42,6 +42,7 @@ def run_main(
         redirect_stdout(stdout),
         redirect_stderr(stderr),
         _signals_kept(),
+        _logging_kept(),
         _asyncio_complaints(stderr),
     ):
         patch.setattr(sys, "argv", ["command", *arguments])
@@ -85,6 +86,18 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Put the root logger back, which a command sets up for its own process."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextmanager

@@ -238,10 +238,14 @@ class _UnreadBatch(Struct, forbid_unknown_fields=True):
 def _check_records(raw: Raw | memoryview) -> None:
     if bytes(memoryview(raw)[:1]) != b"[":
         raise ValueError("must be an array")
-    if count_elements(memoryview(raw), MAX_BATCH_RECORDS) > MAX_BATCH_RECORDS:
+    size, count = memoryview(raw).nbytes, count_elements(memoryview(raw), MAX_BATCH_RECORDS)
+    if count > MAX_BATCH_RECORDS:
         raise ValueError(_TOO_MANY)
+    if count > MAX_SCRAPS and size < count * _SCRAP:
+        raise ValueError(f"must hold usage, but has {count} elements in {size} bytes")
 
 
+MAX_SCRAPS = 1_000  # elements that are told one by one that they are too short to be usage
 _TOO_MANY = f"must hold at most {MAX_BATCH_RECORDS} records"
 _SCRAP = 14  # bytes: a fourth of what a record takes while it is still bytes
 _decode_batch = ObjectDecoder[Batch](Batch, {"records": _check_records})
@@ -251,6 +255,9 @@ _decode_records = msgspec.json.Decoder(list[Raw]).decode
 
 def decode_batch(data: bytes) -> Batch:
     """Read a batch whose records, at most MAX_BATCH_RECORDS, stay bytes. Raises ProblemError where it is no batch.
+
+    One of more than MAX_SCRAPS elements of which hardly any can be usage is refused as a whole: told one by one, they
+    make an answer of a hundred times its size.
 
     msgspec refuses the whole of it for half a surrogate pair in one record and for one that is nested too deeply. What
     `isolate` puts in their place then harms that record alone.

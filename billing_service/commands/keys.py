@@ -1,6 +1,7 @@
 """`billing-service keys`: creates, lists and revokes API keys."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,11 @@ from billing_service.database.migrations import check_schema
 from billing_service.database.pool import Connection, connected, unavailable_if_away
 from billing_service.ledger.api_keys import SCOPES, Key, KeyName, NewKey, Scope, create_key, list_keys, revoke_key
 from billing_service.settings import load_settings
+from billing_service.telemetry import audit
+from billing_service.telemetry.logs import start_logs
+
+if sys.platform != "win32":
+    import pwd
 
 T = TypeVar("T")
 _DAYS = re.compile(r"([0-9]{1,5})d")
@@ -72,6 +78,8 @@ def create(name: str, scopes: tuple[Scope, ...], customer: str | None, expires: 
     """Create a key. Its text is shown only now, on standard output."""
     wanted = NewKey(name=name, scopes=tuple(dict.fromkeys(scopes)), customer_id=customer, expires_at=expires)
     key, text = _run(lambda connection: create_key(connection, wanted))
+    start_logs(load_settings())
+    audit.key_created(f"bk_{key.id}", key.scopes, key.customer_id, _operator())
     if as_json:
         _print_json({"key": text} | msgspec.to_builtins(key))
         return
@@ -102,6 +110,8 @@ def revoke(key: str, as_json: bool) -> None:
     revoked = _run(lambda connection: revoke_key(connection, key_id[1])) if key_id else None
     if revoked is None:
         sys.exit("billing-service: there is no key with this id. Run: billing-service keys list")
+    start_logs(load_settings())
+    audit.key_revoked(f"bk_{revoked.id}", revoked.customer_id, _operator())
     if as_json:
         _print_json(msgspec.to_builtins(revoked))
     else:
@@ -118,6 +128,17 @@ def _run(work: Callable[[Connection], Awaitable[T]]) -> T:
                 return await work(connection)
 
         return asyncio.run(work_connected())
+
+
+def _operator() -> str:
+    """Who runs the command, for the audit log: the user that the process belongs to, whatever the environment says."""
+    if sys.platform == "win32":
+        return "command line"
+    user = os.getuid()
+    try:
+        return f"command line, user {pwd.getpwuid(user).pw_name}"
+    except KeyError:  # as in a container that runs under a number without a name
+        return f"command line, user {user}"
 
 
 def _row(key: Key, now: datetime) -> tuple[str, ...]:

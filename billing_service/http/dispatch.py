@@ -6,11 +6,14 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from itertools import count
+from typing import NamedTuple
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from billing_service.http.errors import SAFE_HEADERS, error_response, unavailable_response
+from billing_client.contract.wire import ProblemDetails
+from billing_service.http.errors import SAFE_HEADERS, ProblemError, error_response, unavailable_response
 from billing_service.http.hosts import HostNames
 from billing_service.http.operations import Operation, answer_operation
 from billing_service.http.rate_limits import rate_limit_headers
@@ -27,6 +30,14 @@ _NO_SNIFFING, _SAME_ORIGIN, _NO_STORE = (
     (name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()
 )
 _CLOSE = (b"connection", b"close")
+REFUSAL = "billing_service.refusal"  # where in the scope of a request the Refusal of its connection stands
+
+
+class Refusal(NamedTuple):
+    """How a connection answered a request whose body did not arrive, and the `X-Request-Id` of that answer."""
+
+    details: ProblemDetails[str]
+    http_request_id: bytes
 
 
 class Dispatcher:
@@ -67,12 +78,14 @@ class Dispatcher:
         try:
             host = request.fields.get(b"host")
             if host not in self._hosts.served:
-                self._hosts.require(host)
+                self._hosts.require(host, request.scope["http_version"])
             address, request.ids = self._router.find(request.scope["raw_path"])
             request.info.route = address.path
             return await answer_operation(address.operation(request.info.method), request)
         except asyncio.CancelledError:  # the server stops, and the time for requests in progress is over
             return unavailable_response("The service is stopping.", request.info)
+        except ClientDisconnect as error:
+            return error_response(_refused(request) or error, request.info)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a response
             return error_response(error, request.info)
         finally:
@@ -89,6 +102,15 @@ class Dispatcher:
             headers += rate_limit_headers(request.standings)
         if self._services.shutdown.announced:
             headers.append(_CLOSE)
+
+
+def _refused(request: ApiRequest) -> ProblemError | None:
+    """The error that the connection answered the request with; None if it was the caller who went away."""
+    refusal: Refusal | None = request.scope.get(REFUSAL)
+    if refusal is None:
+        return None
+    request.info.http_request_id = refusal.http_request_id
+    return ProblemError(refusal.details)
 
 
 def http_request_id(fields: Mapping[bytes, bytes]) -> bytes:

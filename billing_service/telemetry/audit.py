@@ -1,8 +1,9 @@
-"""The audit log: a line for each void, and for each API key that is created or revoked."""
+"""The audit log: a line for each void, and for each API key that is created or revoked, at every log level."""
 
 import logging
 
 _log = logging.getLogger("billing_service.audit")
+_log.setLevel(logging.INFO)  # whatever BILLING_LOG_LEVEL leaves out of the log, this stays in it
 
 
 def usage_voided(request_id: str, customer_id: str, by: str) -> None:

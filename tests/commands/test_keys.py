@@ -1,6 +1,8 @@
 """`billing-service keys` as an operator meets it."""
 
 import json
+import os
+import pwd
 import re
 import subprocess
 import sys
@@ -24,15 +26,15 @@ class Command:
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self._folder = folder
-        self._environment = {"DATABASE_URL": database_url, "BILLING_ENV": "production"}
+        self.environment = {"DATABASE_URL": database_url, "BILLING_ENV": "production"}
 
     def __call__(self, *arguments: str) -> Finished:
-        return run_main(main, "keys", *arguments, environment=self._environment, folder=self._folder)
+        return run_main(main, "keys", *arguments, environment=self.environment, folder=self._folder)
 
     def process(self, *arguments: str) -> Finished:
         """Run it as a process, which must do its work."""
         command = [sys.executable, "-m", "billing_service", "keys", *arguments]
-        environment = bare_environment() | self._environment
+        environment = bare_environment() | self.environment
         return subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True, check=True)
 
     def output(self, *arguments: str) -> str:
@@ -140,6 +142,21 @@ def test_a_key_is_bound_to_a_customer_that_exists(keys: Command, database_url: s
     assert json.loads(keys.output("list", "--json")) == []
     run(given_stored_customer(database_url, "nobody"))
     assert keys.output(*arguments).startswith("bk_")
+
+
+def test_each_key_that_is_made_or_revoked_has_a_line_in_the_log(keys: Command, database_url: str) -> None:
+    run(given_stored_customer(database_url, "acme"))
+    keys.environment |= {"BILLING_LOG_LEVEL": "error", "USER": "somebody else", "LOGNAME": "somebody else"}
+    arguments = ("--name", "n", "--scope", "usage:write", "--scope", "usage:read", "--customer", "acme")
+    created = keys("create", *arguments)
+    name, secret = created.stdout.strip().rsplit("_", 1)
+    audited = [json.loads(line) for line in created.stderr.splitlines() if line.startswith("{")]
+    audited += [json.loads(line) for line in keys("revoke", name).stderr.splitlines()]
+    by = f"command line, user {pwd.getpwuid(os.getuid()).pw_name}"
+    said = [(line["event"], line["key_id"], line["customer_id"], line["by"]) for line in audited]
+    assert said == [("API key created", name, "acme", by), ("API key revoked", name, "acme", by)]
+    assert audited[0]["scopes"] == ["usage:write", "usage:read"]
+    assert secret not in created.stderr
 
 
 @pytest.mark.parametrize("key", ["0" * 16, "bk_" + "0" * 16, "nightly job", f"bk_{'0' * 16}_{'0' * 64}"])

@@ -295,6 +295,19 @@ async def test_a_batch_names_a_bounded_number_of_errors(shared_http: aiohttp.Cli
     assert single["errors"] == results[0]["problem"]["errors"]
 
 
+@pytest.mark.parametrize("element", ["0", "{}", "[[]]", '"\\ud800"'])
+async def test_a_batch_of_little_but_scraps_is_refused_as_one(
+    shared_http: aiohttp.ClientSession, customer: str, element: str
+) -> None:
+    sound = json.dumps(usage(customerId=customer))
+    few = ",".join([element] * 999 + [sound])
+    results = (await post(shared_http, "/usage/batch", b'{"records":[%b]}' % few.encode())).require(200)["results"]
+    assert outcomes(results) == ["rejected"] * 999 + ["recorded"]
+    many = ",".join([element] * 9_999 + [sound])
+    answer = await post(shared_http, "/usage/batch", b'{"records":[%b]}' % many.encode())
+    assert "10000 elements" in answer.problem("validation_error", "/records")["detail"]
+
+
 async def test_an_error_quotes_a_short_piece_of_what_was_sent(
     shared_http: aiohttp.ClientSession, customer: str
 ) -> None:

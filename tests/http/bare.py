@@ -19,6 +19,7 @@ import uvicorn
 from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
+from billing_client.contract.wire import ProblemDetails
 from billing_service.http.connections.protocol import BoundedHttpProtocol
 from tests.calls import Answer
 from tests.services import Service
@@ -55,8 +56,16 @@ class BareApp:
         self.refusals: list[Refusal] = []
         self.heads: list[tuple[str, str]] = []
 
-    def log_refusal(self, **refusal: Any) -> None:
-        self.refusals.append(Refusal(**refusal))
+    def log_refusal(
+        self,
+        details: ProblemDetails[str],
+        *,
+        http_request_id: bytes,
+        method: str | None,
+        seconds: float,
+        scope: Scope | None,
+    ) -> None:
+        self.refusals.append(Refusal(details.status, details.code, http_request_id.decode(), method, seconds))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.heads.append((scope["method"], scope["path"]))

@@ -1,6 +1,7 @@
 """What the connection refuses before it is a request. Each refusal is told, logged and counted."""
 
 import asyncio
+import io
 import json
 import re
 import socket
@@ -8,8 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from billing_service.http.connections.protocol import (
@@ -18,10 +21,11 @@ from billing_service.http.connections.protocol import (
     MAX_PIPELINED,
     BoundedHttpProtocol,
 )
+from billing_service.telemetry.logs import RequestLog
 from tests.calls import exchange, read_answer, request_head
 from tests.http.bare import BareApp, Served, connect, read_answers, serving
 from tests.scrapes import scrape
-from tests.services import serve_process
+from tests.services import Service, running_service, serve_process
 
 
 class Impatient(BoundedHttpProtocol):
@@ -208,6 +212,48 @@ def test_each_refusal_has_a_name_a_log_line_and_a_metric(
     (refusal,) = impatient.app.refusals
     assert refusal[:4] == (status, answer.body["code"], name, method)
     assert (refusal.seconds > 0.9) == (status == 408)
+
+
+@pytest.fixture(scope="module")
+def logged_service(shared_service: Service) -> Iterator[tuple[Service, io.BytesIO]]:
+    """A service that gives a request a second to arrive, and its request log."""
+    stream = io.BytesIO()
+    log = RequestLog(stream, msgspec.json.Encoder().encode_lines, "info")
+    with running_service(shared_service.settings, log, protocol=Impatient) as service:
+        yield service, stream
+
+
+USAGE = request_head("POST", "/usage", "Content-Type: application/json", "Transfer-Encoding: chunked")
+CUT_OFF = {
+    "by a time limit": (USAGE + b"1\r\n{", 408, "request_timeout"),
+    "by what is no chunk": (USAGE + b"1\r\n{\r\nZZ\r\n", 400, "validation_error"),
+    "by its caller": (USAGE + b"1\r\n{", 400, "validation_error"),
+    "behind another request": (request_head("GET", "/healthz") + USAGE + b"1\r\n{", 408, "request_timeout"),
+    "after its answer": (USAGE.replace(b"/usage", b"/nowhere") + b"1\r\n{", 404, "not_found"),
+}
+
+
+@pytest.mark.parametrize("case", CUT_OFF)
+def test_a_body_that_is_cut_off_has_one_line_in_the_log(logged_service: tuple[Service, io.BytesIO], case: str) -> None:
+    service, stream = logged_service
+    sent, status, code = CUT_OFF[case]
+    start = len(stream.getvalue())
+    received = b""
+    with connect(service) as connection:
+        connection.sendall(sent)
+        if case == "by its caller":
+            connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(65536):
+            received += piece
+    exchange(service, request_head("GET", "/end", "X-Request-Id: end"))
+    lines: list[dict[str, Any]] = []
+    while not lines or lines[-1]["http_request_id"] != "end":
+        time.sleep(0.01)
+        lines = [json.loads(line) for line in stream.getvalue()[start:].splitlines()]
+    (line,) = lines[:-1]
+    assert (line["status"], line["code"]) == (status, code)
+    assert line["route"] == ("other" if code == "not_found" else "/usage")
+    assert case == "by its caller" or line["http_request_id"].encode() in received
 
 
 async def test_the_service_logs_and_counts_them(tmp_path: Path, database_url: str) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Collection
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from billing_client.contract.wire import ProblemDetails
 from billing_service.settings import Settings
 
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
@@ -28,15 +30,24 @@ class ServedApp(Protocol):
 
     settings: Settings
 
-    def log_refusal(self, *, status: int, code: str, http_request_id: str, method: str | None, seconds: float) -> None:
+    def log_refusal(
+        self,
+        details: ProblemDetails[str],
+        *,
+        http_request_id: bytes,
+        method: str | None,
+        seconds: float,
+        scope: Scope | None,
+    ) -> None:
         """Log and count a request that was refused before the application saw all of it.
 
         Args:
-            status: The status of the answer.
-            code: The code of the problem.
+            details: The answer.
             http_request_id: The `X-Request-Id` of the answer.
             method: The method, None where the head did not arrive.
             seconds: How long the request had been arriving; 0 where it came in one piece.
+            scope: The request as the application got it, which is about to be told that its body ends; None where it
+                did not get it.
         """
 
 

@@ -167,6 +167,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Take the path of an address (RFC 9112, 3.2.2), whose authority counts in the place of `Host`."""
         if self.url == b"*":
             return
+        if sum(name == b"host" for name, _ in self.headers) != 1 and self.parser.get_http_version() != "1.0":
+            raise self._stop("validation_error", _BAD_REQUEST)  # RFC 9112, section 3.2: also where it does not count
         try:
             authority, self.url = messages.split_address(self.url)
         except ValueError as error:
@@ -349,16 +351,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.linger_seconds, self.transport.close)
 
     def _log_refusal(self, details: ProblemDetails[str], *, has_cycle: bool) -> bytes:
-        """Log a refusal, and return the name of its request."""
+        """Have a refusal logged, once a request, and return the name of its request."""
+        cycle: Any = self.cycle
         request_id = http_request_id(dict(self.headers or ()))
-        if self._load.app is not None:
+        is_at_work = has_cycle and not self.pipeline
+        if self._load.app is not None and not (is_at_work and cycle.response_complete):
             has_head = has_cycle or self._fault is not None
             self._load.app.log_refusal(
-                status=details.status,
-                code=details.code,
-                http_request_id=request_id.decode(),
+                details,
+                http_request_id=request_id,
                 method=self.parser.get_method().decode() if has_head else None,
                 seconds=self.loop.time() - self._begun if self._begun else 0.0,
+                scope=cycle.scope if is_at_work else None,
             )
         return request_id
 

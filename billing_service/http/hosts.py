@@ -14,7 +14,7 @@ _EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not listene
 MAX_SERVED = 1_000
 # RFC 9110, section 7.2, with the host of RFC 3986, section 3.2.2. Two lines come joined by a comma and a space.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
-_BAD_HOST = "A request has one `Host` header, with a host name and perhaps a port (RFC 9112, section 3.2). Send it, and no more."
+_BAD_HOST = "A request has exactly one `Host` header, a host name and perhaps a port (RFC 9112, section 3.2)."
 
 
 class HostNames:

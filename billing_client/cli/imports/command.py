@@ -9,7 +9,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,7 +30,7 @@ from billing_client import (
 from billing_client.cli.exit_codes import ExitCode
 from billing_client.cli.failures import Command, CommandError, failure_from
 from billing_client.cli.imports.detection import NAMES, InputFormat, read_file
-from billing_client.cli.imports.lines import InputError, SourceRecord, UsageSource
+from billing_client.cli.imports.lines import InputError, SourceRecord, TextLines, UsageSource
 from billing_client.cli.imports.progress import EVERY, Show, progress
 from billing_client.cli.imports.report import exit_code, facts_of, print_report
 from billing_client.cli.imports.totals import REMEMBERED_CUSTOMERS, ImportTotals, LeftoverFile
@@ -186,9 +186,9 @@ def import_(
     that are refused go to a file beside FILE, bill.rejected.csv, which can be corrected and imported in its turn; with
     --dry-run those that the server does not have go to bill.missing.csv.
     """
-    with _open(file) as text:
+    with _open(file) as text, closing(TextLines(text)) as lines:
         try:
-            read = read_file(text, format_, zone)
+            read = read_file(lines, format_, zone)
         except InputError as error:
             raise CommandError(ExitCode.REFUSED, f"{file}: {error}") from error
         makes_customers = read.names_customers if create_customers is None else create_customers

@@ -9,7 +9,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
-from billing_client.cli.imports.lines import LONGEST_LINE, TOO_LONG, InputError, SourceRecord, TextLines
+from msgspec import structs
+
+from billing_client.cli.imports.lines import LONGEST_LINE, TOO_LONG, InputError, Rest, SourceRecord, TextLines
+from billing_client.contract.csv_cells import disarm
+from billing_client.contract.wire import printable
 
 MOST_LINES = 100  # of one row; a quote that is still open then was never meant to be one
 _TWO_CELLS = re.compile(r'(?:(?:"(?:[^"]|"")*"|[^",\r\n]*),){2}')
@@ -30,6 +34,7 @@ class _Row(NamedTuple):
     cells: list[str]
     fault: str
     text: str
+    rest: Rest | None = None
 
 
 class Table:
@@ -69,8 +74,8 @@ class Table:
             self._lines.push_back(taken[1:])
             del taken[1:]
         number = self._lines.number + 1 - len(taken)
-        if self._lines.cut_since(number):
-            return _Row(number, [], TOO_LONG, "")  # a part of it would look like the whole
+        if rest := self._lines.rest():
+            return _Row(number, [], TOO_LONG, "".join(taken), rest)  # a part of it would look like the whole
         return _Row(number, cells, fault, "".join(taken))
 
     def _take(self, taken: list[str]) -> Iterator[str]:
@@ -80,7 +85,7 @@ class Table:
             taken.append(line)
             size += len(line)
             yield line
-            if len(taken) == MOST_LINES or size > LONGEST_LINE:
+            if len(taken) == MOST_LINES or size >= LONGEST_LINE:
                 return
 
 
@@ -103,9 +108,9 @@ class CsvSource(ABC):
 
     def __iter__(self) -> Iterator[SourceRecord]:
         """See UsageSource."""
-        for number, row, fault, text in self._table.rows():
+        for number, row, fault, text, rest in self._table.rows():
             if fault:
-                yield SourceRecord(number=number, source=text, fault=fault)
+                yield SourceRecord(number=number, source=text, rest=rest, fault=fault)
                 continue
             cells = [row[at] for at in self._positions]
             try:
@@ -119,18 +124,18 @@ class CsvSource(ABC):
 
     def heading(self) -> str:
         """See UsageSource."""
-        return self._noted(*EXTRA, self._table.heading)
+        return "".join(self._noted(*EXTRA, SourceRecord(number=0, source=self._table.heading)))
 
-    def left(self, line: SourceRecord, reason: str) -> str:
-        """See UsageSource. What stands in the file follows, byte for byte."""
-        return self._noted(str(line.number), reason, line.source)
+    def left(self, line: SourceRecord, reason: str) -> Iterator[str]:
+        """See UsageSource. The number and the reason are two cells before it."""
+        return self._noted(str(line.number), reason, line)
 
-    def _noted(self, number: str, reason: str, text: str) -> str:
+    def _noted(self, number: str, reason: str, line: SourceRecord) -> Iterator[str]:
         """A row with two cells before it, which take the place of those that a file of left lines has already."""
-        if self._table.header[: len(EXTRA)] == [*EXTRA] and (noted := _TWO_CELLS.match(text)):
-            text = text[noted.end() :]
-        end = "" if text.endswith(("\n", "\r")) else "\n"
-        return f"{write_row([number, reason]).rstrip()},{text}{end}"
+        if self._table.header[: len(EXTRA)] == [*EXTRA] and (noted := _TWO_CELLS.match(line.source)):
+            line = structs.replace(line, source=line.source[noted.end() :])
+        yield f"{write_row([number, disarm(printable(reason))]).rstrip()},"
+        yield from line.text()
 
 
 def read_instant(column: str, text: str, zone: tzinfo | None) -> datetime:

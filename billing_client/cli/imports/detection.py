@@ -1,7 +1,7 @@
 """Which format a file has: what it says of itself counts, not how it is named."""
 
 from datetime import tzinfo
-from typing import Literal, TextIO, get_args
+from typing import Literal, get_args
 
 from billing_client.cli.imports.csv_tables import Table
 from billing_client.cli.imports.focus_csv import FocusBill
@@ -15,14 +15,13 @@ _UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how its byte order mark is read
 _TABLES = {"focus": FocusBill, "csv": UsageCsv}
 
 
-def read_file(file: TextIO, name: InputFormat | None, zone: tzinfo | None = None) -> UsageSource:
-    """A file of usage, opened as UTF-8 with surrogate escapes, in the format of that name or its own.
+def read_file(lines: TextLines, name: InputFormat | None, zone: tzinfo | None = None) -> UsageSource:
+    """The usage in the lines of a file, in the format of that name or its own.
 
     `zone` is that of times without an offset.
 
     Raises InputError.
     """
-    lines = TextLines(file)
     first = lines.first()
     if name == "ndjson" or (name is None and first.lstrip().startswith("{")):
         return UsageNdjson(lines)

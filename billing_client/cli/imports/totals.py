@@ -45,7 +45,7 @@ class LeftoverFile:
         if self._file is None:
             self._file = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             self._file.write(self._format.heading())
-        self._file.write(self._format.left(line, reason))
+        self._file.writelines(self._format.left(line, reason))
         self.count += 1
 
     def close(self, whole: bool) -> None:

@@ -7,15 +7,15 @@ import msgspec
 from msgspec import Raw, Struct
 
 from billing_client import Usage
-from billing_client.cli.imports.csv_tables import EXTRA
 from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
 from billing_client.contract.decoding import ObjectDecoder, read_decimal, read_dimensions, read_optional_timestamp
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.timestamps import read_timestamp
+from billing_client.contract.wire import printable
 
 
 class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    """A line: what a report has, what an export has besides, and what a file of lines that are left has."""
+    """A line: what a report has, and what an export has besides."""
 
     customer_id: str
     service: str
@@ -30,8 +30,13 @@ class _Object(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     recorded_by: Any = None
     voided_at: str | None = None
     outcome: Any = None
-    line: Any = None
-    reason: Any = None
+
+
+class _Note(Struct, forbid_unknown_fields=True):
+    """What stands before each line in a file of lines that are left: its number in the file it is from, and why."""
+
+    line: int
+    reason: str
 
 
 _decode = ObjectDecoder[_Object](
@@ -43,7 +48,7 @@ _decode = ObjectDecoder[_Object](
         "dimensions": read_dimensions,
     },
 )
-_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_note = msgspec.json.Decoder(_Note).decode
 
 
 class UsageNdjson:
@@ -58,34 +63,40 @@ class UsageNdjson:
     def __iter__(self) -> Iterator[SourceRecord]:
         """See UsageSource."""
         for text in self._lines:
-            number, source = self._lines.number, text.strip()
-            if self._lines.cut_since(number):
-                yield SourceRecord(number=number, source="", fault=TOO_LONG)
-            elif source:
+            number, stripped = self._lines.number, text.strip()
+            if rest := self._lines.rest():
+                yield SourceRecord(number=number, source=text, rest=rest, fault=TOO_LONG)
+            elif stripped and not _is_note(stripped):
                 try:
-                    yield _read(number, source)
+                    yield _read(number, text)
                 except ProblemError as error:
                     faults = error.details.errors or []
                     fault = "; ".join(f"{each.pointer}: {each.message}".removeprefix(": ") for each in faults)
-                    yield SourceRecord(number=number, source=source, fault=fault)
+                    yield SourceRecord(number=number, source=text, fault=fault)
 
     def heading(self) -> str:
         """See UsageSource."""
         return ""
 
-    def left(self, line: SourceRecord, reason: str) -> str:
-        """See UsageSource. What is no object stands there as text."""
-        members: dict[str, Any] = {"line": line.number, "reason": reason}
-        try:
-            members |= {name: raw for name, raw in _decode_members(line.source).items() if name not in EXTRA}
-        except (ValueError, RecursionError):
-            members["text"] = line.source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return msgspec.json.encode(members).decode() + "\n"
+    def left(self, line: SourceRecord, reason: str) -> Iterator[str]:
+        """See UsageSource. The number and the reason are a line before it, which an import passes over."""
+        yield msgspec.json.encode(_Note(line.number, printable(reason))).decode() + "\n"
+        yield from line.text()
+
+
+def _is_note(text: str) -> bool:
+    if not text.startswith('{"line":'):
+        return False
+    try:
+        _decode_note(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(number: int, source: str) -> SourceRecord:
     """What a line says. Raises ProblemError."""
-    data = source.encode("utf-8", "surrogateescape")
+    data = source.strip().encode("utf-8", "surrogateescape")
     given = _decode(data)
     try:
         units, price = read_decimal(given.units_consumed), read_decimal(given.price_per_unit)

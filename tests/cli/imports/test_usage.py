@@ -97,8 +97,10 @@ def test_bad_lines_of_ndjson_are_listed_and_can_be_corrected(acme: Service, tmp_
         assert bad[int(number)][1] in reason, (number, reason)
 
     rejects = tmp_path / "usage.rejected.ndjson"
-    corrected = [line for line in rejects.read_text("utf-8").splitlines() if '"line":4,' in line]
-    rejects.write_text(corrected[0].replace("event_id", "eventId").replace("e-1", "e-2"), "utf-8")
+    lines = rejects.read_bytes().splitlines(keepends=True)
+    (at,) = (at for at, line in enumerate(lines) if line.startswith(b'{"line":4,'))
+    assert lines[at + 1] == bad[4][0] + b"\n"
+    rejects.write_bytes(lines[at] + lines[at + 1].replace(b"event_id", b"eventId").replace(b"e-1", b"e-2"))
     assert import_file(rejects, acme).lines == {"lines read": 1, "recorded": 1}
     assert sorted(str(record.event_id) for record in stored(acme, "acme")) == ["e-1", "e-2"]
 
@@ -350,6 +352,57 @@ def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_t
     left = (tmp_path / "usage.rejected.rejected.csv").read_bytes()
     assert left.startswith(b"line,reason," + header)
     assert left.endswith(b"," + bad[4])
+
+
+LONG = b"x" * ((1 << 20) + 1) + "\u20ac".encode() * 400_000 + b"\xff"  # more than the longest line, twice
+KEPT = {
+    "ndjson": [
+        b'  {"customerId": "acme",\t"service":"\xff"}  \r\n',
+        b'{"note": {"n": 1.50}, "note": 2}\n',
+        b'{"service": "%b"}\n' % LONG,
+        b"\x00\x1b[31mno JSON\r",
+        b'{"line": "7", "reason": "no note"}\n',
+        b'{"unitsConsumed": -1} %b \r\n' % LONG,
+    ],
+    "csv": [
+        b"acme,short\r\n",
+        b'acme,"two\nlines",-1,1\n',
+        b"acme,%b,1,1\r\n" % LONG,
+        b'acme,"never closed\n',
+        b'acme,"storage"x,1,1\r',
+        b'acme,"two\r\nlines, %b",1,1\n' % LONG,
+        b'acme,"closed"\xff,%b\n' % LONG,
+    ],
+}
+
+
+@pytest.mark.parametrize("format_", KEPT)
+def test_what_is_refused_is_kept_to_the_byte_however_long_it_is(acme: Service, tmp_path: Path, format_: str) -> None:
+    sound = f"{json.dumps(usage())}\n" if format_ == "ndjson" else "acme,storage,1.5,0.02\n"
+    heading = b"" if format_ == "ndjson" else b"customerId,service,unitsConsumed,pricePerUnit\n"
+    file = tmp_path / f"usage.{format_}"
+    file.write_bytes(heading + sound.encode() + sound.encode().join(KEPT[format_]))
+    result = import_file(file, acme, "--format", format_, "--batch-size", "2", code=1)
+    assert result.lines["rejected"] >= len(KEPT[format_])
+    content = (tmp_path / f"usage.rejected.{format_}").read_bytes()
+    at = 0
+    for raw in KEPT[format_]:  # in their order, each piece of them behind a note
+        for piece in raw.splitlines(keepends=True) if format_ == "csv" else [raw]:
+            at = content.index(piece, at) + len(piece)
+    again = import_file(tmp_path / f"usage.rejected.{format_}", acme, "--format", format_, code=1)
+    assert again.lines == {"lines read": result.lines["rejected"], "rejected": result.lines["rejected"]}
+
+
+def test_an_open_quote_loses_no_line(acme: Service, tmp_path: Path) -> None:
+    """Of a row that cannot be read each line is read again by itself; it is imported, or it is refused and kept."""
+    rows = ['acme,"open,1,1', "acme,storage,2,1", 'a "quoted" b,x,1,1', "no row", 'acme,"b,3,1', 'acme,c",4,1']
+    file = tmp_path / "usage.csv"
+    file.write_text("customerId,service,unitsConsumed,pricePerUnit\n" + "\n".join(rows * 40))
+    result = import_file(file, acme, code=1)
+    content = (tmp_path / "usage.rejected.csv").read_text()
+    kept = sum(content.count(f"{row}\n") for row in set(rows))
+    imported = result.lines["lines read"] - result.lines["rejected"]
+    assert kept + imported == len(rows) * 40
 
 
 def test_a_time_without_an_offset_needs_a_zone(acme: Service, tmp_path: Path) -> None:

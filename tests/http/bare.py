@@ -59,7 +59,6 @@ class BareApp:
     def log_refusal(
         self,
         details: ProblemDetails[str],
-        *,
         http_request_id: bytes,
         method: str | None,
         seconds: float,

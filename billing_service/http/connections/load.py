@@ -33,7 +33,6 @@ class ServedApp(Protocol):
     def log_refusal(
         self,
         details: ProblemDetails[str],
-        *,
         http_request_id: bytes,
         method: str | None,
         seconds: float,

@@ -357,13 +357,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         is_at_work = has_cycle and not self.pipeline
         if self._load.app is not None and not (is_at_work and cycle.response_complete):
             has_head = has_cycle or self._fault is not None
-            self._load.app.log_refusal(
-                details,
-                http_request_id=request_id,
-                method=self.parser.get_method().decode() if has_head else None,
-                seconds=self.loop.time() - self._begun if self._begun else 0.0,
-                scope=cycle.scope if is_at_work else None,
-            )
+            method = self.parser.get_method().decode() if has_head else None
+            seconds = self.loop.time() - self._begun if self._begun else 0.0
+            scope = cycle.scope if is_at_work else None
+            self._load.app.log_refusal(details, request_id, method, seconds, scope)
         return request_id
 
     # What it holds

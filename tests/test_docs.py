@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import billing_client
+import billing_client.blocking
 import billing_client.testing
 import billing_service
 from billing_client import BillingError
@@ -83,7 +84,8 @@ def test_every_endpoint_is_documented() -> None:
 def test_the_reference_shows_every_public_name_once() -> None:
     documented = re.findall(r"^::: ([\w.]+)$", CLIENT.read_text("utf-8"), re.MULTILINE)
     public = [f"billing_client.{name}" for name in billing_client.__all__ if name != "__version__"]
-    public += [f"billing_client.testing.{name}" for name in billing_client.testing.__all__]
+    for room in (billing_client.blocking, billing_client.testing):
+        public += [f"{room.__name__}.{name}" for name in room.__all__]
     assert sorted(documented) == sorted(public)
 
 

@@ -14,6 +14,7 @@ from tests.services import Service
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
+BLOCKING = ROOT / "docs/guides/blocking.md"
 RECORDER = ROOT / "docs/guides/durable-recorder.md"
 REPORTING = ROOT / "docs/guides/report-usage.md"
 TESTING = ROOT / "docs/guides/test-your-code.md"
@@ -64,6 +65,15 @@ def test_the_examples_of_the_recorder_run(service: Service, tmp_path: Path) -> N
     produce, inspect = blocks(RECORDER)
     assert "delivered=100, duplicates=0, dead=0, pending=0" in run(produce, service, tmp_path)
     assert "0 are sent again" in run(inspect, service, tmp_path)
+
+
+def test_the_examples_without_asyncio_run(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    script, notebook = blocks(BLOCKING)
+    said = run(script, service, tmp_path).splitlines()
+    assert said[:4] == ["recorded 0.03", *(f"recorded job-{number}" for number in range(3))]
+    assert "delivered=1, duplicates=0, dead=0, pending=0" in said[4]
+    assert run(f"{notebook}\nprint(_)".replace("client.summary", "_ = client.summary"), service, tmp_path)
 
 
 def write_tests(folder: Path) -> None:

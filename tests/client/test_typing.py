@@ -18,6 +18,7 @@ from tests.programs import UNMEASURED
 PROGRAM = """
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Generator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,7 +26,7 @@ from typing import Literal, assert_type
 
 from billing_client import (
     BillingError, BillingSystemClient, Customer, DuplicateRecordError, EventIdConflictError, FieldConflict, FieldError,
-    Usage, UsageOutcome, UsageRecord, ValidationError,
+    RecorderCounts, Usage, UsageOutcome, UsageRecord, ValidationError, blocking,
 )
 
 async def metered() -> AsyncIterator[Usage]:
@@ -75,6 +76,21 @@ async def main() -> None:
         await record_one(client)
         await record_many(client)
 
+def without_asyncio() -> None:
+    with blocking.BillingClient(base_url="http://127.0.0.1:3000", api_key=None, timeout=5) as client:
+        assert_type(client, blocking.BillingClient)
+        assert_type(
+            client.record_usage(customer_id="acme", service="storage", units_consumed=1, price_per_unit=1), UsageRecord
+        )
+        assert_type(client.usage(customer_id="acme"), Generator[UsageRecord, None, None])
+        usage = Usage(customer_id="a", service="s", units_consumed=1, price_per_unit=1)
+        assert_type([outcome for outcome in client.record_usages([usage], batch_size=10)], list[UsageOutcome])
+        with client.recorder(spool="usage.db", on_full="raise") as recorder:
+            assert_type(recorder, blocking.UsageRecorder)
+            assert_type(recorder.record(usage, idempotency_key="k"), str)
+            assert_type(recorder.record(customer_id="a", service="s", units_consumed=1, price_per_unit=1), str)
+            assert_type(recorder.close(timeout=1), RecorderCounts)
+
 asyncio.run(main())
 """
 HEAVY = {"aiohttp", "sqlite3", "asyncio"}
@@ -87,6 +103,10 @@ MISUSES = {
     'client.record_usage(customer_id="a", service="s", units_consumed=1, price_per_unit=1, on_duplicate="skip")': (
         "incompatible type \"Literal['skip']\""
     ),
+    "blocking.BillingClient(base_url=5)": 'incompatible type "int"',
+    "blocking_client.get_customer(5)": "Too many positional arguments",
+    'blocking_client.recorder(on_full="never")': "incompatible type \"Literal['never']\"",
+    "blocking_client.recorder().record(1, customer_id=5)": "No overload variant",
 }
 
 
@@ -111,9 +131,13 @@ def test_a_users_program_passes_mypy_strict(tmp_path: Path, cache: Path) -> None
 
 
 def test_misuse_fails_mypy_strict(tmp_path: Path, cache: Path) -> None:
-    head = 'from billing_client import BillingSystemClient, Usage\nclient = BillingSystemClient(base_url="x")\n'
+    head = (
+        "from billing_client import BillingSystemClient, Usage, blocking\n"
+        'client = BillingSystemClient(base_url="x")\n'
+        'blocking_client = blocking.BillingClient(base_url="x")\n'
+    )
     *lines, _ = check(head + "\n".join(MISUSES) + "\n", tmp_path, cache)
-    for number, expected in enumerate(MISUSES.values(), 3):
+    for number, expected in enumerate(MISUSES.values(), 4):
         assert expected in "".join(line for line in lines if line.startswith(f"program.py:{number}: error: "))
 
 

@@ -25,7 +25,8 @@ from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
 from billing_client.contract.wire import Customer, CustomerChange, NewCustomer, NewVoid
 from billing_client.spooling.events import RecorderEvent
-from billing_client.spooling.recorder import RecorderOptions, UsageRecorder
+from billing_client.spooling.options import RecorderOptions
+from billing_client.spooling.recorder import UsageRecorder
 
 _RECORD = msgspec.json.Decoder(UsageRecord)
 _VOIDED = msgspec.json.Decoder(VoidedUsage)
@@ -193,6 +194,7 @@ class BillingSystemClient(LedgerReads):
         spool: str | os.PathLike[str] | None = None,
         on_event: Callable[[RecorderEvent], None] | None = None,
         on_full: Literal["wait", "raise"] = "wait",
+        full_timeout: float = 30.0,
         max_records: int = 1_000_000,
         max_bytes: int = 256 * 1024 * 1024,
         batch_size: int = 1_000,
@@ -209,6 +211,8 @@ class BillingSystemClient(LedgerReads):
             on_event: Called in the event loop for each attempt and each record that is delivered, a duplicate, or
                 dead. What it raises is logged.
             on_full: What `record()` does when the spool is full: "wait" for room, or "raise" SpoolFullError.
+            full_timeout: For how many seconds it waits for room before it raises SpoolFullError; at least 0. A server
+                that stops waits for its requests, and these for room: so do not let them wait without end.
             max_records: How many records the spool holds at most, dead letters included; at least 1.
             max_bytes: How many bytes of JSON they have at most, dead letters included; at least 4,096.
             batch_size: How many records one request holds at most, 1 to 10,000.
@@ -222,6 +226,7 @@ class BillingSystemClient(LedgerReads):
             spool=None if spool is None else Path(spool),
             on_event=on_event,
             on_full=on_full,
+            full_timeout=full_timeout,
             max_records=max_records,
             max_bytes=max_bytes,
             batch_size=batch_size,

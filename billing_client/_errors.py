@@ -8,6 +8,7 @@ BillingError
 │   ├── SpoolDiskFullError      its disk is full
 │   ├── SpoolInUseError         another recorder uses it, in this process or another
 │   ├── SpoolForkedError        its recorder belongs to the process that this one was forked from
+│   ├── RecorderClosedError     its recorder was closed (also a RuntimeError)
 │   └── SpoolCorruptError       the file is damaged
 ├── TransportError              no usable response came
 │   └── DeadlineExceededError   the deadline over all attempts passed
@@ -116,6 +117,10 @@ class SpoolInUseError(SpoolError):
 
 class SpoolForkedError(SpoolError):
     """The recorder belongs to the process that this one was forked from. Make another, with a spool of its own."""
+
+
+class RecorderClosedError(SpoolError, RuntimeError):
+    """The recorder was closed before the call, or while the call waited for room. Nothing of it was recorded."""
 
 
 class SpoolCorruptError(SpoolError):

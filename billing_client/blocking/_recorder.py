@@ -7,7 +7,7 @@ from typing import Self
 
 from billing_client.blocking._forks import abandon, watch_forks
 from billing_client.blocking._loop_thread import LoopThread
-from billing_client.blocking._methods import Blocking, parameters_of, waiting
+from billing_client.blocking._methods import Blocking, calling, parameters_of, waiting
 from billing_client.spooling.recorder import RecorderCounts
 from billing_client.spooling.recorder import UsageRecorder as AsyncRecorder
 
@@ -45,6 +45,8 @@ class UsageRecorder(Blocking[AsyncRecorder]):
         return thread.call(lambda: recorder.counts)
 
     record = waiting(AsyncRecorder.record)
+    record_many = waiting(AsyncRecorder.record_many)
+    record_soon = calling(AsyncRecorder.record_soon)
     flush = waiting(AsyncRecorder.flush)
     status = waiting(AsyncRecorder.status)
     dead_letters = waiting(AsyncRecorder.dead_letters)

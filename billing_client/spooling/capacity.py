@@ -3,10 +3,20 @@
 import asyncio
 import logging
 from collections import deque
+from typing import NamedTuple
 
-from billing_client._errors import SpoolFullError
+from billing_client._errors import RecorderClosedError, SpoolFullError
 
+_CLOSED = "the recorder was closed while its spool was full; this use was not recorded"
 _logger = logging.getLogger(__name__)
+
+
+class _Turn(NamedTuple):
+    """A call that waits for room."""
+
+    records: int
+    size: int
+    admitted: asyncio.Future[None]
 
 
 class Capacity:
@@ -18,34 +28,50 @@ class Capacity:
         self._records = 0
         self._bytes = 0
         self._has_warned = False
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._is_closed = False
+        self._queue: deque[_Turn] = deque()
 
     def occupy(self, records: int, size: int) -> None:
         """Count what is there, even beyond the maximum."""
         self._records += records
         self._bytes += size
 
-    async def reserve(self, size: int, wait: bool) -> None:
-        """Reserve room for one record, in the order of the calls. Raises SpoolFullError if it may not wait."""
-        if not self._queue and self._fits(size):
-            self.occupy(1, size)
+    def reserve_now(self, records: int, size: int) -> bool:
+        """Reserve room if there is some and nobody waits for it; whether there was.
+
+        Raises SpoolFullError if it can never fit.
+        """
+        if records > self._max_records or size > self._max_bytes:
+            raise SpoolFullError(f"{records} records of {size} bytes never fit; raise max_records and max_bytes")
+        if self._queue or not self._fits(records, size):
+            return False
+        self.occupy(records, size)
+        return True
+
+    async def reserve(self, records: int, size: int, timeout: float) -> None:
+        """Reserve room, in the order of the calls.
+
+        Raises SpoolFullError if there is none within the timeout, RecorderClosedError.
+        """
+        if self._is_closed:
+            raise RecorderClosedError(_CLOSED)
+        if self.reserve_now(records, size):
             return
-        if not wait:
-            raise SpoolFullError(
-                f"the spool is full: it holds {self._records} records, {self._bytes} bytes; record again later, "
-                "or raise max_records and max_bytes"
-            )
+        if timeout <= 0:
+            raise self.full()
         if not self._has_warned:
             _logger.warning("record() waits: the spool holds %d records, %d bytes", self._records, self._bytes)
             self._has_warned = True
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((size, turn))
+        turn = _Turn(records, size, asyncio.get_running_loop().create_future())
+        self._queue.append(turn)
         try:
-            await turn
+            async with asyncio.timeout(timeout):
+                await turn.admitted
+        except TimeoutError as error:
+            self._leave(turn)
+            raise self.full(f"for {timeout:g} s") from error
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # its room was reserved at the same moment
-                self.release(1, size)
-            self._admit()  # the next in the queue may be smaller
+            self._leave(turn)
             raise
 
     def release(self, records: int, size: int) -> None:
@@ -54,18 +80,32 @@ class Capacity:
         self._admit()
 
     def close(self) -> None:
-        """Fail the calls that wait, with a RuntimeError."""
-        for _, turn in self._queue:
-            if not turn.done():
-                turn.set_exception(RuntimeError("this recorder was closed"))
+        """Fail the calls that wait, with a RecorderClosedError, and those that come."""
+        self._is_closed = True
+        for turn in self._queue:
+            if not turn.admitted.done():
+                turn.admitted.set_exception(RecorderClosedError(_CLOSED))
         self._queue.clear()
 
-    def _fits(self, size: int) -> bool:
-        return self._records < self._max_records and self._bytes + size <= self._max_bytes
+    def full(self, since: str = "") -> SpoolFullError:
+        """The error of a spool that has no room."""
+        return SpoolFullError(
+            f"the spool is full{since and f' {since}'}: it holds {self._records} records, {self._bytes} bytes; "
+            "record again later, or raise max_records and max_bytes"
+        )
+
+    def _leave(self, turn: _Turn) -> None:
+        """A call gave up. Its room may have been reserved at the same moment, and the next may be smaller."""
+        if turn.admitted.done() and not turn.admitted.cancelled() and turn.admitted.exception() is None:
+            self.release(turn.records, turn.size)
+        self._admit()
+
+    def _fits(self, records: int, size: int) -> bool:
+        return self._records + records <= self._max_records and self._bytes + size <= self._max_bytes
 
     def _admit(self) -> None:
-        while self._queue and (self._queue[0][1].done() or self._fits(self._queue[0][0])):
-            size, turn = self._queue.popleft()
-            if not turn.done():
-                self.occupy(1, size)
-                turn.set_result(None)
+        while self._queue and (self._queue[0].admitted.done() or self._fits(*self._queue[0][:2])):
+            turn = self._queue.popleft()
+            if not turn.admitted.done():
+                self.occupy(turn.records, turn.size)
+                turn.admitted.set_result(None)

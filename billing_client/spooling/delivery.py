@@ -63,7 +63,7 @@ class Delivery:
         on_event: Callable[[RecorderEvent], None] | None,
     ) -> None:
         self.settled: Counter[DeliveryOutcome] = Counter()
-        self.appended = asyncio.Event()
+        self.to_settle = 0
         self._transport = transport
         self._outbox = outbox
         self._capacity = capacity
@@ -71,15 +71,27 @@ class Delivery:
         self._on_event = on_event
         self._longest_wait = FIRST_WAIT_SECONDS
         self._flushes = 0
+        self._parts_calls = False
+        self._appended = asyncio.Event()
         self._early = PassedOver()
         self._progress, self._hurry = asyncio.Event(), asyncio.Event()
 
+    @property
+    def pending(self) -> int:
+        """How many records are to be settled yet."""
+        return self.to_settle - self.settled.total()
+
+    def note_appended(self, records: int) -> None:
+        """There is something new in the spool to send."""
+        self.to_settle += records
+        self._appended.set()
+
     async def run(self) -> None:
-        """Deliver until cancelled. Set `appended` when there is something new to send."""
+        """Deliver until cancelled."""
         while True:
-            self.appended.clear()
+            self._appended.clear()
             try:
-                batch, buried = await self._outbox.take(self._records, self._early.place())
+                batch, buried = await self._outbox.take(self._records, self._early.place(), not self._parts_calls)
                 if buried:
                     _logger.warning("%d rows of the spool are no records, and are dead letters now", buried)
                     self.settled["dead"] += buried
@@ -102,7 +114,7 @@ class Delivery:
         self._flushes += 1
         self._hurry.set()
         self._early.look_again()
-        self.appended.set()
+        self._appended.set()
         try:
             while self.settled.total() < settled:
                 self._progress.clear()
@@ -129,6 +141,7 @@ class Delivery:
         if not kept:
             self._records = min(self._batch_size, self._records + max(1, self._batch_size // GROWTH))
             self._longest_wait = FIRST_WAIT_SECONDS
+            self._parts_calls = False
         await asyncio.shield(self._settle(settlements, call))  # what is stored is counted, even if the recorder closes
         early = [settlement for settlement in settlements if settlement.outcome == "early"]
         if early:
@@ -160,11 +173,13 @@ class Delivery:
         """Wait until there is something new to send, or it is time for what was passed over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._early.seconds_left()):
-                await self.appended.wait()
+                await self._appended.wait()
 
     async def _try_later(self, batch: Sequence[Pending], error: BillingError) -> None:
         """Make the next batch smaller and wait. If the batch was only too large, do not wait."""
         self._records = max(1, len(batch) // 2)
+        if isinstance(error, UnexpectedResponseError | PayloadTooLargeError | ValidationError):
+            self._parts_calls = True  # what is in the batch may cause it
         if len(batch) == 1 and isinstance(error, UnexpectedResponseError):  # the record itself may cause it
             await self._outbox.put_last(batch[0])
         is_refused = isinstance(error, PayloadTooLargeError | ValidationError)

@@ -42,12 +42,13 @@ class Taken(NamedTuple):
 
 def _fault_of_row(row: Sequence[Any]) -> str:
     """What is wrong with a row; "" if nothing is. SQLite lets any column hold a value of any type."""
-    _, key, request_id, attempts, body = row
+    _, key, request_id, attempts, body, followers = row
     for name, value, expected in (
         ("idempotency_key", key, str),
         ("request_id", request_id, str),
         ("attempts", attempts, int),
         ("body", body, bytes),
+        ("followers", followers, int),
     ):
         if not isinstance(value, expected):
             return f"{name} is of type {type(value).__name__}"
@@ -70,10 +71,20 @@ class _BatchKeys:
         self._request_ids: set[str] = set()
         self._bytes = 0
 
-    def key_for(self, usage: EncodedUsage) -> str:
-        """The current key, or a new one if the batch of the current key is full or holds the same usage."""
-        is_full = len(self._request_ids) == self._batch_size or self._bytes + len(usage.body) > BATCH_BYTES
-        if is_full or usage.request_id in self._request_ids:
+    def keys_for(self, usages: Sequence[EncodedUsage]) -> list[str]:
+        """The keys of usage that belongs together: one for all, unless some of it is the same usage."""
+        if not self._has_room_for(usages):
+            self._begin()
+        return [self._key_for(usage) for usage in usages]
+
+    def _has_room_for(self, usages: Sequence[EncodedUsage]) -> bool:
+        is_full = len(self._request_ids) + len(usages) > self._batch_size
+        is_large = self._bytes + sum(len(usage.body) for usage in usages) > BATCH_BYTES
+        return not (is_full or is_large or any(usage.request_id in self._request_ids for usage in usages))
+
+    def _key_for(self, usage: EncodedUsage) -> str:
+        """The current key, or a new one if the batch of the current key holds the same usage."""
+        if usage.request_id in self._request_ids:
             self._begin()
         self._request_ids.add(usage.request_id)
         self._bytes += len(usage.body)
@@ -140,8 +151,10 @@ class Outbox:
             self.file.close()
 
     @_in_thread
-    def append(self, usages: Iterable[tuple[EncodedUsage, str | None]]) -> None:
-        """Add records, all or none; they are on disk when this returns. One without an Idempotency-Key gets one.
+    def append(self, calls: Iterable[tuple[Sequence[EncodedUsage], str | None]]) -> None:
+        """Add the records of some calls, all or none; they are on disk when this returns.
+
+        The records of one call stay together. Those of a call without an Idempotency-Key get one.
 
         Raises SpoolDiskFullError also while there is room, but not so much that they could be removed again.
         """
@@ -149,26 +162,31 @@ class Outbox:
         recorded_at = _now()
         rows = [
             {
-                "idempotency_key": idempotency_key or self._keys.key_for(usage),
+                "idempotency_key": key,
                 "request_id": usage.request_id,
                 "recorded_at": recorded_at,
+                "followers": len(usages) - number,
                 "body": usage.body,
             }
-            for usage, idempotency_key in usages
+            for usages, given in calls
+            for number, (usage, key) in enumerate(
+                zip(usages, [given] * len(usages) if given else self._keys.keys_for(usages), strict=True), 1
+            )
         ]
         with self.file.transaction() as connection:
             connection.executemany(SQL["append"], rows)
 
     @_in_thread
-    def take(self, records: int, after: int = 0) -> Taken:
+    def take(self, records: int, after: int = 0, whole: bool = True) -> Taken:
         """The first records in line after a `seq`, at most so many, for one batch. This attempt is counted first.
 
-        A row that is no record, as in a file that was tampered with, becomes a dead letter.
+        If `whole`, the records of one call are not parted, even if they are more. A row that is no record, as in a file
+        that was tampered with, becomes a dead letter.
         """
         batch: dict[str, Pending] = {}
         faults: list[tuple[int, str]] = []
-        for row in self.file.rows("next_batch", records=records, after=after):
-            seq, key, request_id, attempts, body = row
+        for row in self._next_rows(records, after, whole):
+            seq, key, request_id, attempts, body, _ = row
             if fault := _fault_of_row(row):
                 faults.append((seq, fault))
                 continue
@@ -180,6 +198,16 @@ class Outbox:
         if taken:
             self._count_attempt(taken)
         return Taken(taken, len(faults))
+
+    def _next_rows(self, records: int, after: int, whole: bool) -> list[Any]:
+        rows = self.file.rows("next_batch", records=records, after=after)
+        cut = rows[-1][-1] if rows and whole else 0
+        if not isinstance(cut, int) or cut < 1:
+            return rows
+        first = len(rows) - 1  # the first record of the call that would be parted
+        while first and rows[first - 1][-1] == rows[first][-1] + 1:
+            first -= 1
+        return rows[:first] if first else self.file.rows("next_batch", records=records + cut, after=after)
 
     def _count_attempt(self, batch: Sequence[Pending]) -> None:
         """Count it on disk. If the disk is full, the record is sent uncounted: that is how there will be room."""

@@ -4,60 +4,29 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Self, overload
 
 import msgspec
 from msgspec import Struct
 
-from billing_client._encoding import EncodedUsage, checked_key, encode_usage
-from billing_client._errors import ConfigurationError, SpoolForkedError
+from billing_client._batches import BATCH_BYTES
+from billing_client._encoding import EncodedUsage, checked_key, encode_usage, invalid
+from billing_client._errors import RecorderClosedError, SpoolForkedError, ValidationError
 from billing_client._records import DecimalLike, Usage
 from billing_client._transport import Transport
-from billing_client.contract.wire import MAX_BATCH_RECORDS
+from billing_client.contract.wire import FieldError
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.delivery import Delivery
-from billing_client.spooling.events import RecorderEvent
+from billing_client.spooling.intake import Intake, finish
+from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool import DeadLetter, SpoolStatus
 
-GROUP_RECORDS = 1_000  # at most so many waiting calls share one transaction
-LEAST_BYTES = 4_096  # more than any one record has
-
 _logger = logging.getLogger(__name__)
-
-
-class _Unwritten(NamedTuple):
-    """A call of `record()` that waits until its use is on disk."""
-
-    usage: EncodedUsage
-    idempotency_key: str | None
-    written: asyncio.Future[None]
-
-
-class RecorderOptions(Struct, frozen=True, kw_only=True):
-    """See BillingSystemClient.recorder. Raises ConfigurationError."""
-
-    spool: Path | None
-    on_event: Callable[[RecorderEvent], None] | None
-    on_full: Literal["wait", "raise"]
-    max_records: int
-    max_bytes: int
-    batch_size: int
-    close_timeout: float
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= MAX_BATCH_RECORDS:
-            raise ConfigurationError(f"batch_size is {self.batch_size!r}, but must be 1 to {MAX_BATCH_RECORDS}")
-        if self.on_full not in ("wait", "raise"):
-            raise ConfigurationError(f"on_full is {self.on_full!r}, but must be 'wait' or 'raise'")
-        for name, least in (("max_records", 1), ("max_bytes", LEAST_BYTES), ("close_timeout", 0)):
-            if not getattr(self, name) >= least:  # NaN is not
-                raise ConfigurationError(f"{name} is {getattr(self, name)!r}, but must be at least {least}")
 
 
 class RecorderCounts(Struct, frozen=True, kw_only=True):
@@ -93,13 +62,11 @@ class UsageRecorder:
         self._capacity = Capacity(options.max_records, options.max_bytes)
         self._outbox = Outbox(options.spool, options.batch_size)
         self._delivery = Delivery(transport, self._outbox, self._capacity, options.batch_size, options.on_event)
+        self._intake = Intake(self._outbox, self._capacity, self._delivery)
         self._delivering: asyncio.Task[None] | None = None
-        self._unwritten: list[_Unwritten] = []
-        self._writer: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._is_closed = False
-        self._to_settle = self._recorded = 0
 
     async def __aenter__(self) -> Self:
         """Open the spool, and begin to deliver what it holds."""
@@ -108,7 +75,7 @@ class UsageRecorder:
         self._loop = asyncio.get_running_loop()
         held = await self._outbox.open()
         self._capacity.occupy(held.pending + held.dead, held.bytes)
-        self._to_settle = held.pending
+        self._delivery.to_settle = held.pending
         self._delivering = asyncio.create_task(self._delivery.run())
         return self
 
@@ -122,15 +89,17 @@ class UsageRecorder:
         """What was done so far, and what is left."""
         settled = self._delivery.settled
         return RecorderCounts(
-            recorded=self._recorded,
+            recorded=self._intake.recorded,
             delivered=settled["delivered"],
             duplicates=settled["duplicate"],
             dead=settled["dead"],
-            pending=self._to_settle - settled.total(),
+            pending=self._delivery.pending,
         )
 
     @overload
-    async def record(self, usage: Usage, *, idempotency_key: str | None = None) -> str: ...
+    async def record(
+        self, usage: Usage, *, idempotency_key: str | None = None, timeout: float | None = None
+    ) -> str: ...
 
     @overload
     async def record(
@@ -144,43 +113,115 @@ class UsageRecorder:
         occurred_at: datetime | None = None,
         dimensions: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        timeout: float | None = None,
     ) -> str: ...
 
-    async def record(self, usage: Usage | None = None, *, idempotency_key: str | None = None, **fields: Any) -> str:
+    async def record(
+        self,
+        usage: Usage | None = None,
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> str:
         """Record one use. When this returns, the use is on disk and will be delivered.
 
-        A call that is cancelled may have recorded the use.
+        A call that has begun is finished, whatever happens to its caller: if the task is cancelled meanwhile,
+        CancelledError is raised once the use is on disk. So a handler whose client hangs up records all the same.
 
         Args:
             usage: The use; or give its fields, as `Usage` has them. Without `occurred_at` it occurs now.
             idempotency_key: The name of the call, 1 to 255 visible ASCII characters. Give your own to repeat a call
                 that was cut off; such a record is sent in a batch of its own. By default the recorder chooses one.
+            timeout: How many seconds to wait for room if the spool is full. By default the `full_timeout` of the
+                recorder; 0 if its `on_full` is "raise".
 
         Returns:
             The request id of the use.
 
         Raises:
             ValidationError: The use is not valid.
-            SpoolFullError: The spool holds as much as it may, and `on_full` is "raise".
+            SpoolFullError: The spool holds as much as it may, and there was no room in time.
             SpoolDiskFullError: The disk is full. Nothing was recorded.
+            RecorderClosedError: The recorder was closed before, or while the call waited for room.
         """
-        loop = self._check_usable()
-        if usage is None:
-            usage = Usage(**fields)
-        elif fields:
-            raise TypeError("record() takes a Usage or its fields, not both")
-        if usage.occurred_at is None:
-            usage = msgspec.structs.replace(usage, occurred_at=datetime.now(UTC))
+        self._check_usable()
+        encoded = _encoded(usage, fields)
         key = None if idempotency_key is None else checked_key(idempotency_key)
-        encoded = encode_usage(usage)
-        await self._capacity.reserve(len(encoded.body), self._options.on_full == "wait")
-        if self._is_closed:  # while this call waited
-            raise RuntimeError("this recorder was closed")
-        call = _Unwritten(encoded, key, loop.create_future())
-        self._unwritten.append(call)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
-        await call.written
+        await self._intake.take((encoded,), key, self._patience(timeout))
+        return encoded.request_id
+
+    async def record_many(
+        self, usages: Iterable[Usage], *, idempotency_key: str | None = None, timeout: float | None = None
+    ) -> list[str]:
+        """Record several uses as one: all of them are on disk when this returns, or none is. They are sent together.
+
+        For what belongs together, such as the input and output tokens of one call. A batch that holds them is split
+        only if the service refuses it as a whole, and if two of them are the same usage. As `record`, it is finished
+        whatever happens to its caller.
+
+        Args:
+            usages: The uses, as many as a batch holds at most (`batch_size`, and 4 MiB). Those without `occurred_at`
+                occur now.
+            idempotency_key: As for `record`; the uses share it.
+            timeout: As for `record`.
+
+        Returns:
+            The request ids, in order.
+
+        Raises:
+            ValidationError: A use is not valid, or they are more than a batch holds. Each fault has the place of its
+                use in its pointer.
+            SpoolFullError: The spool holds as much as it may, and there was no room in time.
+            SpoolDiskFullError: The disk is full. Nothing was recorded.
+            RecorderClosedError: The recorder was closed before, or while the call waited for room.
+        """
+        self._check_usable()
+        encoded = _all_encoded(usages, self._options.batch_size)
+        key = None if idempotency_key is None else checked_key(idempotency_key)
+        if encoded:
+            await self._intake.take(encoded, key, self._patience(timeout))
+        return [each.request_id for each in encoded]
+
+    @overload
+    def record_soon(self, usage: Usage, *, idempotency_key: str | None = None) -> str: ...
+
+    @overload
+    def record_soon(
+        self,
+        *,
+        customer_id: str,
+        service: str,
+        units_consumed: DecimalLike,
+        price_per_unit: DecimalLike,
+        event_id: str | None = None,
+        occurred_at: datetime | None = None,
+        dimensions: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str: ...
+
+    def record_soon(self, usage: Usage | None = None, *, idempotency_key: str | None = None, **fields: Any) -> str:
+        """Take one use without waiting: it is written to disk a moment later, with what else is waiting.
+
+        For code that cannot await. A process that is killed in that moment loses the use; `record` does not. If the
+        disk takes nothing, the use stays in memory and is written once it does. Closing the recorder writes all of it.
+
+        Args:
+            usage: The use; or give its fields, as `Usage` has them. Without `occurred_at` it occurs now.
+            idempotency_key: As for `record`.
+
+        Returns:
+            The request id of the use.
+
+        Raises:
+            ValidationError: The use is not valid.
+            SpoolFullError: The spool holds as much as it may, or 10,000 uses that were taken this way are not on disk
+                yet.
+            RecorderClosedError: The recorder was closed before.
+        """
+        self._check_usable()
+        encoded = _encoded(usage, fields)
+        self._intake.take_soon(encoded, None if idempotency_key is None else checked_key(idempotency_key))
         return encoded.request_id
 
     async def flush(self, timeout: float | None = None) -> RecorderCounts:
@@ -195,7 +236,7 @@ class UsageRecorder:
         self._check_usable()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._delivery.wait_for(self._to_settle)
+                await self._delivery.wait_for(self._delivery.to_settle)
         return self.counts
 
     async def status(self) -> SpoolStatus:
@@ -219,8 +260,7 @@ class UsageRecorder:
         """
         self._check_usable()
         redriven = await self._outbox.redrive(request_ids)
-        self._to_settle += redriven
-        self._delivery.appended.set()
+        self._delivery.note_appended(redriven)
         return redriven
 
     async def discard(self, request_ids: Collection[str] | None = None) -> int:
@@ -253,15 +293,13 @@ class UsageRecorder:
             return self.counts
         self._check_usable()
         self._is_closed = True
-        self._capacity.close()
         try:
-            while self._writer is not None:
-                await asyncio.shield(self._writer)
+            await self._intake.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.close_timeout if timeout is None else timeout):
-                    await self._delivery.wait_for(self._to_settle)
+                    await self._delivery.wait_for(self._delivery.to_settle)
         finally:
-            await asyncio.shield(self._shut_down())
+            await finish(asyncio.create_task(self._shut_down()))
         return self.counts
 
     def _check_usable(self) -> asyncio.AbstractEventLoop:
@@ -274,40 +312,17 @@ class UsageRecorder:
                 f"in process {os.getpid()}"
             )
         if self._is_closed:
-            raise RuntimeError("this recorder is closed")
+            raise RecorderClosedError("this recorder is closed; make another")
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             raise RuntimeError("this recorder is used in another event loop; make one recorder for each loop")
         return loop
 
-    async def _write(self) -> None:
-        """Write the uses of waiting calls, many in one transaction. Calls that come meanwhile share the next."""
-        try:
-            while self._unwritten:
-                calls, self._unwritten = self._unwritten[:GROUP_RECORDS], self._unwritten[GROUP_RECORDS:]
-                cancelled = [call for call in calls if call.written.done()]
-                self._capacity.release(len(cancelled), sum(len(call.usage.body) for call in cancelled))
-                await self._write_group([call for call in calls if not call.written.done()])
-        finally:
-            self._writer = None
-
-    async def _write_group(self, calls: list[_Unwritten]) -> None:
-        failure: Exception | None = None
-        try:
-            await self._outbox.append([(call.usage, call.idempotency_key) for call in calls])
-            self._to_settle += len(calls)
-            self._recorded += len(calls)
-            self._delivery.appended.set()
-        except Exception as error:  # noqa: BLE001 - each call of the group raises it
-            self._capacity.release(len(calls), sum(len(call.usage.body) for call in calls))
-            failure = error
-        for call in calls:
-            if call.written.done():  # cancelled meanwhile
-                continue
-            if failure is None:
-                call.written.set_result(None)
-            else:
-                call.written.set_exception(failure)
+    def _patience(self, timeout: float | None) -> float:
+        """For how many seconds a call waits for room."""
+        if timeout is not None:
+            return timeout
+        return self._options.full_timeout if self._options.on_full == "wait" else 0.0
 
     async def _shut_down(self) -> None:
         """Stop delivering, close the spool, and say what is left."""
@@ -327,3 +342,32 @@ class UsageRecorder:
             _logger.warning(
                 "%s holds %d pending records, %d dead letters", self._options.spool, left.pending, left.dead
             )
+
+
+def _encoded(usage: Usage | None, fields: dict[str, Any]) -> EncodedUsage:
+    """The use of a call, given as such or by its fields; it occurs now if it does not say when."""
+    if usage is None:
+        usage = Usage(**fields)
+    elif fields:
+        raise TypeError("record() takes a Usage or its fields, not both")
+    if usage.occurred_at is None:
+        usage = msgspec.structs.replace(usage, occurred_at=datetime.now(UTC))
+    return encode_usage(usage)
+
+
+def _all_encoded(usages: Iterable[Usage], most: int) -> list[EncodedUsage]:
+    """The uses of a call. Raises ValidationError, which names the faults of all."""
+    encoded: list[EncodedUsage] = []
+    errors: list[FieldError] = []
+    for number, usage in enumerate(usages):
+        try:
+            encoded.append(_encoded(usage, {}))
+        except ValidationError as error:
+            errors += [FieldError(pointer=f"/{number}{each.pointer}", message=each.message) for each in error.errors]
+    size = sum(len(each.body) for each in encoded)
+    if len(encoded) > most or size > BATCH_BYTES:
+        message = f"{len(encoded)} uses of {size} bytes are more than a batch of {most} uses, {BATCH_BYTES} bytes"
+        errors.append(FieldError(pointer="", message=message))
+    if errors:
+        raise invalid(errors)
+    return encoded

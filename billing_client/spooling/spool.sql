@@ -44,18 +44,23 @@ SELECT count(*) FROM sqlite_master;
 PRAGMA application_id = 0x62696c6c;
 
 -- set_version: that of the schema below
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
--- create_pending: what is to be delivered, in order. An Idempotency-Key and a request id name one call of record().
--- recorded_at is RFC 3339 in UTC; body is the JSON of the record as it is sent
+-- create_pending: what is to be delivered, in order. An Idempotency-Key and a request id name one record of one call.
+-- recorded_at is RFC 3339 in UTC; body is the JSON of the record as it is sent; so many rows after it, followers, belong
+-- to the same call, and are sent with it
 CREATE TABLE pending (
     seq INTEGER CONSTRAINT pending_pkey PRIMARY KEY AUTOINCREMENT,
     idempotency_key TEXT NOT NULL,
     request_id TEXT NOT NULL,
     recorded_at TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    followers INTEGER NOT NULL DEFAULT 0
 );
+
+-- add_followers: makes a table of version 1 one of version 2
+ALTER TABLE pending ADD COLUMN followers INTEGER NOT NULL DEFAULT 0;
 
 -- create_dead: what the service refused, with its problem as JSON (RFC 9457); dead_at is RFC 3339 in UTC
 CREATE TABLE dead (
@@ -82,11 +87,11 @@ COMMIT;
 ROLLBACK;
 
 -- append: adds a record at the end
-INSERT INTO pending (idempotency_key, request_id, recorded_at, body)
-VALUES (:idempotency_key, :request_id, :recorded_at, :body);
+INSERT INTO pending (idempotency_key, request_id, recorded_at, body, followers)
+VALUES (:idempotency_key, :request_id, :recorded_at, :body, :followers);
 
 -- next_batch: the first records in line after a place in it that share an Idempotency-Key
-SELECT seq, idempotency_key, request_id, attempts, body
+SELECT seq, idempotency_key, request_id, attempts, body, followers
 FROM pending
 WHERE seq > :after AND seq < coalesce(
     (

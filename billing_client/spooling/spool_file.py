@@ -21,9 +21,10 @@ from billing_client.spooling.private_files import BALLAST_BYTES, Ballast, make_p
 T = TypeVar("T")
 
 SQL = read_queries(Path(__file__).with_name("spool.sql"))
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x62696C6C
 _SCHEMA = ("create_pending", "create_dead", "set_application_id", "set_version")
+_UPGRADE = ("add_followers", "set_version")  # from version 1, that of release 0.2.0
 PAGE_BYTES = 4096  # SQLite's default
 BUSY_SECONDS = 5.0  # a reader in another process locks the file briefly when it opens or closes it
 
@@ -168,7 +169,8 @@ class SpoolFile:
         is_new = not read_only and self._value("count_tables") == 0
         if not is_new and self._value("read_application_id") != APPLICATION_ID:
             raise SpoolError(f"{self} is an SQLite database, but not a spool")
-        if not is_new and self._value("read_version") != VERSION:
+        version = VERSION if is_new else self._value("read_version")
+        if version not in (1, VERSION):
             raise SpoolError(f"{self} is a spool of another version; this program reads version {VERSION}")
         if read_only:
             self._connection.execute(SQL["set_query_only"])
@@ -179,9 +181,9 @@ class SpoolFile:
         self._connection.execute(SQL["set_fullfsync"])
         self._connection.execute(SQL["set_checkpoint"])
         self._connection.execute(SQL["set_temporary_store"])
-        if is_new:
+        if is_new or version != VERSION:
             with self.transaction():
-                for statement in _SCHEMA:
+                for statement in _SCHEMA if is_new else _UPGRADE:
                     self._connection.execute(SQL[statement])
 
     def _value(self, query: str) -> Any:

@@ -15,7 +15,7 @@ from tests.client.recorders import away, kept, settle, status_of
 
 async def reserve(room: Capacity, size: int) -> "asyncio.Task[None]":
     """A call that wants room, and has begun to wait where there is none."""
-    task = asyncio.create_task(room.reserve(size, wait=True))
+    task = asyncio.create_task(room.reserve(1, size, timeout=60))
     await asyncio.sleep(0)
     return task
 
@@ -37,7 +37,7 @@ async def test_who_finds_no_room_waits_in_the_order_of_the_calls(caplog: pytest.
 
 async def test_who_gives_up_leaves_the_room_to_the_next() -> None:
     room = Capacity(max_records=10, max_bytes=100)
-    await room.reserve(60, wait=True)
+    await room.reserve(1, 60, timeout=60)
     large, small = [await reserve(room, size) for size in (60, 40)]
     large.cancel()
     await asyncio.wait([small], timeout=10)
@@ -46,7 +46,7 @@ async def test_who_gives_up_leaves_the_room_to_the_next() -> None:
 
 async def test_who_gives_up_at_the_moment_of_being_let_in_gives_the_room_back() -> None:
     room = Capacity(max_records=1, max_bytes=100)
-    await room.reserve(1, wait=True)
+    await room.reserve(1, 1, timeout=60)
     first, second = [await reserve(room, 1) for _ in range(2)]
     room.release(1, 1)
     first.cancel()
@@ -58,9 +58,28 @@ async def test_who_gives_up_at_the_moment_of_being_let_in_gives_the_room_back() 
 
 async def test_who_may_not_wait_is_refused() -> None:
     room = Capacity(max_records=1, max_bytes=100)
-    await room.reserve(1, wait=False)
+    await room.reserve(1, 1, timeout=0)
     with pytest.raises(SpoolFullError, match="the spool is full: it holds 1 records, 1 bytes"):
-        await room.reserve(1, wait=False)
+        await room.reserve(1, 1, timeout=0)
+
+
+async def test_who_waited_long_enough_is_refused_and_leaves_the_room_to_the_next() -> None:
+    room = Capacity(max_records=10, max_bytes=100)
+    await room.reserve(1, 60, timeout=0)
+    large = asyncio.create_task(room.reserve(1, 60, timeout=0.02))
+    await asyncio.sleep(0)
+    small = await reserve(room, 40)
+    with pytest.raises(SpoolFullError, match=r"the spool is full for 0\.02 s"):
+        await large
+    await asyncio.wait([small], timeout=10)
+    assert small.done()
+
+
+async def test_what_can_never_fit_does_not_wait() -> None:
+    room = Capacity(max_records=10, max_bytes=100)
+    for records, size in ((11, 1), (1, 101)):
+        with pytest.raises(SpoolFullError, match="never fit"):
+            await room.reserve(records, size, timeout=60)
 
 
 @pytest.mark.parametrize("bound", [{"max_records": 3}, {"max_bytes": 4_096}], ids=["records", "bytes"])
@@ -128,17 +147,3 @@ async def test_closing_refuses_who_was_given_room_at_that_moment(tmp_path: Path)
         with pytest.raises(RuntimeError, match="closed"):
             await waiting
     assert status_of(tmp_path / "usage.db").pending == 1
-
-
-async def test_a_call_cancelled_before_it_is_written_leaves_nothing(tmp_path: Path) -> None:
-    async with (
-        away() as client,
-        client.recorder(spool=tmp_path / "usage.db", max_records=2, close_timeout=0) as recorder,
-    ):
-        calls = [asyncio.create_task(recorder.record(usage(number))) for number in range(2)]
-        await asyncio.sleep(0)  # both wait for the writer, which has not begun
-        calls[0].cancel()
-        await asyncio.wait(calls)
-        assert (calls[0].cancelled(), recorder.counts.recorded) == (True, 1)
-        await recorder.record(usage(3))  # there is room for it
-        assert (await recorder.status()).pending == 2

@@ -236,7 +236,8 @@ async def test_a_row_that_is_no_record_is_a_dead_letter_and_in_nobodys_way(
 async def test_a_dead_letter_that_was_tampered_with_can_be_listed(tmp_path: Path, change: str) -> None:
     spool = tmp_path / "usage.db"
     await kept(spool, usage(1))
-    tamper(spool, "INSERT INTO dead SELECT *, recorded_at, CAST('{}' AS BLOB) FROM pending")
+    columns = "seq, idempotency_key, request_id, recorded_at, attempts, body"
+    tamper(spool, f"INSERT INTO dead SELECT {columns}, recorded_at, CAST('{{}}' AS BLOB) FROM pending")
     tamper(spool, f"UPDATE dead SET {change}")
     with Spool(spool, read_only=True) as found:
         (letter,) = found.dead_letters()

@@ -1,0 +1,161 @@
+"""The way of usage from its callers to the disk: calls that wait at the same time share one transaction."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+from billing_client._encoding import EncodedUsage
+from billing_client._errors import RecorderClosedError
+from billing_client.spooling.capacity import Capacity
+from billing_client.spooling.delivery import Delivery
+from billing_client.spooling.outbox import Outbox
+
+T = TypeVar("T")
+
+GROUP_RECORDS = 1_000  # a transaction ends after the call with which it reaches so many records
+MOST_SOON = 10_000  # records taken without a caller that waits, and not yet on disk
+AGAIN_SECONDS = 1.0  # until such records are written again where the disk took none
+
+_logger = logging.getLogger(__name__)
+
+
+class _Unwritten(NamedTuple):
+    """A call that waits until its usage is on disk; nobody waits if `written` is None."""
+
+    usages: Sequence[EncodedUsage]
+    idempotency_key: str | None
+    written: asyncio.Future[None] | None
+
+    @property
+    def size(self) -> int:
+        return sum(len(usage.body) for usage in self.usages)
+
+
+async def finish(work: "asyncio.Future[T]") -> T:
+    """Wait for work to its end, however often the caller is cancelled meanwhile. Then the cancellation is raised.
+
+    Starlette, for one, cancels every wait of a handler whose client has gone, again and again, in `finally` too.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is None:
+        return work.result()
+    failure = None if work.cancelled() else work.exception()
+    if failure is not None:
+        _logger.error("a call of the recorder failed after its caller was cancelled: %s", failure)
+    raise cancellation from failure
+
+
+class Intake:
+    """Takes usage from callers, and writes it in the order of the calls."""
+
+    def __init__(self, outbox: Outbox, capacity: Capacity, delivery: Delivery) -> None:
+        self.recorded = 0
+        self._outbox = outbox
+        self._capacity = capacity
+        self._delivery = delivery
+        self._unwritten: list[_Unwritten] = []
+        self._stuck: list[_Unwritten] = []
+        self._soon = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def take(self, usages: Sequence[EncodedUsage], key: str | None, timeout: float) -> None:
+        """Take the usage of one call; all of it is on disk when this returns, or nothing. It cannot be cancelled.
+
+        Waits for room for at most `timeout` seconds. Raises SpoolError.
+        """
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        call = _Unwritten(usages, key, written)
+        if self._capacity.reserve_now(len(usages), call.size):
+            self._queue(call)
+            await finish(written)
+        else:
+            await finish(asyncio.create_task(self._take_later(call, written, timeout)))
+
+    async def _take_later(self, call: _Unwritten, written: asyncio.Future[None], timeout: float) -> None:
+        await self._capacity.reserve(len(call.usages), call.size, timeout)
+        if self._is_closed:  # while this call waited
+            self._capacity.release(len(call.usages), call.size)
+            raise RecorderClosedError("the recorder was closed; this use was not recorded")
+        self._queue(call)
+        await written
+
+    def take_soon(self, usage: EncodedUsage, key: str | None) -> None:
+        """Take one use, to be written soon. Raises SpoolFullError."""
+        call = _Unwritten((usage,), key, None)
+        if self._soon >= MOST_SOON or not self._capacity.reserve_now(1, call.size):
+            raise self._capacity.full()
+        self._soon += 1
+        self._queue(call)
+
+    async def close(self) -> None:
+        """Send away who waits for room, and write the rest."""
+        self._is_closed = True
+        self._capacity.close()
+        self._write_again()
+        while self._writer is not None:
+            await finish(self._writer)
+
+    def _queue(self, call: _Unwritten) -> None:
+        self._unwritten.append(call)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Write the usage of waiting calls, many in one transaction. Calls that come meanwhile share the next."""
+        try:
+            while self._unwritten:
+                await self._write_group(self._next_group())
+        finally:
+            self._writer = None
+
+    def _next_group(self) -> list[_Unwritten]:
+        number = records = 0
+        while number < len(self._unwritten) and records < GROUP_RECORDS:
+            records += len(self._unwritten[number].usages)
+            number += 1
+        group, self._unwritten = self._unwritten[:number], self._unwritten[number:]
+        return group
+
+    async def _write_group(self, calls: Sequence[_Unwritten]) -> None:
+        records = sum(len(call.usages) for call in calls)
+        try:
+            await self._outbox.append([(call.usages, call.idempotency_key) for call in calls])
+        except Exception as error:  # noqa: BLE001 - each call of the group raises it
+            self._fail(calls, error)
+            return
+        self.recorded += records
+        self._delivery.note_appended(records)
+        for call in calls:
+            if call.written is None:
+                self._soon -= 1
+            else:
+                call.written.set_result(None)
+
+    def _fail(self, calls: Sequence[_Unwritten], error: Exception) -> None:
+        """Tell the callers. What nobody waits for is kept, and written again until the recorder is closed."""
+        stuck = [call for call in calls if call.written is None]
+        for call in calls:
+            if call.written is not None:
+                self._capacity.release(len(call.usages), call.size)
+                call.written.set_exception(error)
+        if not stuck:
+            return
+        if self._is_closed:
+            _logger.error("%d uses that record_soon() took are lost; they cannot be written: %s", len(stuck), error)
+            return
+        _logger.warning("%d uses that record_soon() took are in memory only for now: %s", len(stuck), error)
+        if not self._stuck:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._write_again)
+        self._stuck += stuck
+
+    def _write_again(self) -> None:
+        stuck, self._stuck = self._stuck, []
+        for call in stuck:
+            self._queue(call)

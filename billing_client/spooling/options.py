@@ -1,0 +1,36 @@
+"""The options of a recorder, checked."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from billing_client._errors import ConfigurationError
+from billing_client.contract.wire import MAX_BATCH_RECORDS
+from billing_client.spooling.events import RecorderEvent
+
+LEAST_BYTES = 4_096  # more than any one record has
+
+
+class RecorderOptions(Struct, frozen=True, kw_only=True):
+    """See BillingSystemClient.recorder. Raises ConfigurationError."""
+
+    spool: Path | None
+    on_event: Callable[[RecorderEvent], None] | None
+    on_full: Literal["wait", "raise"]
+    full_timeout: float
+    max_records: int
+    max_bytes: int
+    batch_size: int
+    close_timeout: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= MAX_BATCH_RECORDS:
+            raise ConfigurationError(f"batch_size is {self.batch_size!r}, but must be 1 to {MAX_BATCH_RECORDS}")
+        if self.on_full not in ("wait", "raise"):
+            raise ConfigurationError(f"on_full is {self.on_full!r}, but must be 'wait' or 'raise'")
+        least = {"full_timeout": 0, "max_records": 1, "max_bytes": LEAST_BYTES, "close_timeout": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:  # NaN is not
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}, but must be at least {bound}")

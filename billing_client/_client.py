@@ -199,6 +199,9 @@ class BillingSystemClient(LedgerReads):
         max_bytes: int = 256 * 1024 * 1024,
         batch_size: int = 1_000,
         close_timeout: float = 10.0,
+        linger: float = 0.1,
+        unknown_customer: Literal["dead", "wait", "create"] = "dead",
+        defer_timeout: float = 86_400.0,
     ) -> UsageRecorder:
         """A recorder, for an `async with` block, which must lie within that of the client.
 
@@ -217,6 +220,13 @@ class BillingSystemClient(LedgerReads):
             max_bytes: How many bytes of JSON they have at most, dead letters included; at least 4,096.
             batch_size: How many records one request holds at most, 1 to 10,000.
             close_timeout: For how many seconds the end of the block delivers; at least 0.
+            linger: For how many seconds a batch that is not full waits for more, from its first use; at least 0. A
+                flush does not wait for it.
+            unknown_customer: What becomes of usage whose customer the service does not know: a "dead" letter; "wait"
+                until there is such a customer; or "create" the customer, with its id for a name, which needs the scope
+                `customers:write`, and wait where that fails.
+            defer_timeout: For how many seconds after it was recorded usage waits whose customer is unknown, or that
+                occurs in the future by the service's clock; then it is a dead letter. At least 0.
 
         Raises:
             ConfigurationError: An argument is out of its bounds.
@@ -231,6 +241,9 @@ class BillingSystemClient(LedgerReads):
             max_bytes=max_bytes,
             batch_size=batch_size,
             close_timeout=close_timeout,
+            linger=linger,
+            unknown_customer=unknown_customer,
+            defer_timeout=defer_timeout,
         )
         return UsageRecorder(self._transport, options)
 

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -21,24 +22,28 @@ from billing_client._errors import (
 from billing_client._transport import Transport
 from billing_client.contract.wire import printable
 from billing_client.spooling.capacity import Capacity
-from billing_client.spooling.events import AttemptEvent, RecorderEvent
-from billing_client.spooling.outbox import Outbox, Pending
-from billing_client.spooling.passed_over import PassedOver
-from billing_client.spooling.settlement import (
+from billing_client.spooling.dead_letters import (
     DeliveryOutcome,
     Settlement,
     damaged,
     error_of_kept,
     event_of,
+    event_of_damaged,
     fault_of,
+    has_unknown_customer,
     outcome_of_delivery,
     refusal,
 )
+from billing_client.spooling.events import AttemptEvent, RecorderEvent
+from billing_client.spooling.options import RecorderOptions
+from billing_client.spooling.outbox import Damaged, Outbox, Pending
+from billing_client.spooling.passed_over import PassedOver
 from billing_client.spooling.spool import decode_usage
+from billing_client.spooling.unknown_customers import UnknownCustomers
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 LONGEST_WAIT_OF_A_FLUSH_SECONDS = 5.0
-LONGEST_EARLY_SECONDS = 300.0
+LONGEST_DEFERRAL_SECONDS = 300.0
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 GROWTH = 20  # after so many successes in a row the full batch size is reached again
 
@@ -54,26 +59,23 @@ class Delivery:
     comes back gets little at first, and a record that makes its batch fail is sent alone in the end.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        outbox: Outbox,
-        capacity: Capacity,
-        batch_size: int,
-        on_event: Callable[[RecorderEvent], None] | None,
-    ) -> None:
+    def __init__(self, transport: Transport, outbox: Outbox, capacity: Capacity, options: RecorderOptions) -> None:
         self.settled: Counter[DeliveryOutcome] = Counter()
         self.to_settle = 0
         self._transport = transport
         self._outbox = outbox
         self._capacity = capacity
-        self._batch_size = self._records = batch_size
-        self._on_event = on_event
+        self._options = options
+        self._records = options.batch_size
         self._longest_wait = FIRST_WAIT_SECONDS
         self._flushes = 0
         self._parts_calls = False
         self._appended = asyncio.Event()
-        self._early = PassedOver()
+        self._fresh = 0
+        self._fresh_since = 0.0
+        self._has_rest = True
+        self._deferred = PassedOver()
+        self._customers = UnknownCustomers(transport)
         self._progress, self._hurry = asyncio.Event(), asyncio.Event()
 
     @property
@@ -84,23 +86,27 @@ class Delivery:
     def note_appended(self, records: int) -> None:
         """There is something new in the spool to send."""
         self.to_settle += records
+        if self._fresh == 0:
+            self._fresh_since = time.monotonic()
+        self._fresh += records
         self._appended.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
-            self._appended.clear()
             try:
-                batch, buried = await self._outbox.take(self._records, self._early.place(), not self._parts_calls)
-                if buried:
-                    _logger.warning("%d rows of the spool are no records, and are dead letters now", buried)
-                    self.settled["dead"] += buried
-                    self._progress.set()
+                await self._linger()
+                self._appended.clear()
+                self._fresh = 0
+                batch, damaged_rows = await self._outbox.take(
+                    self._records, self._deferred.place(), not self._parts_calls
+                )
+                self._has_rest = self.pending > len(batch) + len(damaged_rows)
+                if damaged_rows:
+                    self._note_damaged(damaged_rows)
                 if batch:
                     await self._deliver(batch)
-                elif buried:
-                    continue
-                else:
+                elif not damaged_rows:
                     await self._wait_for_more()
             except SpoolError as error:  # a full disk, for example
                 _logger.warning("nothing is delivered for now: %s", error)
@@ -109,11 +115,22 @@ class Delivery:
                 _logger.exception("nothing is delivered for now")
                 await self._pause(self._next_wait())
 
+    async def _linger(self) -> None:
+        """Let what comes slowly gather in one batch, unless there is more to send, or somebody waits for it."""
+        while self._fresh and self._fresh < self._records and not self._flushes and not self._has_rest:
+            left = self._fresh_since + self._options.linger - time.monotonic()
+            if left <= 0:
+                return
+            self._appended.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._appended.wait()
+
     async def wait_for(self, settled: int) -> None:
         """Wait until so many records are settled. Meanwhile the waits between attempts are short."""
         self._flushes += 1
         self._hurry.set()
-        self._early.look_again()
+        self._deferred.look_again()
         self._appended.set()
         try:
             while self.settled.total() < settled:
@@ -133,23 +150,44 @@ class Delivery:
                 await self._try_later(batch, error)
                 return
             results = [damaged(fault) if fault else refusal(error)]
+        await self._note_results(batch, results, call)
+
+    async def _note_results(self, batch: Sequence[Pending], results: Sequence[UsageResult], call: ApiCall) -> None:
         settlements = [
-            Settlement(record, result, outcome_of_delivery(record, result))
+            Settlement(record, result, outcome_of_delivery(record, result, self._options))
             for record, result in zip(batch, results, strict=True)
         ]
         kept = [settlement for settlement in settlements if settlement.outcome == "kept"]
         if not kept:
-            self._records = min(self._batch_size, self._records + max(1, self._batch_size // GROWTH))
+            most = self._options.batch_size
+            self._records = min(most, self._records + max(1, most // GROWTH))
             self._longest_wait = FIRST_WAIT_SECONDS
             self._parts_calls = False
-        await asyncio.shield(self._settle(settlements, call))  # what is stored is counted, even if the recorder closes
-        early = [settlement for settlement in settlements if settlement.outcome == "early"]
-        if early:
-            self._pass_over(early, batch[-1].seq if not kept else 0, call)
-        elif self._early.place() == 0:
-            self._early.forget()
+        # What is stored is counted, even if the recorder closes.
+        await asyncio.shield(self._settle(settlements, call))
+        deferred = [settlement for settlement in settlements if settlement.outcome == "deferred"]
+        if deferred and await self._create_customers(deferred):
+            self._has_rest = True
+        elif deferred:
+            self._pass_over(deferred, batch[-1].seq if not kept else 0, call)
+        elif self._deferred.place() == 0:
+            self._deferred.forget()
         if kept:
             await self._try_later([each.record for each in kept], error_of_kept(kept[0].result, call))
+
+    async def _create_customers(self, deferred: Sequence[Settlement]) -> bool:
+        """Create the customers that are unknown, if that is wanted; whether some are there now."""
+        if self._options.unknown_customer != "create":
+            return False
+        usages = [decode_usage(each.record.usage.body) for each in deferred if has_unknown_customer(each.result)]
+        return bool(await self._customers.create(dict.fromkeys(usage.customer_id for usage in usages if usage)))
+
+    def _note_damaged(self, rows: Sequence[Damaged]) -> None:
+        _logger.warning("%d rows of the spool are no records, and are dead letters now", len(rows))
+        self.settled["dead"] += len(rows)
+        for row in rows:
+            self._tell(event_of_damaged(row))
+        self._progress.set()
 
     async def _settle(self, settlements: Sequence[Settlement], call: ApiCall) -> None:
         """Remove from the spool what is settled, count it, and report it."""
@@ -157,27 +195,34 @@ class Delivery:
         dead = [(each.record, _encode(each.result.problem)) for each in settlements if each.outcome == "dead"]
         await self._outbox.settle(done, dead)
         self._capacity.release(len(done), sum(len(record.usage.body) for record in done))
-        self.settled.update(each.outcome for each in settlements if each.outcome not in ("kept", "early"))
+        self.settled.update(each.outcome for each in settlements if each.outcome not in ("kept", "deferred"))
         self._report(settlements, call)
         self._progress.set()
 
-    def _pass_over(self, early: Sequence[Settlement], place: int, call: ApiCall) -> None:
-        """Leave records in line that occur in the future by the service's clock, and go on behind this place."""
-        wait = self._early.pass_over(place, LONGEST_WAIT_OF_A_FLUSH_SECONDS if self._flushes else LONGEST_EARLY_SECONDS)
-        error = error_of_kept(early[0].result, call)
-        text = "%d records are in the future by the service's clock, and sent again in %.1f s; compare the clocks: %s"
-        _logger.warning(text, len(early), wait, error)
-        self._tell(AttemptEvent(records=len(early), attempts=early[0].record.attempts, error=error, wait=wait))
+    def _pass_over(self, deferred: Sequence[Settlement], place: int, call: ApiCall) -> None:
+        """Leave records in line that the service refuses for now, and go on behind this place."""
+        longest = LONGEST_WAIT_OF_A_FLUSH_SECONDS if self._flushes else LONGEST_DEFERRAL_SECONDS
+        wait = self._deferred.pass_over(place, longest)
+        error = error_of_kept(deferred[0].result, call)
+        if has_unknown_customer(deferred[0].result):
+            text = "%d records of customers that the service does not know are sent again in %.1f s; create them: %s"
+        else:
+            text = (
+                "%d records are in the future by the service's clock, and sent again in %.1f s; compare the clocks: %s"
+            )
+        _logger.warning(text, len(deferred), wait, error)
+        self._tell(AttemptEvent(records=len(deferred), attempts=deferred[0].record.attempts, error=error, wait=wait))
 
     async def _wait_for_more(self) -> None:
         """Wait until there is something new to send, or it is time for what was passed over."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._early.seconds_left()):
+            async with asyncio.timeout(self._deferred.seconds_left()):
                 await self._appended.wait()
 
     async def _try_later(self, batch: Sequence[Pending], error: BillingError) -> None:
         """Make the next batch smaller and wait. If the batch was only too large, do not wait."""
         self._records = max(1, len(batch) // 2)
+        self._has_rest = True
         if isinstance(error, UnexpectedResponseError | PayloadTooLargeError | ValidationError):
             self._parts_calls = True  # what is in the batch may cause it
         if len(batch) == 1 and isinstance(error, UnexpectedResponseError):  # the record itself may cause it
@@ -217,7 +262,7 @@ class Delivery:
         unnamed = sum(each.outcome == "duplicate" and _has_no_event_id(each.record) for each in settlements)
         if unnamed:
             _logger.warning("%d records without an event id add nothing: equal usage is stored already", unnamed)
-        if self._on_event is not None:
+        if self._options.on_event is not None:
             self._tell(AttemptEvent(records=len(settlements), attempts=settlements[0].record.attempts))
             for settlement in settlements:
                 event = event_of(settlement, call)
@@ -225,10 +270,10 @@ class Delivery:
                     self._tell(event)
 
     def _tell(self, event: RecorderEvent) -> None:
-        if self._on_event is None:
+        if self._options.on_event is None:
             return
         try:
-            self._on_event(event)
+            self._options.on_event(event)
         except Exception:
             _logger.exception("on_event failed for %r", event)
 

@@ -26,7 +26,6 @@ class AttemptEvent(Struct, frozen=True, kw_only=True):
 
 
 class _RecordEvent(Struct, frozen=True, kw_only=True):
-    usage: Usage
     request_id: str
     idempotency_key: str
     attempts: int
@@ -43,6 +42,7 @@ class DeliveredEvent(_RecordEvent, frozen=True, kw_only=True):
         record: The stored record.
     """
 
+    usage: Usage
     record: UsageRecord
     kind: Literal["delivered"] = "delivered"
 
@@ -58,21 +58,25 @@ class DuplicateEvent(_RecordEvent, frozen=True, kw_only=True):
         record: The record that was stored before.
     """
 
+    usage: Usage
     record: UsageRecord
     kind: Literal["duplicate"] = "duplicate"
 
 
 class DeadEvent(_RecordEvent, frozen=True, kw_only=True):
-    """The service refused a use. It is a dead letter now.
+    """The service refused a use, or a row of the spool is no use. It is a dead letter now.
 
     Attributes:
-        usage: The use, as it was recorded.
+        usage: The use, as it was recorded; None if `body` is not the JSON of one.
+        body: The JSON of the record, as it was sent or found.
         request_id: Its request id.
         idempotency_key: The Idempotency-Key under which it was sent.
         attempts: How often it was sent.
         error: Why it was refused.
     """
 
+    usage: Usage | None
+    body: bytes
     error: BillingError
     kind: Literal["dead"] = "dead"
 

@@ -11,6 +11,14 @@ from billing_client.contract.wire import MAX_BATCH_RECORDS
 from billing_client.spooling.events import RecorderEvent
 
 LEAST_BYTES = 4_096  # more than any one record has
+_LEAST = {
+    "full_timeout": 0,
+    "max_records": 1,
+    "max_bytes": LEAST_BYTES,
+    "close_timeout": 0,
+    "linger": 0,
+    "defer_timeout": 0,
+}
 
 
 class RecorderOptions(Struct, frozen=True, kw_only=True):
@@ -24,13 +32,18 @@ class RecorderOptions(Struct, frozen=True, kw_only=True):
     max_bytes: int
     batch_size: int
     close_timeout: float
+    linger: float
+    unknown_customer: Literal["dead", "wait", "create"]
+    defer_timeout: float
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= MAX_BATCH_RECORDS:
             raise ConfigurationError(f"batch_size is {self.batch_size!r}, but must be 1 to {MAX_BATCH_RECORDS}")
         if self.on_full not in ("wait", "raise"):
             raise ConfigurationError(f"on_full is {self.on_full!r}, but must be 'wait' or 'raise'")
-        least = {"full_timeout": 0, "max_records": 1, "max_bytes": LEAST_BYTES, "close_timeout": 0}
-        for name, bound in least.items():
+        if self.unknown_customer not in ("dead", "wait", "create"):
+            given = f"unknown_customer is {self.unknown_customer!r}"
+            raise ConfigurationError(f"{given}, but must be 'dead', 'wait' or 'create'")
+        for name, bound in _LEAST.items():
             if not getattr(self, name) >= bound:  # NaN is not
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}, but must be at least {bound}")

@@ -31,18 +31,27 @@ class Pending(Struct, frozen=True):
     idempotency_key: str
     attempts: int
     usage: EncodedUsage
+    recorded_at: object
+
+
+class Damaged(NamedTuple):
+    """A row that is no record, as far as it can be read, and what is wrong with it."""
+
+    seq: int
+    record: Pending
+    fault: str
 
 
 class Taken(NamedTuple):
-    """Records for one batch, and how many rows before them were no records and are dead letters now."""
+    """Records for one batch, and the rows before them that were no records and are dead letters now."""
 
     batch: list[Pending]
-    buried: int
+    damaged: list[Damaged]
 
 
 def _fault_of_row(row: Sequence[Any]) -> str:
     """What is wrong with a row; "" if nothing is. SQLite lets any column hold a value of any type."""
-    _, key, request_id, attempts, body, followers = row
+    _, key, request_id, attempts, body, _, followers = row
     for name, value, expected in (
         ("idempotency_key", key, str),
         ("request_id", request_id, str),
@@ -53,6 +62,14 @@ def _fault_of_row(row: Sequence[Any]) -> str:
         if not isinstance(value, expected):
             return f"{name} is of type {type(value).__name__}"
     return "" if is_key(key) else "idempotency_key is no value of a header"
+
+
+def _damaged(row: Sequence[Any], fault: str) -> Damaged:
+    """A row that is no record, with each of its values as the text or number that it should be."""
+    seq, key, request_id, attempts, body, recorded_at, _ = row
+    usage = EncodedUsage(body if isinstance(body, bytes) else str(body).encode(), str(request_id))
+    record = Pending(seq, str(key), attempts if isinstance(attempts, int) else 0, usage, recorded_at)
+    return Damaged(seq, record, fault)
 
 
 class _BatchKeys:
@@ -184,20 +201,20 @@ class Outbox:
         that was tampered with, becomes a dead letter.
         """
         batch: dict[str, Pending] = {}
-        faults: list[tuple[int, str]] = []
+        damaged: list[Damaged] = []
         for row in self._next_rows(records, after, whole):
-            seq, key, request_id, attempts, body, _ = row
+            seq, key, request_id, attempts, body, recorded_at, _ = row
             if fault := _fault_of_row(row):
-                faults.append((seq, fault))
+                damaged.append(_damaged(row, fault))
                 continue
             if request_id in batch:  # the same usage twice: the second goes into the next batch
                 break
-            batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id))
-        self._bury(faults)
+            batch[request_id] = Pending(seq, key, attempts + 1, EncodedUsage(body, request_id), recorded_at)
+        self._bury(damaged)
         taken = list(batch.values())
         if taken:
             self._count_attempt(taken)
-        return Taken(taken, len(faults))
+        return Taken(taken, damaged)
 
     def _next_rows(self, records: int, after: int, whole: bool) -> list[Any]:
         rows = self.file.rows("next_batch", records=records, after=after)
@@ -214,13 +231,13 @@ class Outbox:
         with suppress(SpoolDiskFullError), self.file.transaction() as connection:
             connection.execute(SQL["count_attempt"], {"first": batch[0].seq, "last": batch[-1].seq})
 
-    def _bury(self, faults: Sequence[tuple[int, str]]) -> None:
-        if not faults:
+    def _bury(self, damaged: Sequence[Damaged]) -> None:
+        if not damaged:
             return
         dead_at = _now()
         rows = [
-            {"seq": seq, "dead_at": dead_at, "problem": msgspec.json.encode(damaged_row(fault))}
-            for seq, fault in faults
+            {"seq": each.seq, "dead_at": dead_at, "problem": msgspec.json.encode(damaged_row(each.fault))}
+            for each in damaged
         ]
         self.file.write(partial(_settle, [], rows))
 

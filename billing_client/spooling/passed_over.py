@@ -1,4 +1,4 @@
-"""Passes over records that are in the future by the service's clock, and says when they are sent again."""
+"""Passes over records that the service refuses for now, and says when they are sent again."""
 
 import time
 
@@ -8,7 +8,7 @@ FIRST_SECONDS = 1.0
 class PassedOver:
     """A place in the line of a spool: what is before it is passed over for a while, so that it holds up no other.
 
-    The wait doubles each time that something is still early.
+    The wait doubles each time that something is still refused.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class PassedOver:
         self._again_at = 0.0
 
     def forget(self) -> None:
-        """Nothing is early any more: the next wait is short again."""
+        """Nothing is refused for now any more: the next wait is short again."""
         self._wait = FIRST_SECONDS
 
     def seconds_left(self) -> float | None:

@@ -61,7 +61,7 @@ class UsageRecorder:
         self._options = options
         self._capacity = Capacity(options.max_records, options.max_bytes)
         self._outbox = Outbox(options.spool, options.batch_size)
-        self._delivery = Delivery(transport, self._outbox, self._capacity, options.batch_size, options.on_event)
+        self._delivery = Delivery(transport, self._outbox, self._capacity, options)
         self._intake = Intake(self._outbox, self._capacity, self._delivery)
         self._delivering: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

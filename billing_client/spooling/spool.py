@@ -78,7 +78,7 @@ class SpoolContents:
             attempted=attempted,
             dead=dead,
             bytes=size + dead_size,
-            oldest=_read_time(oldest),
+            oldest=read_time(oldest),
         )
 
     def dead_letters(self) -> list[DeadLetter]:
@@ -169,14 +169,15 @@ def _dead_letter(row: Any) -> DeadLetter:
         body=data,
         request_id=str(request_id),
         idempotency_key=str(idempotency_key),
-        recorded_at=_read_time(recorded_at) or _UNKNOWN_TIME,
-        dead_at=_read_time(dead_at) or _UNKNOWN_TIME,
+        recorded_at=read_time(recorded_at) or _UNKNOWN_TIME,
+        dead_at=read_time(dead_at) or _UNKNOWN_TIME,
         attempts=attempts if isinstance(attempts, int) else 0,
         problem=_read_problem(problem),
     )
 
 
-def _read_time(text: object) -> datetime | None:
+def read_time(text: object) -> datetime | None:
+    """A time as a spool holds it; None if it is none, as in a file that was tampered with."""
     try:
         at = datetime.fromisoformat(str(text))
     except ValueError:

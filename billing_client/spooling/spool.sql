@@ -91,7 +91,7 @@ INSERT INTO pending (idempotency_key, request_id, recorded_at, body, followers)
 VALUES (:idempotency_key, :request_id, :recorded_at, :body, :followers);
 
 -- next_batch: the first records in line after a place in it that share an Idempotency-Key
-SELECT seq, idempotency_key, request_id, attempts, body, followers
+SELECT seq, idempotency_key, request_id, attempts, body, recorded_at, followers
 FROM pending
 WHERE seq > :after AND seq < coalesce(
     (

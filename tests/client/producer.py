@@ -19,7 +19,7 @@ def say(*words: object) -> None:
 
 
 def tell(event: RecorderEvent) -> None:
-    if not isinstance(event, AttemptEvent):
+    if not isinstance(event, AttemptEvent) and event.usage is not None:
         say(event.kind, event.usage.event_id)
 
 

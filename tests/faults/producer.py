@@ -24,6 +24,7 @@ from billing_client import (
     RecorderEvent,
     TransportError,
     UnavailableError,
+    Usage,
     UsageRecord,
 )
 from tests.faults.journal import Acknowledged, Doubted, Intended, Journal, Kept, Refused
@@ -179,8 +180,8 @@ async def report_through_a_spool(producer: Producer) -> None:
             case DuplicateEvent():
                 record = msgspec.structs.replace(event.record, outcome="duplicate")
                 told.append(acknowledged(number_of(event.usage), record))
-            case DeadEvent():
-                producer.refuse(number_of(event.usage), event.error)
+            case DeadEvent(usage=Usage() as usage):
+                producer.refuse(number_of(usage), event.error)
 
     def journal_what_was_told() -> None:
         producer.acknowledge(told)

@@ -228,7 +228,7 @@ async def test_a_record_that_is_refused_alone_is_a_dead_letter(status: int, code
     assert recorder.counts == RecorderCounts(recorded=0, delivered=8, duplicates=0, dead=1, pending=0)
     assert letter.usage is not None
     assert (letter.usage.event_id, letter.problem.status, letter.problem.code) == ("event-5", status, code)
-    assert [event.usage.event_id for event in hook.of(DeadEvent)] == ["event-5"]
+    assert [event.usage and event.usage.event_id for event in hook.of(DeadEvent)] == ["event-5"]
 
 
 async def test_a_record_that_makes_the_service_fail_holds_up_no_other(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ async def test_usage_in_memory_is_delivered(client: BillingSystemClient, custome
         await settle(recorder)
         assert len(await recorder.dead_letters()) == await recorder.discard() == 1
     assert [event.record.customer_id for event in hook.of(DeliveredEvent)] == [customer_id]
-    assert [event.usage.customer_id for event in hook.of(DeadEvent)] == ["nobody"]
+    assert [event.usage and event.usage.customer_id for event in hook.of(DeadEvent)] == ["nobody"]
 
 
 async def left(client: BillingSystemClient, records: int, close_timeout: float) -> UsageRecorder:

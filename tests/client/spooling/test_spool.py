@@ -15,6 +15,7 @@ import pytest
 
 from billing_client import (
     BillingSystemClient,
+    DeadEvent,
     Spool,
     SpoolCorruptError,
     SpoolDiskFullError,
@@ -25,7 +26,7 @@ from billing_client import (
 from billing_client.spooling.spool_file import VERSION
 from tests.cli import billing_beside
 from tests.client.answers import usage
-from tests.client.recorders import away, in_spool_thread, kept, settle, status_of
+from tests.client.recorders import Hook, away, in_spool_thread, kept, settle, status_of
 from tests.services import Service
 
 HOLD = """
@@ -213,13 +214,16 @@ TAMPERED = {
 async def test_a_row_that_is_no_record_is_a_dead_letter_and_in_nobodys_way(
     client: BillingSystemClient, customer_id: str, tmp_path: Path, statement: str
 ) -> None:
-    spool = tmp_path / "usage.db"
+    spool, hook = tmp_path / "usage.db", Hook()
     await kept(spool, usage(1), usage(2), usage(3))
     tamper(spool, statement)
     assert status_of(spool).pending == 3
-    async with client.recorder(spool=spool) as recorder:
+    async with client.recorder(spool=spool, on_event=hook) as recorder:
         await settle(recorder)
         (letter,) = await recorder.dead_letters()
+    (event,) = hook.of(DeadEvent)
+    assert (event.usage, event.body, event.request_id) == (letter.usage, letter.body, letter.request_id)
+    assert event.error.detail == letter.problem.detail
     assert (recorder.counts.delivered, recorder.counts.dead) == (2, 1)
     assert letter.problem.status == 400
     stored = {record.event_id async for record in client.usage(customer_id=customer_id)}

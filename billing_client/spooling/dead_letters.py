@@ -1,5 +1,6 @@
-"""What the service's result for a record means for the record."""
+"""Decides what becomes of a record by the service's result: it is done, waits, is sent again, or is a dead letter."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, Literal
@@ -15,16 +16,17 @@ from billing_client._responses import error_from_problem
 from billing_client._retries import RETRIED_STATUSES
 from billing_client.contract.wire import ProblemDetails, UsageRecord
 from billing_client.spooling.events import DeadEvent, DeliveredEvent, DuplicateEvent
-from billing_client.spooling.outbox import Pending
-from billing_client.spooling.spool import damaged_row, decode_usage
+from billing_client.spooling.options import RecorderOptions
+from billing_client.spooling.outbox import Damaged, Pending
+from billing_client.spooling.spool import damaged_row, decode_usage, read_time
 
-DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept", "early"]
+DeliveryOutcome = Literal["delivered", "duplicate", "dead", "kept", "deferred"]
 
 
 class Settlement(Struct, frozen=True):
     """A record that was sent, the service's result for it, and what becomes of it.
 
-    One that is `kept` is sent again. So is one that is `early`, but others go first.
+    One that is `kept` is sent again. So is one that is `deferred`, but others go first.
     """
 
     record: Pending
@@ -32,7 +34,7 @@ class Settlement(Struct, frozen=True):
     outcome: DeliveryOutcome
 
 
-def outcome_of_delivery(record: Pending, result: UsageResult) -> DeliveryOutcome:
+def outcome_of_delivery(record: Pending, result: UsageResult, options: RecorderOptions) -> DeliveryOutcome:
     """What becomes of a record.
 
     The service answers `replayed` if it recorded this very record at an earlier attempt, which it knows by the
@@ -44,20 +46,38 @@ def outcome_of_delivery(record: Pending, result: UsageResult) -> DeliveryOutcome
         return "delivered"
     if problem is None or problem.status in RETRIED_STATUSES or problem.status >= 500:
         return "kept"
-    if _is_early(problem):
-        return "early"
+    if _is_early(problem) or (has_unknown_customer(result) and options.unknown_customer != "dead"):
+        return "deferred" if _may_wait(record, timedelta(seconds=options.defer_timeout)) else "dead"
     if result.outcome == "duplicate" and problem.existing is not None:
         return "delivered" if _is_same_call(record, problem.existing) else "duplicate"
     return "dead"
 
 
+def has_unknown_customer(result: UsageResult) -> bool:
+    """Whether usage is refused because the service does not know its customer."""
+    return result.problem is not None and result.problem.code == "customer_not_found"
+
+
 def _is_early(problem: ProblemDetails[Decimal]) -> bool:
-    """Whether usage is refused only because it occurs in the future: the one fault that mends itself.
+    """Whether usage is refused only because it occurs in the future: a fault that mends itself.
 
     The client sends no time that is not valid, so the time can have no other fault.
     """
     faults = {error.pointer for error in problem.errors or []}
     return problem.code == "validation_error" and faults == {"/occurredAt"}
+
+
+def _may_wait(record: Pending, longest: timedelta) -> bool:
+    """Whether a record was recorded so short ago that it may wait for what mends its fault.
+
+    The producer's clock timed both the record and its usage. So usage that occurs later than that by more than it would
+    wait is no fault of a clock, but of its caller: it may be of the year 2999.
+    """
+    recorded_at, usage = read_time(record.recorded_at), decode_usage(record.usage.body)
+    if recorded_at is None or usage is None:
+        return False
+    is_in_time = datetime.now(UTC) - recorded_at < longest
+    return is_in_time and (usage.occurred_at is None or usage.occurred_at - recorded_at < longest)
 
 
 def _is_same_call(record: Pending, existing: UsageRecord[Decimal]) -> bool:
@@ -66,11 +86,11 @@ def _is_same_call(record: Pending, existing: UsageRecord[Decimal]) -> bool:
 
 
 def event_of(settlement: Settlement, call: ApiCall) -> DeliveredEvent | DuplicateEvent | DeadEvent | None:
-    """What the hook is told about a record; None if the record is kept, or is no usage."""
+    """What the hook is told about a record; None if the record is kept or deferred."""
     record, result, outcome = settlement.record, settlement.result, settlement.outcome
     usage = decode_usage(record.usage.body)
     if usage is None:
-        return None
+        return _event_of_no_usage(record, result.problem) if outcome == "dead" and result.problem else None
     answered = outcome_from_result(usage, record.usage.request_id, result, call)
     facts: dict[str, Any] = {
         "usage": usage,
@@ -79,7 +99,7 @@ def event_of(settlement: Settlement, call: ApiCall) -> DeliveredEvent | Duplicat
         "attempts": record.attempts,
     }
     if outcome == "dead" and answered.error is not None:
-        return DeadEvent(error=answered.error, **facts)
+        return DeadEvent(error=answered.error, body=record.usage.body, **facts)
     if outcome == "duplicate" and answered.record is not None:
         return DuplicateEvent(record=answered.record, **facts)
     if outcome == "delivered" and answered.record is not None:
@@ -88,6 +108,21 @@ def event_of(settlement: Settlement, call: ApiCall) -> DeliveredEvent | Duplicat
             stored = msgspec.structs.replace(stored, outcome="replayed")
         return DeliveredEvent(record=stored, **facts)
     return None
+
+
+def event_of_damaged(row: Damaged) -> DeadEvent:
+    """What the hook is told about a row of the spool that is no record, and is a dead letter now."""
+    return _event_of_no_usage(row.record, damaged_row(row.fault))
+
+
+def _event_of_no_usage(record: Pending, problem: ProblemDetails[Decimal]) -> DeadEvent:
+    facts: dict[str, Any] = {
+        "request_id": record.usage.request_id,
+        "idempotency_key": record.idempotency_key,
+        "attempts": record.attempts,
+    }
+    error = error_from_problem(problem, problem.status, facts | {"outcome": "rejected"})
+    return DeadEvent(usage=decode_usage(record.usage.body), body=record.usage.body, error=error, **facts)
 
 
 def error_of_kept(result: UsageResult, call: ApiCall) -> BillingError:

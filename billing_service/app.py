@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from billing_client.contract.wire import ProblemDetails
-from billing_service.api import customers, docs, exports, health, keys, metrics, statements, summaries, usage
+from billing_service.api import customers, docs, exports, health, keys, metrics, refusals, statements, summaries, usage
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
@@ -19,6 +19,7 @@ from billing_service.http.rate_limits import RateLimits
 from billing_service.http.services import Services
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.group_commit import GroupCommit
+from billing_service.ledger.refusals import Refusals
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
 from billing_service.telemetry.gauge_sampler import Sampler
@@ -31,6 +32,7 @@ OPERATIONS = [
     *customers.OPERATIONS,
     *usage.OPERATIONS,
     *exports.OPERATIONS,
+    *refusals.OPERATIONS,
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
     *keys.OPERATIONS,
@@ -93,6 +95,7 @@ class ServiceApp(Router):
             yield
         finally:
             await services.group_commit.drain(services.settings.database_timeout)
+            await services.refusals.drain()
             await services.authenticator.drain()
             await services.sampler.stop()
             if services.rate_limits is not None:
@@ -126,6 +129,7 @@ def create_app(
         database=database,
         clock=clock,
         group_commit=group_commit,
+        refusals=Refusals(database, settings, metrics, clock),
         authenticator=Authenticator(database, key_required=settings.key_required, clock=clock),
         admission=Admission(settings.max_requests),
         body_budget=BodyBudget(settings.max_receiving_bytes),

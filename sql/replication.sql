@@ -1,6 +1,9 @@
 -- wait_for_standbys: commit something, so that all that was seen before waits for the standbys as synchronous_commit says
 SELECT pg_logical_emit_message(true, 'billing', '');
 
+-- commit_without_waiting: let the commit of this transaction wait for neither disk nor standbys. For what may be lost
+SELECT set_config('synchronous_commit', 'off', true);
+
 -- server_state: whether a server takes writes, and its timeline: a number that each promotion makes higher (null on a standby)
 SELECT pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only')::boolean AS is_read_only,
     CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline;

@@ -42,7 +42,12 @@ def event_request_id(customer_id: str, event_id: str) -> str:
 
 
 def new_customer_id() -> str:
-    """`cus_` and a UUIDv7 (RFC 9562, section 5.7), so that ids sort by the time they were made."""
+    """`cus_` and a UUIDv7, so that ids sort by the time they were made."""
+    return f"cus_{new_uuid(time.time_ns() // 1_000_000)}"
+
+
+def new_uuid(milliseconds: int) -> UUID:
+    """A UUIDv7 (RFC 9562, section 5.7) of this time, in milliseconds since 1970."""
     random = secrets.randbits(74)
-    value = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    return f"cus_{UUID(int=value)}"
+    value = milliseconds << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return UUID(int=value)

@@ -1,6 +1,6 @@
 """The query of each address. Of a span `from_` is in, `to` is out."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -43,6 +43,9 @@ ExportFormat = Annotated[str, Meta(extra_json_schema={"enum": list(EXPORT_TYPES)
 StatementFormat = Annotated[str, Meta(extra_json_schema={"enum": list(STATEMENT_TYPES)})]
 
 
+_NAMES = {"from_": "from", "customer_id": "customerId", "request_id": "requestId", "event_id": "eventId"}
+
+
 class NoQuery(Struct):
     """The query of an address that takes none."""
 
@@ -62,6 +65,36 @@ class UsageQuery(Struct, rename={"from_": "from"}):
     to: Timestamp | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
     cursor: Cursor | None = None
+
+
+KeyName = Annotated[
+    str,
+    Meta(
+        description="An API key, as `bk_` and its id.",
+        examples=["bk_0123456789abcdef"],
+        extra_json_schema={"pattern": "^bk_[0-9a-f]{16}$"},
+    ),
+]
+RequestId = Annotated[str, Meta(description="A request id.", extra_json_schema={"pattern": "^[0-9a-f]{64}$"})]
+RefusalCode = Literal["validation_error", "customer_not_found", "event_id_conflict"]
+
+
+class RefusalsQuery(Struct, rename=_NAMES):
+    code: RefusalCode | None = None
+    customer_id: Id | None = None
+    key: KeyName | None = None
+    request_id: RequestId | None = None
+    event_id: Id | None = None
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Cursor | None = None
+
+
+class RefusalCountsQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):
+    customer_id: Id | None = None
+    from_: Timestamp | None = None
+    to: Timestamp | None = None
 
 
 class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):

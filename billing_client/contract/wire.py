@@ -201,6 +201,48 @@ class ProblemDetails(Message, Generic[D], omit_defaults=True, frozen=True):
     trace_id: str | None = None
 
 
+class Refusal(Message, frozen=True, kw_only=True):
+    """Usage that was refused: an event id that came back with other data, input that is not valid, an unknown customer.
+
+    `customer_id` is the customer as stated, or the one that the API key is bound to; None where none could be read.
+    `submitted_by` is the API key, as `bk_` and its id. `errors` are at most 10. `submitted` is the begin of what was
+    sent.
+    """
+
+    id: str
+    refused_at: Timestamp
+    code: str
+    customer_id: str | None
+    submitted_by: str | None
+    request_id: str | None
+    event_id: str | None
+    errors: list[FieldError] | None
+    conflicts: list[FieldConflict] | None
+    submitted: str
+
+
+class RefusalPage(Message, frozen=True):
+    """Refusals, latest first."""
+
+    data: list[Refusal]
+    next_cursor: str | None
+
+
+class RefusalCount(Message, frozen=True, kw_only=True):
+    """How many refusals with one code one API key has got, and when the last."""
+
+    submitted_by: str | None
+    code: str
+    refusals: int
+    last_refused_at: Timestamp
+
+
+class RefusalCounts(Message, frozen=True):
+    """Refusals by API key and code, the most first; at most 1,000 of these groups."""
+
+    data: list[RefusalCount]
+
+
 class BatchResult(Message, Generic[D], omit_defaults=True, frozen=True):
     """What became of one record of a batch: with the record, or the problem the single call would have got."""
 

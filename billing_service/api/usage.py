@@ -48,18 +48,22 @@ class _Position(Struct, array_like=True, frozen=True):
 
 async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Record one use. The response is sent after the commit."""
+    body = b""
     try:
         key = request.idempotency_key()
-        record = decode_usage(await request.read_json(), request.services.clock.now(), request.caller.key_name)
+        body = await request.read_json()
+        record = decode_usage(body, request.services.clock.now(), request.caller.key_name)
         await request.count_records(1)
         request.caller.require_reach(record.customer_id, record.request_id)
-    except ProblemError:
+    except ProblemError as error:
         request.services.metrics.rejected("single")
+        request.services.refusals.note(request.caller, error.details, body)
         request.info.outcome = "rejected"
         raise
     decision = await request.services.group_commit.record(Submission(record, key))
     request.info.outcome = decision.outcome
     if refusal := refusal_of(decision, record, may_read="usage:read" in request.caller.scopes):
+        request.services.refusals.note(request.caller, refusal, body)
         raise ProblemError(refusal)
     headers = {"Location": f"{path_of(record.customer_id)}/usage/{record.request_id}"}
     if decision.outcome == "replayed":
@@ -89,7 +93,16 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
             for record in part
         ]
     request.info.outcomes = Counter(result.outcome for result in results)
+    if not query.dry_run and request.info.outcomes.keys() & {"conflict", "rejected"}:
+        await _note_refusals(request, batch.records, results)
     return JsonResponse(BatchResults(results=results))
+
+
+async def _note_refusals(request: ApiRequest, records: list[msgspec.Raw], results: list[BatchResult[str]]) -> None:
+    async for part in in_slices(range(len(results))):
+        for n in part:
+            if refusal := results[n].problem:
+                request.services.refusals.note(request.caller, refusal, records[n])
 
 
 async def _decode_records(

@@ -9,6 +9,7 @@ from billing_service.http.auth import Authenticator
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.group_commit import GroupCommit
+from billing_service.ledger.refusals import Refusals
 from billing_service.settings import Settings
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
@@ -24,6 +25,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         database: Connections for everything but single records.
         clock: Tells the database's time.
         group_commit: Records usage; returns after the commit.
+        refusals: Keeps what was refused.
         authenticator: Finds the caller for an `Authorization` header.
         admission: Limits the requests in progress.
         body_budget: Limits the bytes of request bodies in memory.
@@ -40,6 +42,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     database: Database
     clock: Clock
     group_commit: GroupCommit
+    refusals: Refusals
     authenticator: Authenticator
     admission: Admission
     body_budget: BodyBudget

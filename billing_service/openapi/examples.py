@@ -30,6 +30,10 @@ from billing_client.contract.wire import (
     NewUsage,
     NewVoid,
     ProblemDetails,
+    Refusal,
+    RefusalCount,
+    RefusalCounts,
+    RefusalPage,
     Summary,
     SummaryGroup,
     SummaryPage,
@@ -79,6 +83,21 @@ _DUPLICATE = problem(
 )
 
 
+_CONFLICT = FieldConflict(field="unitsConsumed", recorded="1.5", submitted="2")
+_REFUSAL = Refusal(
+    id="019a44f2-3c00-7000-8000-000000000000",
+    refused_at=_AT,
+    code="event_id_conflict",
+    customer_id="acme",
+    submitted_by="bk_0123456789abcdef",
+    request_id=_RECORD.request_id,
+    event_id=_RECORD.event_id,
+    errors=None,
+    conflicts=[_CONFLICT],
+    submitted=_SENT.decode().replace("1.5", "2"),
+)
+
+
 class PathParameter(NamedTuple):
     description: str
     example: str
@@ -112,6 +131,12 @@ ANSWERS: Mapping[type, Any] = {
     VoidedUsage: _VOIDED,
     BatchResults: BatchResults(
         results=[BatchResult(outcome="recorded", record=_RECORD), BatchResult(outcome="duplicate", problem=_DUPLICATE)]
+    ),
+    RefusalPage: RefusalPage(data=[_REFUSAL], next_cursor=None),
+    RefusalCounts: RefusalCounts(
+        data=[
+            RefusalCount(submitted_by=_REFUSAL.submitted_by, code="event_id_conflict", refusals=1, last_refused_at=_AT)
+        ]
     ),
     Summary: Summary(from_=_BEGIN, to=_END, timezone="UTC", currency="USD", groups=[_GROUP], total=_SUM),
     SummaryPage: SummaryPage(
@@ -155,6 +180,6 @@ def problem_example(code: str) -> ProblemDetails[str]:
                 "An event id names one usage; correct it under a new event id.",
                 request_id=_RECORD.request_id,
                 existing=_RECORD,
-                conflicts=[FieldConflict(field="unitsConsumed", recorded="1.5", submitted="2")],
+                conflicts=[_CONFLICT],
             )
     return problem(code, KINDS[code].title + ".")

@@ -59,6 +59,8 @@ class Metrics:
         )
         outcomes = Counter("billing_usage_outcomes", "Reported usage by outcome", ("way", "outcome"), registry=own)
         self._outcomes = {(way, outcome): outcomes.labels(way, outcome) for way in WAYS for outcome in OUTCOMES}
+        refusals = Counter("billing_refusals", "Refused usage that was kept, or dropped", ("what",), registry=own)
+        self._refusals = {what: refusals.labels(what) for what in ("kept", "dropped")}
         self._queue = _Queue(own)
         self._pool = _Pool(own)
         self._skew = Gauge(
@@ -94,6 +96,10 @@ class Metrics:
     def rejected(self, way: Way, count: int = 1) -> None:
         """Count records that were refused before a commit."""
         self._outcomes[way, "rejected"].inc(count)
+
+    def refusals(self, what: Literal["kept", "dropped"], count: int) -> None:
+        """Count refusals that were written for `GET /refusals`, or dropped because too many came at once."""
+        self._refusals[what].inc(count)
 
     def waited(self, seconds: float) -> None:
         """Note how long the first record of a group waited until its commit began."""

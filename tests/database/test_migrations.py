@@ -43,6 +43,7 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
         "service_activity",
         "statements",
         "usage_records",
+        "usage_refusals",
         "usage_rollups",
         "usage_voids",
     ]

@@ -1,0 +1,2 @@
+-- Kept free. Whoever adds migration 0010 deletes this file.
+SELECT 1;

@@ -9,15 +9,29 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from billing_client.contract.wire import ProblemDetails
-from billing_service.api import customers, docs, exports, health, keys, metrics, refusals, statements, summaries, usage
+from billing_service.api import (
+    customers,
+    docs,
+    events,
+    exports,
+    health,
+    keys,
+    metrics,
+    refusals,
+    statements,
+    summaries,
+    usage,
+)
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.dispatch import REFUSAL, Dispatcher, Refusal
+from billing_service.http.event_streams import EventStreams
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.services import Services
 from billing_service.http.shutdown import Shutdown
+from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.ledger.refusals import Refusals
 from billing_service.openapi.document import openapi_document
@@ -33,6 +47,7 @@ OPERATIONS = [
     *usage.OPERATIONS,
     *exports.OPERATIONS,
     *refusals.OPERATIONS,
+    *events.OPERATIONS,
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
     *keys.OPERATIONS,
@@ -40,7 +55,7 @@ OPERATIONS = [
     *metrics.OPERATIONS,
     *docs.OPERATIONS,
 ]
-MakeGroupCommit = Callable[[Database, int, Metrics, Traces, Clock], GroupCommit]
+MakeGroupCommit = Callable[[Database, int, Metrics, Traces, Clock, Changes], GroupCommit]
 
 
 class ServiceApp(Router):
@@ -91,11 +106,14 @@ class ServiceApp(Router):
         await services.database.open()
         await services.sampler.start()
         services.shutdown.watch()
+        services.changes.note_start()
         try:
             yield
         finally:
             await services.group_commit.drain(services.settings.database_timeout)
+            await services.event_streams.close()
             await services.refusals.drain()
+            await services.changes.drain()
             await services.authenticator.drain()
             await services.sampler.stop()
             if services.rate_limits is not None:
@@ -123,18 +141,23 @@ def create_app(
     clock = Clock()
     metrics = Metrics(metrics_folder())
     requests = RequestTelemetry(metrics, request_log)
-    group_commit = make_group_commit(database, settings.queue_records, metrics, traces, clock)
+    changes = Changes(database)
+    group_commit = make_group_commit(database, settings.queue_records, metrics, traces, clock, changes)
+    authenticator = Authenticator(database, key_required=settings.key_required, clock=clock)
+    shutdown = Shutdown(settings.drain_delay)
     services = Services(
         settings=settings,
         database=database,
         clock=clock,
         group_commit=group_commit,
-        refusals=Refusals(database, settings, metrics, clock),
-        authenticator=Authenticator(database, key_required=settings.key_required, clock=clock),
+        refusals=Refusals(database, settings, metrics, clock, changes),
+        changes=changes,
+        event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams),
+        authenticator=authenticator,
         admission=Admission(settings.max_requests),
         body_budget=BodyBudget(settings.max_receiving_bytes),
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,
-        shutdown=Shutdown(settings.drain_delay),
+        shutdown=shutdown,
         metrics=metrics,
         sampler=Sampler(metrics, requests, group_commit, database, clock),
         requests=requests,

@@ -102,6 +102,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     ] = 64 * 1024 * 1024
     queue_records: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")] = 10_000
     max_requests: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 1000
+    max_event_streams: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 1000
     refusal_days: Annotated[int, Meta(ge=0, le=3650, description="a whole number of days from 0 to 3650")] = 30
     refusals_per_customer: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 1000
     refusals_kept: Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")] = 100_000

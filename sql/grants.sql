@@ -3,7 +3,7 @@
 SELECT set_config('billing.grantee', $1, true), set_config('billing.with_keys', $2, true);
 
 -- grant: give a role the rights the service needs, and no more. It cannot change a record or create a table, cannot delete
--- anything but old refusals, and can create and revoke keys only if that was asked for. Rights that it had before are revoked
+-- anything but old refusals and changes, and can create and revoke keys only if that was asked for. Rights that it had before are revoked
 -- first.
 DO $$
 DECLARE
@@ -11,8 +11,8 @@ DECLARE
     granted text;
 BEGIN
     EXECUTE format(
-        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_refusals, statements, service_activity,'
-        ' api_keys, schema_migrations FROM %I', grantee
+        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_refusals, changes, statements,'
+        ' service_activity, api_keys, schema_migrations FROM %I', grantee
     );
     FOREACH granted IN ARRAY ARRAY[
         'SELECT, INSERT, UPDATE (name, updated_at) ON customers',
@@ -20,6 +20,7 @@ BEGIN
         'SELECT, INSERT ON usage_voids',
         'SELECT, INSERT, UPDATE (records, units, amount) ON usage_rollups',
         'SELECT, INSERT, DELETE ON usage_refusals',
+        'SELECT, INSERT, DELETE ON changes',
         'SELECT, INSERT ON statements',
         'SELECT, INSERT, UPDATE (last_recorded_at, times_active) ON service_activity',
         CASE current_setting('billing.with_keys')

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from billing_client.contract.query_parameters import NoQuery, StatementQuery
+from billing_client.contract.query_parameters import EventsQuery, NoQuery, StatementQuery
 from billing_client.contract.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
 from billing_service.http.operations import Operation
 from billing_service.ledger.api_keys import NewKey
@@ -64,7 +64,8 @@ def path_of(operation: Operation, target: Target) -> str:
 
 def _examples(operation: Operation, target: Target) -> Iterator[Example]:
     path = path_of(operation, target)
-    query = ["month=2026-01"] if operation.query is StatementQuery else []
+    queries: dict[Any, list[str]] = {StatementQuery: ["month=2026-01"], EventsQuery: ["seconds=1"]}
+    query = queries.get(operation.query, [])
     body = _body(operation.body, target)
     if "customerId" in {field.encode_name for field in msgspec.structs.fields(operation.query or NoQuery)}:
         named = [*query, f"customerId={quote(target.customer_id, safe='')}"]

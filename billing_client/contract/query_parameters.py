@@ -97,6 +97,11 @@ class RefusalCountsQuery(Struct, rename={"from_": "from", "customer_id": "custom
     to: Timestamp | None = None
 
 
+class EventsQuery(Struct, rename={"customer_id": "customerId"}):
+    customer_id: Id | None = None
+    seconds: Annotated[int, Meta(ge=1, le=86_400, description="After how many seconds the stream ends.")] = 86_400
+
+
 class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):
     customer_id: Id | None = None
     service: Name | None = None

@@ -243,6 +243,13 @@ class RefusalCounts(Message, frozen=True):
     data: list[RefusalCount]
 
 
+class ChangeEvent(Message, frozen=True):
+    """The data of an event: the customers of which something changed, and whether there are more that are not named."""
+
+    customer_ids: list[str]
+    more: bool = False
+
+
 class BatchResult(Message, Generic[D], omit_defaults=True, frozen=True):
     """What became of one record of a batch: with the record, or the problem the single call would have got."""
 

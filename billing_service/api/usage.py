@@ -175,6 +175,7 @@ async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
             await require_customer(connection, customer_id)
             raise ProblemError(usage_not_found(request_id))
     if voided.voided_at == voided_at:
+        request.services.changes.note("totals", (customer_id,))
         audit.usage_voided(request_id, customer_id, voided_by)
     return JsonResponse(voided)
 

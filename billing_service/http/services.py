@@ -6,8 +6,10 @@ from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
+from billing_service.http.event_streams import EventStreams
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.shutdown import Shutdown
+from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.ledger.refusals import Refusals
 from billing_service.settings import Settings
@@ -26,6 +28,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         clock: Tells the database's time.
         group_commit: Records usage; returns after the commit.
         refusals: Keeps what was refused.
+        changes: Tells those who watch what changed.
+        event_streams: The streams of those who watch.
         authenticator: Finds the caller for an `Authorization` header.
         admission: Limits the requests in progress.
         body_budget: Limits the bytes of request bodies in memory.
@@ -43,6 +47,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     clock: Clock
     group_commit: GroupCommit
     refusals: Refusals
+    changes: Changes
+    event_streams: EventStreams
     authenticator: Authenticator
     admission: Admission
     body_budget: BodyBudget

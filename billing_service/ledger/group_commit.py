@@ -14,6 +14,7 @@ import asyncpg
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database, DatabaseUnavailableError
+from billing_service.ledger.changes import Changes
 from billing_service.ledger.records import UsageWriter, decide_dry_run
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.tracing import OFF, Traces
@@ -39,12 +40,14 @@ class GroupCommit:
         metrics: Metrics | None = None,
         traces: Traces = OFF,
         clock: Clock | None = None,
+        changes: Changes | None = None,
     ) -> None:
         self._database = database
         self.capacity = queue_records
         self._metrics = metrics or Metrics()
         self._traces = traces
         self._clock = clock or Clock()
+        self._changes = changes or Changes(database)
         self._usage = UsageWriter()
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
@@ -66,6 +69,7 @@ class GroupCommit:
         with self._traces.commit("batch", [self._traces.place()]):
             async with self._database.connection() as connection:
                 decisions = await self._usage.record(connection, submissions)
+        self._changes.note_recorded(decisions)
         self._metrics.committed("batch", decisions, time.perf_counter() - started)
         return decisions
 
@@ -116,6 +120,7 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - every call of the group must get an answer
             _fail(group, error)
         else:
+            self._changes.note_recorded(decisions)
             self._metrics.committed("single", decisions, time.perf_counter() - started)
             _answer(zip(futures, decisions, strict=True))
 

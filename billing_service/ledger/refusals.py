@@ -34,6 +34,7 @@ from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Connection, Database, DatabaseUnavailableError
 from billing_service.database.queries import load_queries
 from billing_service.ledger.api_keys import key_id_bytes, key_name
+from billing_service.ledger.changes import Changes
 from billing_service.settings import Settings
 from billing_service.telemetry.metrics import Metrics
 
@@ -99,10 +100,13 @@ class Filter(NamedTuple):
 class Refusals:
     """Notes what is refused, and writes it in the background."""
 
-    def __init__(self, database: Database, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, metrics: Metrics, clock: Clock, changes: Changes
+    ) -> None:
         self._database = database
         self._metrics = metrics
         self._clock = clock
+        self._changes = changes
         self._days = settings.refusal_days
         self._most = settings.refusals_kept
         self._most_of_customer = settings.refusals_per_customer
@@ -181,6 +185,7 @@ class Refusals:
             async with self._database.connection() as connection:
                 await _insert(connection, refusals)
                 del self._waiting[:most]
+                self._changes.note("refusals", {each.customer_id for each in refusals if each.customer_id is not None})
                 await self._prune(connection, {refusal.customer_id or "" for refusal in refusals})
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
             if self._is_written:  # said once, not every second

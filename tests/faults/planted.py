@@ -14,12 +14,8 @@ from billing_client._config import load_config
 from billing_client._transport import Transport
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.app import create_app
-from billing_service.database.clock import Clock
-from billing_service.database.pool import Database
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.settings import load_settings
-from billing_service.telemetry.metrics import Metrics
-from billing_service.telemetry.tracing import Traces
 
 COMMIT_SECONDS = 0.5
 
@@ -27,8 +23,8 @@ COMMIT_SECONDS = 0.5
 class HastyGroupCommit(GroupCommit):
     """Acknowledges before the commit."""
 
-    def __init__(self, database: Database, queue_records: int, metrics: Metrics, traces: Traces, clock: Clock) -> None:
-        super().__init__(database, queue_records, metrics, traces, clock)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._commits: set[asyncio.Task[None]] = set()
 
     async def record(self, submission: Submission) -> Decision:

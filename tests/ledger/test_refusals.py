@@ -15,6 +15,7 @@ from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.auth import ANYBODY
 from billing_service.ledger import refusals
+from billing_service.ledger.changes import Changes
 from billing_service.ledger.refusals import CAPACITY, Refusals
 from billing_service.settings import Settings
 from billing_service.telemetry.metrics import Metrics
@@ -24,6 +25,12 @@ from tests.services import running_service, serve_process
 
 PROBLEM = invalid_input("/service", "is required").details
 COUNT = "SELECT count(*) FROM usage_refusals"
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services of this process write more often."""
+    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.05)
 
 
 async def kept(
@@ -171,7 +178,7 @@ class TestTheQueue:
         """Refusals of a database that is opened by the test."""
         self.metrics = Metrics()
         self.database = Database(settings)
-        yield Refusals(self.database, settings, self.metrics, Clock())
+        yield Refusals(self.database, settings, self.metrics, Clock(), Changes(self.database))
         await self.database.close()
 
     def counted(self, what: str) -> float:
@@ -187,10 +194,7 @@ class TestTheQueue:
         assert await execute(database_url, COUNT) == CAPACITY
         assert (self.counted("kept"), self.counted("dropped")) == (CAPACITY, 5)
 
-    async def test_waits_for_a_database_that_takes_nothing(
-        self, queue: Refusals, database_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.02)
+    async def test_waits_for_a_database_that_takes_nothing(self, queue: Refusals, database_url: str) -> None:
         await self.database.open()
         await execute(database_url, "ALTER TABLE usage_refusals RENAME TO hidden", "SELECT 1")
         queue.note(ANYBODY, PROBLEM, b"{}")

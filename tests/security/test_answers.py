@@ -76,7 +76,7 @@ def broken(database_server: Server, template_database: str) -> Iterator[tuple[Se
         shown = f"Authorization: Bearer {run(given_key(url, 'admin'))}"
         with running_service(Settings(database_url=url, env="production")) as service:
             exchange(service, json_request("/customers", b'{"id": "acme", "name": "Acme"}', shown)).require(201)
-            tables = ("customers", "usage_records", "usage_rollups", "usage_refusals")
+            tables = ("customers", "usage_records", "usage_rollups", "usage_refusals", "changes")
             run(execute(url, *(f"ALTER TABLE {table} RENAME TO {table}_elsewhere" for table in tables)))
             run(execute(url, "ALTER TABLE api_keys RENAME COLUMN created_at TO elsewhere"))  # which no look-up needs
             yield service, shown

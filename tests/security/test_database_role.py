@@ -33,9 +33,10 @@ CHANGED = {
     ("api_keys", "last_used_at"),
 }
 WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"} | {
-    "usage_refusals"
+    "changes",
+    "usage_refusals",
 }
-DELETED = {"usage_refusals"}  # old ones
+DELETED = {"changes", "usage_refusals"}  # old ones
 COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.columns
     WHERE table_schema = 'public' ORDER BY 1, 2"""
 

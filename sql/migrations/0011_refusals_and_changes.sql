@@ -18,3 +18,14 @@ CREATE TABLE usage_refusals (
 );
 
 CREATE INDEX usage_refusals_refusal_id_idx ON usage_refusals (refusal_id);
+
+-- What changed of which customers, for those who watch: a few rows a second at most, written after the commits that they tell
+-- of, and deleted after minutes. `more` says that customers changed whose ids are not there.
+CREATE TABLE changes (
+    change_id bigint GENERATED ALWAYS AS IDENTITY,
+    changed_at timestamptz NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    customer_ids text[] NOT NULL,
+    more boolean NOT NULL,
+    CONSTRAINT changes_pkey PRIMARY KEY (change_id)
+);

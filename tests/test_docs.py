@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 import billing_client
+import billing_client.asgi
 import billing_client.blocking
+import billing_client.metering
 import billing_client.testing
 import billing_service
 from billing_client import BillingError
@@ -28,6 +30,7 @@ CLIENT = DOCS / "reference/client.md"
 PAGES = sorted(DOCS.rglob("*.md"))
 PROJECT = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 DOCUMENTS = [README, *PROJECT, ROOT / "benchmarks/README.md", ROOT / "tests/faults/README.md", *PAGES]
+ALSO_IN_ASGI = "billing_client.asgi.meter"  # it is that of billing_client.metering
 UNSET = {"DATABASE_URL", "BILLING_DATA_DIR"}  # the default depends on where the service runs
 
 
@@ -84,8 +87,9 @@ def test_every_endpoint_is_documented() -> None:
 def test_the_reference_shows_every_public_name_once() -> None:
     documented = re.findall(r"^::: ([\w.]+)$", CLIENT.read_text("utf-8"), re.MULTILINE)
     public = [f"billing_client.{name}" for name in billing_client.__all__ if name != "__version__"]
-    for room in (billing_client.blocking, billing_client.testing):
-        public += [f"{room.__name__}.{name}" for name in room.__all__]
+    for room in (billing_client.asgi, billing_client.blocking, billing_client.metering, billing_client.testing):
+        public += [f"{room.__name__}.{name}" for name in room.__all__ if f"{room.__name__}.{name}" != ALSO_IN_ASGI]
+    public.append("billing_client.metering.litellm.UsageCallback")
     assert sorted(documented) == sorted(public)
 
 

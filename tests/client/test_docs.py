@@ -9,12 +9,15 @@ from textwrap import indent
 
 from tests.cli import given_customer
 from tests.programs import UNMEASURED
-from tests.services import Service
+from tests.services import Service, free_port
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
 BLOCKING = ROOT / "docs/guides/blocking.md"
+FRAMEWORKS = ROOT / "docs/guides/web-frameworks.md"
+STREAMING = ROOT / "docs/guides/streaming.md"
+MODELS = ROOT / "docs/guides/llm.md"
 RECORDER = ROOT / "docs/guides/durable-recorder.md"
 REPORTING = ROOT / "docs/guides/report-usage.md"
 TESTING = ROOT / "docs/guides/test-your-code.md"
@@ -23,6 +26,31 @@ LOCAL = "http://127.0.0.1:3000"
 AROUND = (
     "import asyncio\nfrom billing_client import BillingSystemClient\n\nasync def main():\n{}\nasyncio.run(main())\n"
 )
+
+SERVED = """
+import asyncio
+
+import aiohttp
+import uvicorn
+
+
+async def serve() -> None:
+    server = uvicorn.Server(uvicorn.Config(app, port=PORT, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    headers = {"X-Customer": "acme"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", headers=headers) as session:
+        for path in ("/files/a", "/free"):
+            async with session.get(path) as response:
+                print(response.status, len(await response.read()))
+    server.should_exit = True
+    await serving
+    async with BillingSystemClient() as client:
+        print([record.units_consumed async for record in client.usage(customer_id="acme")])
+
+asyncio.run(serve())
+"""
 
 
 def blocks(document: Path, language: str = "python") -> list[str]:
@@ -74,6 +102,23 @@ def test_the_examples_without_asyncio_run(service: Service, tmp_path: Path) -> N
     assert said[:4] == ["recorded 0.03", *(f"recorded job-{number}" for number in range(3))]
     assert "delivered=1, duplicates=0, dead=0, pending=0" in said[4]
     assert run(f"{notebook}\nprint(_)".replace("client.summary", "_ = client.summary"), service, tmp_path)
+
+
+def test_the_example_of_a_metered_application_runs(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    (app,) = blocks(FRAMEWORKS)
+    code = f"{app}\nPORT = {free_port()}\n{SERVED}"
+    assert run(code, service, tmp_path) == "200 12\n404 22\n[Decimal('12')]\n"
+
+
+def test_the_examples_of_metering_run(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    (streaming,) = blocks(STREAMING)
+    said = run(streaming, service, tmp_path).splitlines()
+    assert said == ["one", "two", "three", "four", "request-1 4", "request-2 2"]
+    tokens = run(blocks(MODELS)[0], service, tmp_path).splitlines()
+    assert len(tokens) == 7
+    assert "call-1/cached_input {'model': 'gpt-4o', 'tokens': 'cached_input'} 1920 0.0024" in tokens
 
 
 def write_tests(folder: Path) -> None:

@@ -22,6 +22,7 @@ from billing_service.api import (
     summaries,
     usage,
 )
+from billing_service.console import operations as console
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
@@ -30,9 +31,11 @@ from billing_service.http.dispatch import REFUSAL, Dispatcher, Refusal
 from billing_service.http.event_streams import EventStreams
 from billing_service.http.rate_limits import RateLimits
 from billing_service.http.services import Services
+from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
+from billing_service.ledger.overviews import Overviews
 from billing_service.ledger.refusals import Refusals
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
@@ -54,6 +57,7 @@ OPERATIONS = [
     *health.OPERATIONS,
     *metrics.OPERATIONS,
     *docs.OPERATIONS,
+    *console.OPERATIONS,
 ]
 MakeGroupCommit = Callable[[Database, int, Metrics, Traces, Clock, Changes], GroupCommit]
 
@@ -154,6 +158,8 @@ def create_app(
         changes=changes,
         event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams),
         authenticator=authenticator,
+        sessions=Sessions(database, authenticator, clock),
+        overviews=Overviews(database, clock),
         admission=Admission(settings.max_requests),
         body_budget=BodyBudget(settings.max_receiving_bytes),
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,

@@ -185,9 +185,12 @@ def _caller(row: asyncpg.Record | None, credentials: Credentials, now: datetime)
     """The caller with these credentials; None if they are not valid."""
     # An unknown id is compared too, so that the time taken does not tell whether an id exists.
     matches = compare_digest(credentials.secret_sha256, _NO_SECRET if row is None else row["secret_sha256"])
-    if row is None or not matches or row["revoked_at"] is not None:
-        return None
-    if row["expires_at"] is not None and row["expires_at"] <= now:
+    return caller_of(row, now) if row is not None and matches else None
+
+
+def caller_of(row: asyncpg.Record, now: datetime) -> Caller | None:
+    """The caller that has the key in this row of `api_keys`; None if the key is revoked or expired."""
+    if row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now):
         return None
     scopes = frozenset(SCOPES if "admin" in row["scopes"] else row["scopes"])
     return Caller(f"{row['name']} (bk_{row['key_id']})", scopes, row["customer_id"], row["key_id"])

@@ -8,8 +8,11 @@ from starlette.responses import Response
 
 from billing_client.contract.query_parameters import NoQuery
 from billing_client.contract.request_parsing import read_query
-from billing_service.http.auth import scope_is_missing
+from billing_service.database.pool import DatabaseUnavailableError
+from billing_service.http.auth import Caller, scope_is_missing
+from billing_service.http.errors import ProblemError
 from billing_service.http.requests import ApiRequest
+from billing_service.http.sessions import SESSION_COOKIE
 from billing_service.ledger.api_keys import Scope
 
 _NO_QUERY = NoQuery()
@@ -45,12 +48,14 @@ class Operation(Struct, frozen=True, kw_only=True):
         media_types: The media types of a successful response.
         problems: The problem codes of the operation besides those that `all_problems` derives.
         documented: Whether the OpenAPI document shows it.
+        error_page: Makes a page of an error, for an operation that browsers call: there a console session may stand for
+            the API key. None if errors become problems, and only an API key counts.
     """
 
     method: Method
     path: str
     handler: Callable[[ApiRequest, Any], Awaitable[Response]]
-    tag: Literal["usage", "customers", "owed", "keys", "service"]
+    tag: Literal["usage", "customers", "owed", "keys", "service", "console"]
     scope: Scope | None
     reach: Literal["customer", "handler", "open"]
     idempotency_key: bool = False
@@ -62,6 +67,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     media_types: tuple[str, ...] = ("application/json",)
     problems: tuple[str, ...] = ()
     documented: bool = True
+    error_page: Callable[[ApiRequest, ProblemError | DatabaseUnavailableError], Response] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if `reach` contradicts `scope` or `path`."""
@@ -83,13 +89,22 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 async def answer_operation(operation: Operation, request: ApiRequest) -> Response:
     """Authorize the caller and call the handler. The cheapest checks come first. Raises ProblemError."""
+    if operation.error_page is None:
+        return await _answer(operation, request)
+    try:
+        return await _answer(operation, request)
+    except (ProblemError, DatabaseUnavailableError) as error:
+        return operation.error_page(request, error)
+
+
+async def _answer(operation: Operation, request: ApiRequest) -> Response:
     if operation.scope is None:
         return await _call_handler(operation, request)
     services = request.services
     with services.admission:
         if services.rate_limits is not None:
             await services.rate_limits.count_request_of_address(request.address, request.standings)
-        request.caller = caller = await services.authenticator.find(request.fields.get(b"authorization"))
+        request.caller = caller = await _find_caller(operation, request)
         request.info.key_id = caller.key_id
         if services.rate_limits is not None:
             await services.rate_limits.count_request_of_key(caller.key_id, request.standings)
@@ -98,6 +113,16 @@ async def answer_operation(operation: Operation, request: ApiRequest) -> Respons
         if operation.reach == "customer":
             caller.require_reach(request.customer_id)
         return await _call_handler(operation, request)
+
+
+async def _find_caller(operation: Operation, request: ApiRequest) -> Caller:
+    """Who sent the `Authorization` header; on a page, without that header, who signed in. Raises ProblemError (401)."""
+    authorization = request.fields.get(b"authorization")
+    if operation.error_page is not None and authorization is None:
+        caller = await request.services.sessions.find(request.cookies.get(SESSION_COOKIE))
+        if caller is not None:
+            return caller
+    return await request.services.authenticator.find(authorization)
 
 
 async def _call_handler(operation: Operation, request: ApiRequest) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
@@ -17,6 +18,8 @@ from billing_service.http.services import Services
 from billing_service.telemetry.request_log import RequestInfo
 
 DISCARD_SECONDS = 5  # how long the rest of a refused body is read
+FORM_TYPE = "application/x-www-form-urlencoded"
+MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 * 1024, 100
 DISCARD_LIMITS = 8  # how much of it at most, in multiples of `max_body_bytes`
 
 
@@ -81,6 +84,23 @@ class ApiRequest(Request):
         if not body:
             raise invalid_input("", "is empty, but must be a JSON object")
         return body
+
+    async def read_form(self) -> dict[str, str]:
+        """Read the fields of an HTML form; one that is left empty is not among them.
+
+        Raises:
+            ProblemError: 400 if it is no form in UTF-8, 413 if it is larger than a form may be, 415 if its Content-Type
+                is not that of a form.
+        """
+        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
+            raise ProblemError(problem("unsupported_media_type", f"Send the form as {FORM_TYPE}."))
+        with self.services.admission.while_receiving:
+            body = await self._receive_body(MAX_FORM_BYTES)
+        try:
+            fields = parse_qsl(body.decode(), errors="strict", max_num_fields=MAX_FORM_FIELDS)
+        except ValueError as error:
+            raise invalid_input("", f"must be a form of at most {MAX_FORM_FIELDS} fields in UTF-8") from error
+        return dict(fields)
 
     async def count_records(self, records: int) -> None:
         """Count records against the rate limits, whatever their outcome. Raises ProblemError (429)."""

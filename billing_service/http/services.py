@@ -8,10 +8,12 @@ from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.event_streams import EventStreams
 from billing_service.http.rate_limits import RateLimits
+from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.ledger.refusals import Refusals
+from billing_service.ledger.overviews import Overviews
 from billing_service.settings import Settings
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
@@ -31,6 +33,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         changes: Tells those who watch what changed.
         event_streams: The streams of those who watch.
         authenticator: Finds the caller for an `Authorization` header.
+        sessions: Finds the caller for the cookie of a signed-in browser.
+        overviews: What the console's first page shows, kept for a moment.
         admission: Limits the requests in progress.
         body_budget: Limits the bytes of request bodies in memory.
         rate_limits: The rate limits; None if no limit is set.
@@ -50,6 +54,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     changes: Changes
     event_streams: EventStreams
     authenticator: Authenticator
+    sessions: Sessions
+    overviews: Overviews
     admission: Admission
     body_budget: BodyBudget
     rate_limits: RateLimits | None

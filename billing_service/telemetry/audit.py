@@ -1,4 +1,4 @@
-"""The audit log: a line for each void, and for each API key that is created or revoked, at every log level."""
+"""The audit log: a line for each void, API key that is created or revoked, and sign-in, at every log level."""
 
 import logging
 
@@ -33,3 +33,13 @@ def key_created(key_id: str, scopes: tuple[str, ...], customer_id: str | None, b
 def key_revoked(key_id: str, customer_id: str | None, by: str) -> None:
     """Log that an API key was revoked. The arguments are those of `key_created`."""
     _log.info("API key revoked", extra={"key_id": key_id, "customer_id": customer_id, "by": by})
+
+
+def signed_in(key_id: str, address: str) -> None:
+    """Log that somebody signed in to the console.
+
+    Args:
+        key_id: The key's name: `bk_` and its id.
+        address: The client's address.
+    """
+    _log.info("signed in to the console", extra={"key_id": key_id, "address": address})

@@ -22,7 +22,7 @@ from billing_service.settings import Settings
 
 PIPE_BYTES = 4096  # PIPE_BUF on Linux: writes of up to this size are atomic, so lines of several processes stay whole
 FAILED = 500  # the lowest status that counts as a failure of the service
-_AUDITED = ("request_id", "customer_id", "key_id", "scopes", "by")  # the extra fields of `telemetry.audit`
+_AUDITED = ("request_id", "customer_id", "key_id", "scopes", "by", "address")  # the extra fields of `telemetry.audit`
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

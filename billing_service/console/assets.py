@@ -1,0 +1,34 @@
+"""The console's style sheet, script and icon."""
+
+from starlette.responses import Response
+
+from billing_service.console.pages import HEADERS, STATIC
+from billing_service.http.errors import ProblemError, problem
+from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
+
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+# the pages name a file together with a version that changes with its content
+_CACHED = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+
+
+async def get_asset(request: ApiRequest, _: None) -> Response:
+    """Read a file that the pages use."""
+    name = request.ids["name"]
+    if name not in STATIC:
+        raise ProblemError(problem("not_found", "Not Found."))
+    return Response(STATIC[name], 200, _CACHED, _TYPES[name.rpartition(".")[2]])
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/console/static/{name}",
+        handler=get_asset,
+        tag="console",
+        scope=None,
+        reach="open",
+        query=None,
+        documented=False,
+    )
+]

@@ -1,0 +1,213 @@
+"""A customer: what its usage adds up to in any span of time, and its records."""
+
+import shlex
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from billing_client.contract.decimals import difference, total
+from billing_client.contract.periods import period_labels, read_summary_query
+from billing_client.contract.query_parameters import SummaryQuery
+from billing_client.contract.totals import summary_total
+from billing_client.contract.wire import MAX_GROUPS, Customer, SummaryGroup, SummaryTotal, Timestamp, UsageRecord
+from billing_service.console.charts import Bar, Chart, draw
+from billing_service.console.formats import day_name, month_name, path, places, query
+from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.console.spans import Span, month_of, read_span
+from billing_service.database.pool import Connection
+from billing_service.http.cursors import read_cursor, write_cursor
+from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
+from billing_service.ledger.customers import require_customer
+from billing_service.ledger.records import list_records
+from billing_service.ledger.summaries import SummaryPart, summarize_customer
+
+RECORDS = 50  # on a page
+SHOWN_SERVICES = 7  # have a colour of their own
+TABLE_ROWS = 200  # of the services with the highest amounts; what they leave is one row
+
+
+class _Position(Struct, array_like=True, frozen=True):
+    occurred_at: Timestamp
+    request_id: Annotated[bytes, Meta(max_length=32)]
+
+
+class Row(Struct, frozen=True):
+    """A row of a table of totals. `address` leads to the page of what it adds up."""
+
+    name: str
+    total: SummaryTotal[str]
+    address: str | None = None
+
+
+async def show_customer(request: ApiRequest, _: None) -> Response:
+    """Show what a customer's usage adds up to, and the records behind it."""
+    zone, asked, now = zone_of(request), request.query_params, request.services.clock.now()
+    span = read_span(asked.get("from"), asked.get("to"), zone, now)
+    service = asked.get("service") or None
+    async with (
+        request.services.database.read_connection(is_large=True) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        customer = await require_customer(connection, request.customer_id)
+        part = await _summary(connection, customer.id, span)
+        records, cursor = await _records(connection, request, customer.id, span, service)
+    services = _by_service(part)
+    return show(
+        request,
+        "customer",
+        View(zone, now),
+        customer=_as_it_may_be_seen(request, customer),
+        span=span,
+        chart=_chart(part, span, services, request.services.settings.currency),
+        by_service=services,
+        by_period=_by_period(part, span, customer.id),
+        total=part.total,
+        unit_places=places(row.total.units for row in services),
+        amount_places=places(row.total.amount for row in services),
+        service=service,
+        records=records,
+        record_places=places(record.amount for record in records),
+        next_cursor=cursor,
+        is_first=not asked.get("cursor"),
+        curl=_curl(request, span),
+    )
+
+
+def _as_it_may_be_seen(request: ApiRequest, customer: Customer) -> Customer:
+    """The customer; with its id for a name, if the caller may not read customers."""
+    if "customers:read" in request.caller.scopes:
+        return customer
+    return Customer(id=customer.id, name=customer.id, created_at=customer.created_at, updated_at=customer.updated_at)
+
+
+async def _summary(connection: Connection, customer_id: str, span: Span) -> SummaryPart:
+    asked = SummaryQuery(from_=span.start, to=span.end, group_by=f"service,{span.unit}", timezone=span.zone)
+    return await summarize_customer(connection, customer_id, read_summary_query(asked), MAX_GROUPS)
+
+
+async def _records(
+    connection: Connection, request: ApiRequest, customer_id: str, span: Span, service: str | None
+) -> tuple[list[UsageRecord[str]], str | None]:
+    """A page of the records of the span, and the cursor of the next one."""
+    scope = repr(("console", customer_id, service, span))
+    given = request.query_params.get("cursor")
+    after = read_cursor(scope, given, _Position) if given else _Position(span.start, b"")
+    position = (max(after.occurred_at, span.start), after.request_id)
+    found = await list_records(connection, customer_id, position, span.end, service, RECORDS + 1)
+    records = found[:RECORDS]
+    if len(found) <= RECORDS:
+        return records, None
+    last = records[-1]
+    return records, write_cursor(scope, _Position(last.occurred_at, bytes.fromhex(last.request_id)))
+
+
+def _by_service(part: SummaryPart) -> list[Row]:
+    """The total of each service, the highest first. All rows together are the total of the span."""
+    groups: dict[str, list[SummaryGroup[str]]] = {}
+    for group in part.groups:
+        groups.setdefault(group.service or "", []).append(group)
+    rows = [Row(name, summary_total(found)) for name, found in groups.items()]
+    rows.sort(key=lambda row: (-Decimal(row.total.amount), row.name))
+    shown = rows[:TABLE_ROWS]
+    rest = _less(part.total, summary_total([row.total for row in shown]))
+    return shown + [Row("all other services", rest)] * (rest.records > 0)
+
+
+def _less(whole: SummaryTotal[str], part: SummaryTotal[str]) -> SummaryTotal[str]:
+    return SummaryTotal(
+        records=whole.records - part.records,
+        units=difference(whole.units, part.units),
+        amount=difference(whole.amount, part.amount),
+    )
+
+
+def _periods(part: SummaryPart, span: Span) -> dict[str, list[SummaryGroup[str]]]:
+    """The groups of each period by its label, in order; in a long span, of the periods with usage."""
+    zone, starts = ZoneInfo(span.zone), span.starts()
+    periods: dict[str, list[SummaryGroup[str]]] = {
+        period_labels(start, (span.unit,), zone)[span.unit]: [] for start in starts or []
+    }
+    for group in part.groups:
+        periods.setdefault(getattr(group, span.unit), []).append(group)
+    return periods
+
+
+def _by_period(part: SummaryPart, span: Span, customer_id: str) -> list[Row]:
+    """The total of each period with usage; days and months lead to their own page."""
+    rows = []
+    for label, groups in _periods(part, span).items():
+        if groups:
+            ends = None if span.unit == "hour" else _ends(label, span)
+            address = ends and path("customers", customer_id) + query(from_=ends[0], to=ends[1], timezone=span.zone)
+            rows.append(Row(_spoken(label, span), summary_total(groups), address))
+    return rows
+
+
+def _ends(label: str, span: Span) -> tuple[str, str]:
+    """The first and last day of a day or month."""
+    if span.unit == "day":
+        return label, label
+    month = month_of(date.fromisoformat(f"{label}-01"), span.zone)
+    return month.first.isoformat(), month.last.isoformat()
+
+
+def _spoken(label: str, span: Span) -> str:
+    if span.unit == "month":
+        return month_name(date.fromisoformat(f"{label}-01"))
+    if span.unit == "day":
+        return day_name(date.fromisoformat(label))
+    hour = datetime.fromisoformat(label)
+    return f"{day_name(hour.date())}, {hour:%H:%M}"
+
+
+def _chart(part: SummaryPart, span: Span, services: list[Row], currency: str) -> Chart:
+    named = [row.name for row in services[:SHOWN_SERVICES]]
+    has_others = len(services) > len(named)
+    bars = []
+    for label, groups in _periods(part, span).items():
+        parts: dict[str | None, str] = {}
+        for group in groups:
+            name = group.service if group.service in named else None
+            parts[name] = total([parts.get(name, "0"), group.amount])
+        bars.append(Bar(_short(label, span), _spoken(label, span), parts))
+    title = f"Usage by {span.unit} and service, {span.title}, in {currency}"
+    return draw(title, bars, [*named, None] if has_others else named, currency)
+
+
+def _short(label: str, span: Span) -> str:
+    if span.unit == "month":
+        return label
+    return str(int(label[8:10])) if span.unit == "day" else label[11:13]
+
+
+def _curl(request: ApiRequest, span: Span) -> str:
+    """The call of the API that answers with the same numbers."""
+    parameters = {
+        "from": span.start.isoformat().replace("+00:00", "Z"),
+        "to": span.end.isoformat().replace("+00:00", "Z"),
+        "groupBy": f"service,{span.unit}",
+        "timezone": span.zone,
+    }
+    address = f"{request.url.scheme}://{request.url.netloc}/customers/{quote(request.customer_id, safe='')}/summary"
+    return f'curl -H "Authorization: Bearer $BILLING_API_KEY" {shlex.quote(f"{address}?{urlencode(parameters)}")}'
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/console/customers/{customer_id}",
+        handler=show_customer,
+        tag="console",
+        scope="usage:read",
+        reach="customer",
+        query=None,
+        documented=False,
+        error_page=error_page,
+    )
+]

@@ -1,0 +1,77 @@
+"""The customers: found by id or name, each with its month so far."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from billing_client.contract.wire import Id
+from billing_service.console.charts import Bar, Chart, draw
+from billing_service.console.formats import path, places
+from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.http.auth import scope_is_missing
+from billing_service.http.cursors import read_cursor, write_cursor
+from billing_service.http.errors import invalid_input
+from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
+from billing_service.ledger.overviews import Calendar, CustomerLine, calendar_of, customer_lines, search_customers
+
+PAGE = 25
+MAX_SEARCH = 200  # characters, as many as a name has
+
+
+class _Position(Struct, array_like=True, frozen=True):
+    id: Annotated[Id, Meta(max_length=128)]
+
+
+async def list_customers(request: ApiRequest, _: None) -> Response:
+    """List customers by id, those whose id or name holds a text."""
+    zone, text = zone_of(request), (request.query_params.get("q") or "").strip()
+    if len(text) > MAX_SEARCH:
+        raise invalid_input("query/q", f"must have at most {MAX_SEARCH} characters")
+    caller = request.caller
+    if "customers:read" not in caller.scopes:
+        raise scope_is_missing("customers:read")
+    scope = f"console {text}"
+    cursor = request.query_params.get("cursor")
+    after = read_cursor(scope, cursor, _Position).id if cursor else ""
+    calendar = calendar_of(request.services.clock.now(), zone)
+    async with (
+        request.services.database.read_connection(is_large=True) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        found = await search_customers(connection, text, after, PAGE + 1, caller.customer_id)
+        lines = await customer_lines(connection, found[:PAGE], calendar)
+    currency = request.services.settings.currency
+    return show(
+        request,
+        "customers",
+        View(zone, calendar.now),
+        calendar=calendar,
+        lines=[(line, _chart(line, calendar, currency)) for line in lines],
+        most_places=places(amount for line in lines for amount in (line.amount, line.before)),
+        text=text,
+        next_cursor=write_cursor(scope, _Position(lines[-1].id)) if len(found) > PAGE else None,
+        is_first=not cursor,
+    )
+
+
+def _chart(line: CustomerLine, calendar: Calendar, currency: str) -> Chart:
+    days = zip(calendar.days[calendar.first :], line.days[calendar.first :], strict=True)
+    bars = [Bar(label="", name=str(day.day), parts={"": amount}) for day, amount in days]
+    return draw(f"Billed by day this month: {line.amount} {currency}", bars, [""], currency)
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path=path("customers"),
+        handler=list_customers,
+        tag="console",
+        scope="usage:read",
+        reach="handler",
+        query=None,
+        documented=False,
+        error_page=error_page,
+    )
+]

@@ -1,0 +1,111 @@
+"""Numbers, times and addresses as the pages show them. Numbers are shown to their last digit."""
+
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
+from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
+
+from billing_client.contract.wire import printable
+
+MINUS = "\N{MINUS SIGN}"
+_WIDE = Context(prec=200, rounding=ROUND_HALF_UP)
+
+
+def number(value: str | int) -> str:
+    """A number with thousands separators, not rounded."""
+    return format(Decimal(value), ",f").replace("-", MINUS)
+
+
+def in_two(value: str, digits: int) -> tuple[str, str]:
+    """A number up to its digit of that place after the point, and the rest."""
+    text = number(value)
+    end = text.find(".") + 1 + digits if "." in text else len(text)
+    return text[:end], text[end:]
+
+
+def signed(value: str | int) -> str:
+    """A difference: as `number`, with a plus sign if it is above zero."""
+    return f"+{number(value)}" if Decimal(value) > 0 else number(value)
+
+
+def places(values: Iterable[str | int]) -> int:
+    """How many digits after the point a column of numbers has at most."""
+    return max((_places(value) for value in values), default=0)
+
+
+def padding(value: str | int, most: int) -> str:
+    """What stands, unseen, behind a number of a column, so that all its points are below each other."""
+    own = _places(value)
+    return "" if own == most else "." * (own == 0) + "0" * (most - own)
+
+
+def _places(value: str | int) -> int:
+    return len(str(value).partition(".")[2])
+
+
+def change(before: str, after: str) -> str:
+    """By how much a number has changed, in percent to one digit; how much is new where nothing was before."""
+    old, new = Decimal(before), Decimal(after)
+    if old == new:
+        return "0 %"
+    if not old:
+        return "new"
+    percent = _WIDE.divide(_WIDE.subtract(new, old) * 100, abs(old)).quantize(Decimal("0.1"), context=_WIDE)
+    if not percent:
+        return "under 0.1 %"
+    return f"{signed(format(percent, 'f'))} %"
+
+
+def moment(instant: datetime, zone: ZoneInfo) -> str:
+    """A time to the second, in a time zone: 28 Nov 2026, 14:03:05 CET."""
+    local = instant.astimezone(zone)
+    return f"{local.day} {local:%b} {local.year}, {local:%H:%M:%S %Z}"
+
+
+def day_name(day: date) -> str:
+    """A day: Sat 28 Nov."""
+    return f"{day:%a} {day.day} {day:%b}"
+
+
+def long_day(day: date) -> str:
+    """A day with its year: 28 November 2026."""
+    return f"{day.day} {day:%B} {day.year}"
+
+
+def month_name(day: date) -> str:
+    """The month of a day: November 2026."""
+    return f"{day:%B} {day.year}"
+
+
+def duration(span: timedelta) -> str:
+    """A span of time in its two largest units: 2 days 9 hours."""
+    minutes = span // timedelta(minutes=1)
+    units = (("day", minutes // 1440), ("hour", minutes // 60 % 24), ("minute", minutes % 60))
+    parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in units if count]
+    return " ".join(parts[:2]) or "less than a minute"
+
+
+def path(*segments: str) -> str:
+    """The address of a page of the console, from the segments of its path."""
+    return "/".join(("/console", *(quote(segment, safe="") for segment in segments)))
+
+
+def query(**parameters: str | None) -> str:
+    """A query, with its question mark, of the parameters that have a value; empty without any."""
+    given = {name.rstrip("_"): value for name, value in parameters.items() if value}
+    return f"?{urlencode(given)}" if given else ""
+
+
+FILTERS = {
+    "number": number,
+    "in_two": in_two,
+    "signed": signed,
+    "padding": padding,
+    "moment": moment,
+    "day_name": day_name,
+    "long_day": long_day,
+    "month_name": month_name,
+    "duration": duration,
+    "printable": printable,
+}

@@ -1,0 +1,188 @@
+"""What all pages share: the layout, the headers that keep them safe, forms, and errors as pages."""
+
+import hmac
+import logging
+import secrets
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import RedirectResponse, Response
+
+from billing_client.contract.problems import ProblemError, problem
+from billing_client.contract.request_parsing import check_timezone
+from billing_service.console.formats import FILTERS, change, path, places, query
+from billing_service.currencies import MINOR_UNITS
+from billing_service.database.pool import DatabaseUnavailableError
+from billing_service.http.errors import RETRY_AFTER_SECONDS
+from billing_service.http.requests import ApiRequest
+from billing_service.http.sessions import SESSION_COOKIE, SESSION_TIME
+
+_log = logging.getLogger(__name__)
+_FOLDER = Path(__file__).parent
+STATIC = {file.name: file.read_bytes() for file in sorted((_FOLDER / "static").iterdir())}
+VERSION = sha256(b"".join(STATIC.values())).hexdigest()[:12]
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+# with no-referrer, browsers would send `Origin: null` with forms
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin", "Vary": "Cookie"}
+_OLD_AREAS = {"Etc", "SystemV", "US", "Canada", "Brazil", "Chile", "Mexico"}
+_ZONES = [
+    "UTC",
+    *sorted(zone for zone in available_timezones() if "/" in zone and zone.split("/")[0] not in _OLD_AREAS),
+]
+CSRF_FIELD = "csrf"
+
+_templates = Environment(
+    loader=FileSystemLoader(_FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_templates.filters |= FILTERS
+_templates.globals |= {
+    "path": path,
+    "query": query,
+    "places": places,
+    "change": change,
+    "zones": Markup("").join(Markup('<option value="{}"></option>').format(zone) for zone in _ZONES),
+    "version": VERSION,
+}
+
+
+class View(NamedTuple):
+    """How a page shows its data: in which time zone, and as of when."""
+
+    zone: str
+    as_of: datetime
+
+    @property
+    def zone_info(self) -> ZoneInfo:
+        return ZoneInfo(self.zone)
+
+
+def zone_of(request: ApiRequest) -> str:
+    """The time zone that the page is asked to show; UTC by default. Raises ProblemError (400)."""
+    return check_timezone(request.query_params.get("timezone") or "UTC")
+
+
+def show(
+    request: ApiRequest, template: str, view: View | None = None, status: int = 200, **content: object
+) -> Response:
+    """Render a page.
+
+    Args:
+        request: The request it answers.
+        template: The name of its template, without `.html`.
+        view: The time zone and moment of its data; None for a page without data, which is in UTC.
+        status: The HTTP status.
+        **content: What the template shows.
+    """
+    token = request.cookies.get(SESSION_COOKIE) or secrets.token_urlsafe(32)
+    caller = request.caller
+    shared = {
+        "caller": caller,
+        "signed_in": caller.key_id is not None,
+        "is_admin": "admin" in caller.scopes and caller.customer_id is None,
+        "csrf": csrf_token(token),
+        "currency": request.services.settings.currency,
+        "minor_unit": MINOR_UNITS[request.services.settings.currency],
+        "here": request.url.path,
+        "view": view or View("UTC", request.services.clock.now()),
+        "has_data": view is not None,
+        "asked": request.query_params,
+    }
+    text = _templates.get_template(f"{template}.html").render(shared | content)
+    response = Response(text, status, HEADERS, "text/html")
+    if SESSION_COOKIE not in request.cookies:
+        set_cookie(request, response, token)
+    return response
+
+
+def redirect(request: ApiRequest, address: str, token: str | None = None) -> Response:
+    """Send the browser to another page of the console; with a token, as signed in."""
+    response = RedirectResponse(address, 303, HEADERS)
+    if token is not None:
+        set_cookie(request, response, token)
+    return response
+
+
+def set_cookie(request: ApiRequest, response: Response, token: str) -> None:
+    """Set the cookie of a session. No script reads it, and no other site's page sends it."""
+    # A proxy that terminates TLS may be trusted with the scheme or not; the browser says it with each form.
+    is_secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
+    response.set_cookie(
+        SESSION_COOKIE,
+        token,
+        max_age=int(SESSION_TIME.total_seconds()),
+        path="/console",
+        secure=is_secure,
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def csrf_token(token: str) -> str:
+    """What the forms of a browser hold, and other sites cannot know: made from the token in its cookie."""
+    return hmac.new(token.encode(), b"billing console form", sha256).hexdigest()
+
+
+async def read_form(request: ApiRequest) -> dict[str, str]:
+    """Read a form that a page of this browser holds.
+
+    A request with an API key in its `Authorization` header needs no token: a browser sends none by itself.
+
+    Raises:
+        ProblemError: 403 for a form that does not come from a page of this browser; and those of `read_form`.
+    """
+    fields = await request.read_form()
+    given = fields.pop(CSRF_FIELD, "")
+    if b"authorization" in request.fields:
+        return fields
+    token = request.cookies.get(SESSION_COOKIE)
+    is_ours = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    if not token or not is_ours or not hmac.compare_digest(given, csrf_token(token)):
+        detail = "The form is out of date, or was not made here. Go back, load the page again, and send it again."
+        raise ProblemError(problem("forbidden", detail))
+    return fields
+
+
+def error_page(request: ApiRequest, error: ProblemError | DatabaseUnavailableError) -> Response:
+    """The page of an error. Who must sign in first is sent there, and comes back afterwards."""
+    if isinstance(error, ProblemError):
+        details, headers = error.details, dict(error.headers or {})
+    else:
+        _log.warning("the database is not available: %s", error)
+        details = problem("unavailable", "The database is not available, or overloaded. Try again in a moment.")
+        headers = {"Retry-After": RETRY_AFTER_SECONDS}
+    request.info.code = details.code
+    if details.code == "unauthenticated":
+        return _ask_to_sign_in(request)
+    response = show(request, "error", status=details.status, problem=details)
+    response.headers.update(headers)
+    return response
+
+
+def _ask_to_sign_in(request: ApiRequest) -> Response:
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site":
+        # Another site's link led here, so the browser kept the cookie back (SameSite=Strict). It sends it when a page
+        # of this site leads here.
+        return show(request, "again", address=here)
+    return redirect(request, path("sign-in") + query(next=here if request.method == "GET" else None))
+
+
+def safe_next(address: str | None) -> str:
+    """Where to go after signing in: an address of the console, and nowhere else."""
+    parts = urlsplit(address or "")
+    is_ours = not parts.scheme and not parts.netloc and (parts.path == "/console" or parts.path.startswith("/console/"))
+    return address if address and is_ours and "\\" not in address else path()

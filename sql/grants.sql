@@ -3,8 +3,8 @@
 SELECT set_config('billing.grantee', $1, true), set_config('billing.with_keys', $2, true);
 
 -- grant: give a role the rights the service needs, and no more. It cannot change a record or create a table, cannot delete
--- anything but old refusals and changes, and can create and revoke keys only if that was asked for. Rights that it had before are revoked
--- first.
+-- anything but old refusals and changes and the console's sessions, and can create and revoke keys only if that was asked
+-- for. Rights that it had before are revoked first.
 DO $$
 DECLARE
     grantee text := current_setting('billing.grantee');
@@ -12,7 +12,7 @@ DECLARE
 BEGIN
     EXECUTE format(
         'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_refusals, changes, statements,'
-        ' service_activity, api_keys, schema_migrations FROM %I', grantee
+        ' service_activity, api_keys, console_sessions, schema_migrations FROM %I', grantee
     );
     FOREACH granted IN ARRAY ARRAY[
         'SELECT, INSERT, UPDATE (name, updated_at) ON customers',
@@ -27,6 +27,7 @@ BEGIN
             WHEN 'true' THEN 'SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys'
             ELSE 'SELECT, UPDATE (last_used_at) ON api_keys'
         END,
+        'SELECT, INSERT, DELETE ON console_sessions',
         'SELECT ON schema_migrations'
     ] LOOP
         EXECUTE format('GRANT %s TO %I', granted, grantee);

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_origin
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -15,6 +15,7 @@ from billing_service.ledger.api_keys import NewKey
 from tests.calls import Answer, exchange, json_request, request_head, usage
 from tests.services import ServeProcess, Service
 
+FORM_TYPE = "Content-Type: application/x-www-form-urlencoded"
 _ID = re.compile(r"\{\w+\}")
 
 
@@ -30,6 +31,9 @@ def send_example(service: Service | ServeProcess, request: Example, *headers: st
     """Send it over a socket of its own."""
     if request.body is None:
         return exchange(service, request_head(request.method, request.path, *headers))
+    if request.path.startswith("/console"):
+        length = f"Content-Length: {len(request.body)}"
+        return exchange(service, request_head("POST", request.path, FORM_TYPE, length, *headers) + request.body)
     return exchange(service, json_request(request.path, request.body, *headers, method=request.method))
 
 
@@ -66,13 +70,23 @@ def _examples(operation: Operation, target: Target) -> Iterator[Example]:
     path = path_of(operation, target)
     queries: dict[Any, list[str]] = {StatementQuery: ["month=2026-01"], EventsQuery: ["seconds=1"]}
     query = queries.get(operation.query, [])
-    body = _body(operation.body, target)
+    if operation.path == "/console/find":
+        query = [f"q={target.request_id}"]
+    body = _body(operation.body, target) if operation.tag != "console" else _form(operation, target)
     if "customerId" in {field.encode_name for field in msgspec.structs.fields(operation.query or NoQuery)}:
         named = [*query, f"customerId={quote(target.customer_id, safe='')}"]
         yield Example(operation.method, f"{path}?{'&'.join(named)}", body)
     yield Example(operation.method, f"{path}?{'&'.join(query)}" if query else path, body)
     if operation.body is NewCustomer:
         yield Example(operation.method, path, b'{"name": "Somebody"}')
+
+
+def _form(operation: Operation, target: Target) -> bytes | None:
+    """The form of a page that writes."""
+    if operation.method == "GET":
+        return None
+    fields = {"name": "an example", "scope usage:read": "on", "customer": target.customer_id, "reason": "an example"}
+    return urlencode(fields).encode()
 
 
 def _body(struct: Any, target: Target) -> bytes | None:

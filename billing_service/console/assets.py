@@ -1,8 +1,8 @@
-"""The console's style sheet, script and icon."""
+"""The console's style sheet, script and icon, and the page for addresses that have none."""
 
 from starlette.responses import Response
 
-from billing_service.console.pages import HEADERS, STATIC
+from billing_service.console.pages import HEADERS, STATIC, error_page
 from billing_service.http.errors import ProblemError, problem
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
@@ -20,6 +20,11 @@ async def get_asset(request: ApiRequest, _: None) -> Response:
     return Response(STATIC[name], 200, _CACHED, _TYPES[name.rpartition(".")[2]])
 
 
+async def find_nothing(_: ApiRequest, __: None) -> Response:
+    """Answer with a page at an address that has none."""
+    raise ProblemError(problem("not_found", "There is no page at this address."))
+
+
 OPERATIONS = [
     Operation(
         method="GET",
@@ -30,5 +35,16 @@ OPERATIONS = [
         reach="open",
         query=None,
         documented=False,
-    )
+    ),
+    Operation(
+        method="GET",
+        path="/console/{page}",
+        handler=find_nothing,
+        tag="console",
+        scope=None,
+        reach="open",
+        query=None,
+        documented=False,
+        error_page=error_page,
+    ),
 ]

@@ -10,7 +10,7 @@ from decimal import Decimal
 from msgspec import Struct
 
 from billing_client.contract.decimals import plain, total
-from billing_service.console.formats import number
+from billing_service.console.formats import MINUS, number
 
 HEIGHT, SLOT = 1_000, 100  # of the drawing, and the width of each bar with its margins
 TICKS = 4  # about so many lines
@@ -102,7 +102,7 @@ def draw(title: str, bars: Sequence[Bar], series: Sequence[str | None], unit: st
         description=_description(bars, unit),
         width=max(1, len(bars)) * SLOT,
         zero=scale.at(Decimal(0)),
-        ticks=[number(plain(tick)) for tick in scale.ticks],
+        ticks=[_short(tick) for tick in scale.ticks],
         lines=[scale.at(tick) for tick in scale.ticks],
         rectangles=rectangles,
         labels=[Label(bar.label, n % every != 0) for n, bar in enumerate(bars)],
@@ -116,6 +116,18 @@ def _sides(bar: Bar) -> tuple[Decimal, Decimal]:
     beside = Decimal(bar.beside or 0)
     below, above = sum((a for a in amounts if a < 0), Decimal(0)), sum((a for a in amounts if a > 0), Decimal(0))
     return min(below, beside), max(above, beside)
+
+
+def _short(tick: Decimal) -> str:
+    """The number at a line: 200 k, 5 M; very large and very small ones by their power of ten."""
+    size = abs(tick)
+    if tick and not Decimal("0.0001") <= size < Decimal("1e15"):
+        digits, _, exponent = f"{tick:.1e}".partition("e")
+        return f"{digits.removesuffix('.0')}e{int(exponent)}".replace("-", MINUS)
+    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if size >= Decimal(1).scaleb(power):
+            return f"{number(plain(tick.scaleb(-power)))} {letter}"
+    return number(plain(tick))
 
 
 def _description(bars: Sequence[Bar], unit: str) -> str:

@@ -1,7 +1,6 @@
 """What all pages share: the layout, the headers that keep them safe, forms, and errors as pages."""
 
 import hmac
-import logging
 import secrets
 from datetime import datetime
 from hashlib import sha256
@@ -18,12 +17,9 @@ from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import check_timezone
 from billing_service.console.formats import FILTERS, change, path, places, query
 from billing_service.currencies import MINOR_UNITS
-from billing_service.database.pool import DatabaseUnavailableError
-from billing_service.http.errors import RETRY_AFTER_SECONDS
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE, SESSION_TIME
 
-_log = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
 STATIC = {file.name: file.read_bytes() for file in sorted((_FOLDER / "static").iterdir())}
 VERSION = sha256(b"".join(STATIC.values())).hexdigest()[:12]
@@ -156,19 +152,14 @@ async def read_form(request: ApiRequest) -> dict[str, str]:
     return fields
 
 
-def error_page(request: ApiRequest, error: ProblemError | DatabaseUnavailableError) -> Response:
+def error_page(request: ApiRequest, error: ProblemError) -> Response:
     """The page of an error. Who must sign in first is sent there, and comes back afterwards."""
-    if isinstance(error, ProblemError):
-        details, headers = error.details, dict(error.headers or {})
-    else:
-        _log.warning("the database is not available: %s", error)
-        details = problem("unavailable", "The database is not available, or overloaded. Try again in a moment.")
-        headers = {"Retry-After": RETRY_AFTER_SECONDS}
-    request.info.code = details.code
-    if details.code == "unauthenticated":
+    request.info.code = error.details.code
+    if error.details.code == "unauthenticated":
         return _ask_to_sign_in(request)
-    response = show(request, "error", status=details.status, problem=details)
-    response.headers.update(headers)
+    request_id = request.info.http_request_id.decode()
+    response = show(request, "error", None, error.details.status, problem=error.details, http_request_id=request_id)
+    response.headers.update(error.headers or {})
     return response
 
 

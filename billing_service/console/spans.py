@@ -10,7 +10,7 @@ from billing_service.http.errors import invalid_input
 
 HOURS_UNTIL, DAYS_UNTIL = 2, 93  # spans of so many days are shown by hour and by day
 MAX_BARS = 400  # in a longer span only the periods with usage are shown
-_EARLIEST, _LATEST = date(1, 1, 2), date(9998, 12, 30)
+_EARLIEST, _LATEST = date(2, 1, 1), date(9997, 12, 31)  # each has a month before and after
 
 
 class Span(NamedTuple):
@@ -69,18 +69,19 @@ def month_of(day: date, zone: str) -> Span:
 def read_span(from_: str | None, to: str | None, zone: str, now: datetime) -> Span:
     """The span from one day (2026-11-30) to another, both included; by default this month. Raises ProblemError."""
     today = day_at(now, ZoneInfo(zone))
-    first = _day("from", from_) if from_ else (_day("to", to) if to else today).replace(day=1)
-    last = _day("to", to) if to else max(first, month_of(first, zone).last)
+    first = read_day("from", from_) if from_ else (read_day("to", to) if to else today).replace(day=1)
+    last = read_day("to", to) if to else max(first, month_of(first, zone).last)
     if last < first:
         raise invalid_input("query/to", "must not be before from")
     return Span(first, last, zone)
 
 
-def _day(name: str, text: str) -> date:
+def read_day(name: str, text: str) -> date:
+    """The day that a parameter holds. Raises ProblemError (400) if it is none."""
     try:
         day = date.fromisoformat(text)
     except ValueError as error:
         raise invalid_input(f"query/{name}", "must be a day such as 2026-11-30") from error
     if not _EARLIEST <= day <= _LATEST:
-        raise invalid_input(f"query/{name}", "must be a day from 0001-01-02 to 9998-12-30")
+        raise invalid_input(f"query/{name}", "must be a day from 0002-01-01 to 9997-12-31")
     return day

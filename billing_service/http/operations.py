@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from msgspec import Struct
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from billing_client.contract.query_parameters import NoQuery
 from billing_client.contract.request_parsing import read_query
-from billing_service.database.pool import DatabaseUnavailableError
 from billing_service.http.auth import Caller, scope_is_missing
-from billing_service.http.errors import ProblemError
+from billing_service.http.errors import ProblemError, as_problem
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE
 from billing_service.ledger.api_keys import Scope
@@ -67,7 +67,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     media_types: tuple[str, ...] = ("application/json",)
     problems: tuple[str, ...] = ()
     documented: bool = True
-    error_page: Callable[[ApiRequest, ProblemError | DatabaseUnavailableError], Response] | None = None
+    error_page: Callable[[ApiRequest, ProblemError], Response] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if `reach` contradicts `scope` or `path`."""
@@ -93,8 +93,10 @@ async def answer_operation(operation: Operation, request: ApiRequest) -> Respons
         return await _answer(operation, request)
     try:
         return await _answer(operation, request)
-    except (ProblemError, DatabaseUnavailableError) as error:
-        return operation.error_page(request, error)
+    except ClientDisconnect:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page
+        return operation.error_page(request, as_problem(error, request.info))
 
 
 async def _answer(operation: Operation, request: ApiRequest) -> Response:

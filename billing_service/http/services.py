@@ -12,8 +12,8 @@ from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
-from billing_service.ledger.refusals import Refusals
 from billing_service.ledger.overviews import Overviews
+from billing_service.ledger.refusals import Refusals
 from billing_service.settings import Settings
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics

@@ -19,7 +19,7 @@ from billing_service.http.errors import ProblemError, problem
 
 SESSION_COOKIE = "billing_console"
 SESSION_TIME = timedelta(hours=12)
-ATTEMPTS_PER_MINUTE = 10  # to sign in, from one address; each process counts by itself
+ATTEMPTS_PER_MINUTE = 20  # to sign in, from one address; each process counts by itself
 MAX_ADDRESSES = 100_000
 _QUERIES = load_queries("console_sessions")
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 from msgspec import Struct
 
-from billing_client.contract.decimals import difference, round_half_up, total
+from billing_client.contract.decimals import difference, total
 from billing_client.contract.periods import DAY, day_at, start_of_day
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Connection, Database
@@ -166,8 +166,9 @@ def _rounded(number: Fraction, digits: int) -> str:
     """A fraction rounded to so many digits after the point, half away from zero."""
     scaled = abs(number) * 10**digits
     whole = (2 * scaled.numerator + scaled.denominator) // (2 * scaled.denominator)
-    text = format(Decimal(whole).scaleb(-digits), "f")
-    return round_half_up(f"-{text}" if number < 0 and whole else text, digits)
+    text = str(whole).rjust(digits + 1, "0")
+    sign = "-" if number < 0 and whole else ""
+    return f"{sign}{text[:-digits]}.{text[-digits:]}" if digits else f"{sign}{text}"
 
 
 class Overviews:

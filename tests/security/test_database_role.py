@@ -34,9 +34,10 @@ CHANGED = {
 }
 WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"} | {
     "changes",
+    "console_sessions",
     "usage_refusals",
 }
-DELETED = {"changes", "usage_refusals"}  # old ones
+DELETED = {"changes", "console_sessions", "usage_refusals"}  # old ones
 COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.columns
     WHERE table_schema = 'public' ORDER BY 1, 2"""
 

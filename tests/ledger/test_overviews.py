@@ -1,0 +1,154 @@
+"""Overviews: which days and moments are compared, what the forecast is made of, and that nothing is left out."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from billing_service.ledger.overviews import (
+    NAMED_SERVICES,
+    DayTotal,
+    Overview,
+    calendar_of,
+    customer_lines,
+    read_overview,
+    search_customers,
+)
+
+NOW = datetime(2026, 11, 28, 10, 40, tzinfo=UTC)
+
+
+async def given(
+    connection: "asyncpg.Connection[asyncpg.Record]", *rollups: tuple[str, str, datetime, int, str]
+) -> None:
+    """Store sums: customer, service, bucket, records, amount."""
+    for customer in {rollup[0] for rollup in rollups}:
+        await connection.execute("INSERT INTO customers VALUES ($1, upper($1), now(), now())", customer)
+    for customer, service, bucket, records, amount in rollups:
+        for minutes in (15, 180):
+            start = bucket - (bucket - datetime(2000, 1, 1, tzinfo=UTC)) % timedelta(minutes=minutes)
+            await connection.execute(
+                "INSERT INTO usage_rollups AS r (customer_id, bucket_minutes, bucket, service, records, units, amount)"
+                " VALUES ($1, $2, $3, $4, $5, 1, $6) ON CONFLICT (customer_id, bucket_minutes, bucket, service)"
+                " DO UPDATE SET records = r.records + excluded.records, amount = r.amount + excluded.amount",
+                *(customer, minutes, start, service, records, Decimal(amount)),
+            )
+
+
+def test_a_calendar_is_two_months_of_a_zone() -> None:
+    calendar = calendar_of(NOW, "UTC")
+    assert (calendar.days[0], calendar.days[-1]) == (date(2026, 10, 1), date(2026, 11, 30))
+    assert (calendar.days[calendar.first], calendar.days[calendar.today]) == (date(2026, 11, 1), date(2026, 11, 28))
+    assert calendar.minutes == 180
+    assert calendar.comparable == datetime(2026, 10, 28, 9, tzinfo=UTC)
+    berlin = calendar_of(NOW, "Europe/Berlin")
+    assert berlin.minutes == 15
+    assert berlin.comparable == datetime(2026, 10, 28, 10, 30, tzinfo=UTC), "11:40 on the clock there, rounded down"
+
+
+def test_the_31st_is_compared_with_the_whole_of_a_shorter_month() -> None:
+    calendar = calendar_of(datetime(2026, 3, 31, 12, tzinfo=UTC), "UTC")
+    assert calendar.comparable == datetime(2026, 3, 1, tzinfo=UTC)
+
+
+async def test_a_month_is_beside_the_one_before(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await given(
+        connection,
+        ("a", "storage", datetime(2026, 9, 30, 23, 45, tzinfo=UTC), 9, "900"),
+        ("a", "storage", datetime(2026, 10, 28, 6, tzinfo=UTC), 1, "1.000000000000000001"),
+        ("a", "storage", datetime(2026, 10, 28, 9, tzinfo=UTC), 1, "2"),
+        ("a", "compute", datetime(2026, 11, 1, tzinfo=UTC), 3, "4.5"),
+        ("b", "compute", datetime(2026, 11, 28, 10, 15, tzinfo=UTC), 90, "16"),
+    )
+    overview = await read_overview(connection, None, calendar_of(NOW, "UTC"))
+    october, november = overview.month_before, overview.this_month
+    assert [(day.day.day, day.amount) for day in october if day.records] == [(28, "3.000000000000000001")]
+    assert [(day.day.day, day.services) for day in november if day.records] == [
+        (1, {"compute": "4.5"}),
+        (28, {"compute": "16"}),
+    ]
+    assert overview.before == "1.000000000000000001", "until the same moment"
+    assert (overview.recent, overview.recent_to) == (90, datetime(2026, 11, 28, 10, 30, tzinfo=UTC))
+    assert [(each.customer_id, each.name, each.difference) for each in overview.changed] == [
+        ("b", "B", "16"),
+        ("a", "A", "3.499999999999999999"),
+    ]
+    alone = await read_overview(connection, "a", calendar_of(NOW, "UTC"))
+    assert (sum(day.records for day in alone.days), alone.recent, alone.changed) == (5, 0, [])
+
+
+async def test_services_beyond_the_named_are_one(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    day = datetime(2026, 11, 3, tzinfo=UTC)
+    await given(connection, *(("a", f"s{n}", day, 1, str(n)) for n in range(1, 11)))
+    overview = await read_overview(connection, None, calendar_of(NOW, "Asia/Kolkata"))
+    assert overview.services == [*sorted(f"s{n}" for n in range(10, 10 - NAMED_SERVICES, -1)), None]
+    assert next(day for day in overview.days if day.records).services[None] == "6"
+
+
+def _overview(amounts: dict[date, str], now: datetime) -> Overview:
+    calendar = calendar_of(now, "UTC")
+    days = [
+        DayTotal(day, int(day in amounts), amounts.get(day, "0"), {None: amounts.get(day, "0")})
+        for day in calendar.days
+    ]
+    return Overview(
+        calendar=calendar,
+        days=days,
+        services=[None],
+        before="0",
+        recent=0,
+        recent_from=now,
+        recent_to=now,
+        voided=(0, "0"),
+        changed=[],
+    )
+
+
+def test_a_forecast_is_what_is_billed_and_the_mean_of_a_week_for_the_rest() -> None:
+    amounts = {date(2026, 11, day): "7" for day in range(20, 28)} | {date(2026, 11, 28): "1"}
+    forecast = _overview(amounts, datetime(2026, 11, 28, 12, tzinfo=UTC)).forecast(2)
+    assert (forecast.billed, forecast.mean, forecast.left) == ("57", "7.00", timedelta(days=2, hours=12))
+    assert (forecast.mean_from, forecast.mean_to) == (date(2026, 11, 21), date(2026, 11, 27))
+    assert forecast.amount == "74.50"
+
+
+def test_a_forecast_does_not_count_the_days_before_the_first_usage() -> None:
+    forecast = _overview({date(2026, 11, 27): "10"}, datetime(2026, 11, 28, tzinfo=UTC)).forecast(0)
+    assert (forecast.mean_from, forecast.mean, forecast.amount) == (date(2026, 11, 27), "10", "40")
+    assert _overview({}, NOW).forecast(2).amount == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("amount", "rounded"),
+    [("0.005", "0.01"), ("-0.005", "-0.01"), ("152415787532388367504953515625666819427.835", None)],
+)
+def test_a_forecast_is_rounded_once_and_to_the_cent(amount: str, rounded: str | None) -> None:
+    last = datetime(2026, 11, 30, 23, 59, 59, 999_999, tzinfo=UTC)
+    expected = rounded or "152415787532388367504953515625666819427.84"
+    assert _overview({date(2026, 11, 1): amount}, last).forecast(2).amount == expected
+
+
+async def test_lines_of_customers_have_their_days(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await given(
+        connection,
+        ("a", "storage", datetime(2026, 11, 2, tzinfo=UTC), 2, "3"),
+        ("a", "compute", datetime(2026, 11, 2, tzinfo=UTC), 1, "4"),
+        ("a", "compute", datetime(2026, 10, 2, tzinfo=UTC), 1, "5"),
+        ("b", "compute", datetime(2026, 10, 30, tzinfo=UTC), 1, "6"),
+    )
+    found = await search_customers(connection, "", "", 10)
+    first, second = await customer_lines(connection, found, calendar_of(NOW, "UTC"))
+    assert (first.name, first.records, first.amount, first.before) == ("A", 3, "7", "5")
+    assert [(n, amount) for n, amount in enumerate(first.days) if amount != "0"] == [(1, "5"), (32, "7")]
+    assert (second.amount, second.before) == ("0", "0")
+
+
+async def test_a_search_takes_letters_as_they_are(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    for id_, name in (("a_1", "100 % Ähre"), ("ab1", "Other")):
+        await connection.execute("INSERT INTO customers VALUES ($1, $2, now(), now())", id_, name)
+    assert await search_customers(connection, "A_", "", 9) == [("a_1", "100 % Ähre")]
+    assert await search_customers(connection, "0 %", "", 9) == [("a_1", "100 % Ähre")]
+    assert await search_customers(connection, "", "a_1", 9) == [("ab1", "Other")]
+    assert await search_customers(connection, "oth", "", 9, only="ab1") == [("ab1", "Other")]
+    assert await search_customers(connection, "100", "", 9, only="ab1") == []

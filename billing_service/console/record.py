@@ -83,6 +83,7 @@ async def void(request: ApiRequest, _: None) -> Response:
         voided = await void_record(connection, request.customer_id, bytes.fromhex(request_id), new, by, at)
     if voided is not None and voided.voided_at == at:
         audit.usage_voided(request_id, request.customer_id, by)
+        request.services.changes.note("totals", (request.customer_id,))
     zone = request.query_params.get("timezone")
     return redirect(request, path("customers", request.customer_id, "records", request_id) + query(timezone=zone))
 

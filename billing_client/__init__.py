@@ -40,8 +40,9 @@ if TYPE_CHECKING:
         UsageNotFoundError,
         ValidationError,
     )
+    from billing_client._events import ServiceEvent
     from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
-    from billing_client.contract.wire import Customer, FieldConflict, FieldError
+    from billing_client.contract.wire import Customer, FieldConflict, FieldError, Refusal, RefusalCount
     from billing_client.spooling.events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
     from billing_client.spooling.recorder import RecorderCounts, UsageRecorder
     from billing_client.spooling.spool import DeadLetter, Spool, SpoolStatus
@@ -72,7 +73,10 @@ __all__ = [
     "RecorderClosedError",
     "RecorderCounts",
     "RecorderEvent",
+    "Refusal",
+    "RefusalCount",
     "ResponseError",
+    "ServiceEvent",
     "Spool",
     "SpoolCorruptError",
     "SpoolDiskFullError",
@@ -101,8 +105,9 @@ __all__ = [
 _MODULES = {
     "_batches": {"UsageOutcome"},
     "_client": {"BillingSystemClient"},
+    "_events": {"ServiceEvent"},
     "_records": {"CustomerSummary", "Statement", "Summary", "Usage", "UsageRecord", "VoidedUsage"},
-    "contract.wire": {"Customer", "FieldConflict", "FieldError"},
+    "contract.wire": {"Customer", "FieldConflict", "FieldError", "Refusal", "RefusalCount"},
     "spooling.events": {"AttemptEvent", "DeadEvent", "DeliveredEvent", "DuplicateEvent", "RecorderEvent"},
     "spooling.recorder": {"RecorderCounts", "UsageRecorder"},
     "spooling.spool": {"DeadLetter", "Spool", "SpoolStatus"},

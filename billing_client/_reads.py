@@ -10,10 +10,12 @@ from msgspec import Struct
 
 from billing_client._calls import ApiCall
 from billing_client._encoding import instant, path_segment, query_text
+from billing_client._events import ServiceEvent, watch
 from billing_client._records import CustomerSummary, Statement, Summary, UsageRecord
 from billing_client._responses import decode_line, decode_record, decode_response
 from billing_client._transport import Transport
-from billing_client.contract.wire import Customer
+from billing_client.contract.query_parameters import RefusalCode
+from billing_client.contract.wire import Customer, Refusal, RefusalCount, RefusalCounts
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P", bound="_Page | Summary")
@@ -34,12 +36,18 @@ class _CustomerPage(_Page):
     data: list[Customer]
 
 
+class _RefusalPage(_Page):
+    data: list[Refusal]
+
+
 class _SummaryPage(_Page):
     data: list[CustomerSummary]
 
 
 CUSTOMER = msgspec.json.Decoder(Customer)
 _CUSTOMERS = msgspec.json.Decoder(_CustomerPage)
+_REFUSALS = msgspec.json.Decoder(_RefusalPage)
+_COUNTS = msgspec.json.Decoder(RefusalCounts)
 _RECORD = msgspec.json.Decoder(UsageRecord)
 _RECORDS = msgspec.json.Decoder(_UsagePage)
 _SUMMARY = msgspec.json.Decoder(Summary)
@@ -226,6 +234,80 @@ class LedgerReads:
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
                 yield line
+
+    async def refusals(
+        self,
+        *,
+        customer_id: str | None = None,
+        code: RefusalCode | None = None,
+        key: str | None = None,
+        request_id: str | None = None,
+        event_id: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        page_size: int = 100,
+    ) -> AsyncGenerator[Refusal, None]:
+        """List usage that was refused, latest first. Pages are read as needed.
+
+        The service keeps it for some time and up to some number. Duplicates are not kept.
+
+        Args:
+            customer_id: Only what was reported of this customer. By default of all that the API key may see.
+            code: Only refusals with this problem code.
+            key: Only what this API key submitted, as `bk_` and its id, without the secret.
+            request_id: Only usage with this request id, 64 lower-case hex digits.
+            event_id: Only usage with this event id.
+            start: Only what was refused then or later; with a time zone.
+            end: Only what was refused before; with a time zone.
+            page_size: How many refusals one request asks for, 1 to 1,000.
+
+        Raises:
+            ValidationError: An argument is not valid.
+        """
+        given = {"customerId": customer_id, "code": code, "key": key, "requestId": request_id, "eventId": event_id}
+        query = {name: query_text(name, text) for name, text in given.items() if text is not None}
+        query |= _span_query(None, start, end) | {"limit": str(page_size)}
+        async for page in self._pages("/refusals", _REFUSALS, query):
+            for refusal in page.data:
+                yield refusal
+
+    async def refusal_counts(
+        self, *, customer_id: str | None = None, start: datetime | None = None, end: datetime | None = None
+    ) -> list[RefusalCount]:
+        """Count what `refusals` lists, by API key and code, the most first.
+
+        Args:
+            customer_id: Only what was reported of this customer. By default of all that the API key may see.
+            start: Only what was refused then or later; with a time zone.
+            end: Only what was refused before; with a time zone.
+
+        Raises:
+            ValidationError: An argument is not valid.
+        """
+        query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
+        return (await self._get("/refusals/counts", _COUNTS, query | _span_query(None, start, end))).data
+
+    async def events(
+        self, *, customer_id: str | None = None, last_event_id: str | None = None
+    ) -> AsyncGenerator[ServiceEvent, None]:
+        """Learn what changes, within 2 seconds, for as long as you iterate.
+
+        An event says what to read again. Each comes at least once. When the connection breaks or the service is away,
+        the iterator connects again and goes on where it was. A slow reader gets fewer events, each about more.
+
+        Args:
+            customer_id: Only what changes of this customer. By default of all that the API key may see.
+            last_event_id: The `last_event_id` of the last event of an earlier call. By default the first event is a
+                `reset`.
+
+        Raises:
+            AuthenticationError: The API key is not valid, or was revoked.
+            PermissionDeniedError: The API key may not read usage, or not of this customer.
+            ValidationError: An argument is not valid.
+        """
+        async with aclosing(watch(self._transport, customer_id, last_event_id)) as events:
+            async for event in events:
+                yield event
 
     async def get_customer(self, *, customer_id: str) -> Customer:
         """Read one customer. Raises CustomerNotFoundError."""

@@ -81,6 +81,9 @@ class BillingClient(Blocking[BillingSystemClient]):
     summary = waiting(BillingSystemClient.summary)
     summaries = iterating(BillingSystemClient.summaries)
     statement = waiting(BillingSystemClient.statement)
+    refusals = iterating(BillingSystemClient.refusals)
+    refusal_counts = waiting(BillingSystemClient.refusal_counts)
+    events = iterating(BillingSystemClient.events)
     export_usage = iterating(BillingSystemClient.export_usage)
     export_lines = iterating(BillingSystemClient.export_lines)
 

@@ -23,7 +23,7 @@ _SUBCOMMANDS = {
     "record": _Subcommand("records", "record", "Record one use, once."),
     "import": _Subcommand("imports.command", "import_", "Record each line of FILE, once; - is standard input."),
     "summary": _Subcommand("summaries", "summary", "What usage adds up to, exact, less what was voided."),
-    "refusals": _Subcommand("refusals", "refusals", "What was not recorded, and why."),
+    "refusals": _Subcommand("refusals", "refusals", "What was not recorded, and why, latest first."),
     "export": _Subcommand("exports", "export", "Write all records, voided ones too, as the service keeps them."),
     "spool": _Subcommand("spools", "spool", "Inspect a recorder's file, deliver it, retry what was refused."),
 }

@@ -14,7 +14,7 @@ def test_help_names_each_command_and_each_exit_code() -> None:
     shown = billing_process("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
-    assert commands == ["record", "import", "summary", "export", "spool"]
+    assert commands == ["record", "import", "summary", "refusals", "export", "spool"]
     for code in ExitCode:
         assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
     assert not [line for line in shown.stdout.splitlines() if len(line) > 110]
@@ -39,7 +39,7 @@ def test_version() -> None:
     assert billing("--version").stdout == f"billing, version {billing_client.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["record", "import", "summary", "export"])
+@pytest.mark.parametrize("command", ["record", "import", "summary", "refusals", "export"])
 def test_each_command_has_help_with_an_example(command: str) -> None:
     shown = billing(command, "--help")
     assert shown.returncode == 0

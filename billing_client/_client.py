@@ -192,6 +192,7 @@ class BillingSystemClient(LedgerReads):
         self,
         *,
         spool: str | os.PathLike[str] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
         on_event: Callable[[RecorderEvent], None] | None = None,
         on_full: Literal["wait", "raise"] = "wait",
         full_timeout: float = 30.0,
@@ -210,7 +211,10 @@ class BillingSystemClient(LedgerReads):
 
         Args:
             spool: The file that holds the uses until they are delivered, on a local disk; it belongs to one recorder
-                at a time. Without it they wait in memory, and end with the process.
+                at a time. Without it and `spool_dir` they wait in memory, and end with the process.
+            spool_dir: A folder, on a local disk, in which each process has a file of its own, for applications of many
+                processes; it is made if it is missing. The recorder also delivers the files of processes that are dead,
+                and removes them once they are empty.
             on_event: Called in the event loop for each attempt and each record that is delivered, a duplicate, or
                 dead. What it raises is logged.
             on_full: What `record()` does when the spool is full: "wait" for room, or "raise" SpoolFullError.
@@ -234,6 +238,7 @@ class BillingSystemClient(LedgerReads):
         """
         options = RecorderOptions(
             spool=None if spool is None else Path(spool),
+            spool_dir=None if spool_dir is None else Path(spool_dir),
             on_event=on_event,
             on_full=on_full,
             full_timeout=full_timeout,

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import sys
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from billing_client._errors import RecorderClosedError, SpoolFullError
 
@@ -30,6 +31,11 @@ class Capacity:
         self._has_warned = False
         self._is_closed = False
         self._queue: deque[_Turn] = deque()
+
+    @classmethod
+    def unbounded(cls) -> Self:
+        """That of a spool which takes no more usage."""
+        return cls(sys.maxsize, sys.maxsize)
 
     def occupy(self, records: int, size: int) -> None:
         """Count what is there, even beyond the maximum."""

@@ -133,11 +133,15 @@ class Delivery:
         self._deferred.look_again()
         self._appended.set()
         try:
-            while self.settled.total() < settled:
-                self._progress.clear()
-                await self._progress.wait()
+            await self.wait_until_settled(settled)
         finally:
             self._flushes -= 1
+
+    async def wait_until_settled(self, settled: int) -> None:
+        """Wait until so many records are settled, however long the waits between attempts are."""
+        while self.settled.total() < settled:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def _deliver(self, batch: Sequence[Pending]) -> None:
         usages = [record.usage for record in batch]

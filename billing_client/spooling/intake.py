@@ -2,11 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
 
-from billing_client._encoding import EncodedUsage
-from billing_client._errors import RecorderClosedError
+import msgspec
+
+from billing_client._batches import BATCH_BYTES
+from billing_client._encoding import EncodedUsage, encode_usage, invalid
+from billing_client._errors import RecorderClosedError, ValidationError
+from billing_client._records import Usage
+from billing_client.contract.wire import FieldError
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.delivery import Delivery
 from billing_client.spooling.outbox import Outbox
@@ -159,3 +165,32 @@ class Intake:
         stuck, self._stuck = self._stuck, []
         for call in stuck:
             self._queue(call)
+
+
+def encoded_usage(usage: Usage | None, fields: dict[str, Any]) -> EncodedUsage:
+    """The use of a call, given as such or by its fields; it occurs now if it does not say when."""
+    if usage is None:
+        usage = Usage(**fields)
+    elif fields:
+        raise TypeError("record() takes a Usage or its fields, not both")
+    if usage.occurred_at is None:
+        usage = msgspec.structs.replace(usage, occurred_at=datetime.now(UTC))
+    return encode_usage(usage)
+
+
+def encoded_usages(usages: Iterable[Usage], most: int) -> list[EncodedUsage]:
+    """The uses of a call. Raises ValidationError, which names the faults of all."""
+    encoded: list[EncodedUsage] = []
+    errors: list[FieldError] = []
+    for number, usage in enumerate(usages):
+        try:
+            encoded.append(encoded_usage(usage, {}))
+        except ValidationError as error:
+            errors += [FieldError(pointer=f"/{number}{each.pointer}", message=each.message) for each in error.errors]
+    size = sum(len(each.body) for each in encoded)
+    if len(encoded) > most or size > BATCH_BYTES:
+        message = f"{len(encoded)} uses of {size} bytes are more than a batch of {most} uses, {BATCH_BYTES} bytes"
+        errors.append(FieldError(pointer="", message=message))
+    if errors:
+        raise invalid(errors)
+    return encoded

@@ -25,6 +25,7 @@ class RecorderOptions(Struct, frozen=True, kw_only=True):
     """See BillingSystemClient.recorder. Raises ConfigurationError."""
 
     spool: Path | None
+    spool_dir: Path | None
     on_event: Callable[[RecorderEvent], None] | None
     on_full: Literal["wait", "raise"]
     full_timeout: float
@@ -37,6 +38,8 @@ class RecorderOptions(Struct, frozen=True, kw_only=True):
     defer_timeout: float
 
     def __post_init__(self) -> None:
+        if self.spool is not None and self.spool_dir is not None:
+            raise ConfigurationError("give spool or spool_dir, not both")
         if not 1 <= self.batch_size <= MAX_BATCH_RECORDS:
             raise ConfigurationError(f"batch_size is {self.batch_size!r}, but must be 1 to {MAX_BATCH_RECORDS}")
         if self.on_full not in ("wait", "raise"):

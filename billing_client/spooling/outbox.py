@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -122,7 +121,7 @@ def _in_thread(
 
 
 class Outbox:
-    """The spool of a running recorder, on disk or, without a path, in memory.
+    """The spool of a running recorder, which `open_file` opens.
 
     One thread does all work on the file, one call after the other, so no fsync blocks the event loop. A call that is
     cancelled is carried out all the same. Every method raises SpoolError.
@@ -130,9 +129,9 @@ class Outbox:
 
     file: SpoolFile
 
-    def __init__(self, path: Path | None, batch_size: int) -> None:
+    def __init__(self, open_file: Callable[[], SpoolFile], batch_size: int) -> None:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="billing-spool")
-        self._path = path
+        self._open_file = open_file
         self._keys = _BatchKeys(batch_size)
 
     async def open(self) -> SpoolStatus:
@@ -146,22 +145,25 @@ class Outbox:
 
     @_in_thread
     def _open(self) -> SpoolStatus:
-        self.file = SpoolFile(self._path, create=True, read_only=False)
+        self.file = self._open_file()
         with suppress(SpoolDiskFullError):  # what it holds can be delivered all the same
             self.file.require_room()
         self._contents = SpoolContents(self.file)
         return self._contents.status()
 
-    async def close(self) -> None:
-        """Close the file, after all calls that were made before."""
+    async def close(self, remove_if_empty: bool = False) -> None:
+        """Close the file, after all calls that were made before; remove it if it is empty and that is wanted."""
         try:
-            await asyncio.shield(self._close())
+            await asyncio.shield(self._close(remove_if_empty))
         finally:
             self.executor.shutdown(wait=False)
 
     @_in_thread
-    def _close(self) -> None:
-        self._close_file()
+    def _close(self, remove_if_empty: bool) -> None:
+        if remove_if_empty and self._contents.is_empty():
+            self.file.remove()
+        else:
+            self._close_file()
 
     def _close_file(self) -> None:
         if hasattr(self, "file"):

@@ -4,27 +4,29 @@ import asyncio
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, overload
 
-import msgspec
 from msgspec import Struct
 
-from billing_client._batches import BATCH_BYTES
-from billing_client._encoding import EncodedUsage, checked_key, encode_usage, invalid
-from billing_client._errors import RecorderClosedError, SpoolForkedError, ValidationError
+from billing_client._encoding import checked_key
+from billing_client._errors import RecorderClosedError, SpoolForkedError
 from billing_client._records import DecimalLike, Usage
 from billing_client._transport import Transport
-from billing_client.contract.wire import FieldError
+from billing_client.spooling.adoption import Adopter
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.delivery import Delivery
-from billing_client.spooling.intake import Intake, finish
+from billing_client.spooling.file_systems import warn_of_file_system
+from billing_client.spooling.intake import Intake, encoded_usage, encoded_usages, finish
 from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool import DeadLetter, SpoolStatus
+from billing_client.spooling.spool_file import SpoolFile
+from billing_client.spooling.spool_folder import open_own
 
 _logger = logging.getLogger(__name__)
 
@@ -59,11 +61,14 @@ class UsageRecorder:
 
     def __init__(self, transport: Transport, options: RecorderOptions) -> None:
         self._options = options
+        self._transport = transport
         self._capacity = Capacity(options.max_records, options.max_bytes)
-        self._outbox = Outbox(options.spool, options.batch_size)
+        self._outbox = Outbox(self._open_file, options.batch_size)
         self._delivery = Delivery(transport, self._outbox, self._capacity, options)
         self._intake = Intake(self._outbox, self._capacity, self._delivery)
         self._delivering: asyncio.Task[None] | None = None
+        self._adopter: Adopter | None = None
+        self._adopting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._is_closed = False
@@ -77,7 +82,20 @@ class UsageRecorder:
         self._capacity.occupy(held.pending + held.dead, held.bytes)
         self._delivery.to_settle = held.pending
         self._delivering = asyncio.create_task(self._delivery.run())
+        own = self._outbox.file.path
+        if self._options.spool_dir is not None and own is not None:
+            self._adopter = Adopter(self._transport, own, self._options)
+            self._adopting = asyncio.create_task(self._adopter.run())
         return self
+
+    def _open_file(self) -> SpoolFile:
+        if self._options.spool_dir is not None:
+            file = open_own(self._options.spool_dir)
+        else:
+            file = SpoolFile(self._options.spool, create=True, read_only=False)
+        if file.path is not None:
+            warn_of_file_system(file.path)
+        return file
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -87,13 +105,14 @@ class UsageRecorder:
     @property
     def counts(self) -> RecorderCounts:
         """What was done so far, and what is left."""
-        settled = self._delivery.settled
+        deliveries = self._deliveries()
+        settled = sum((delivery.settled for delivery in deliveries), self._adopter.done if self._adopter else Counter())
         return RecorderCounts(
             recorded=self._intake.recorded,
             delivered=settled["delivered"],
             duplicates=settled["duplicate"],
             dead=settled["dead"],
-            pending=self._delivery.pending,
+            pending=sum(delivery.pending for delivery in deliveries),
         )
 
     @overload
@@ -146,7 +165,7 @@ class UsageRecorder:
             RecorderClosedError: The recorder was closed before, or while the call waited for room.
         """
         self._check_usable()
-        encoded = _encoded(usage, fields)
+        encoded = encoded_usage(usage, fields)
         key = None if idempotency_key is None else checked_key(idempotency_key)
         await self._intake.take((encoded,), key, self._patience(timeout))
         return encoded.request_id
@@ -177,7 +196,7 @@ class UsageRecorder:
             RecorderClosedError: The recorder was closed before, or while the call waited for room.
         """
         self._check_usable()
-        encoded = _all_encoded(usages, self._options.batch_size)
+        encoded = encoded_usages(usages, self._options.batch_size)
         key = None if idempotency_key is None else checked_key(idempotency_key)
         if encoded:
             await self._intake.take(encoded, key, self._patience(timeout))
@@ -220,7 +239,7 @@ class UsageRecorder:
             RecorderClosedError: The recorder was closed before.
         """
         self._check_usable()
-        encoded = _encoded(usage, fields)
+        encoded = encoded_usage(usage, fields)
         self._intake.take_soon(encoded, None if idempotency_key is None else checked_key(idempotency_key))
         return encoded.request_id
 
@@ -236,7 +255,7 @@ class UsageRecorder:
         self._check_usable()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._delivery.wait_for(self._delivery.to_settle)
+                await self._settle_all()
         return self.counts
 
     async def status(self) -> SpoolStatus:
@@ -297,7 +316,7 @@ class UsageRecorder:
             await self._intake.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.close_timeout if timeout is None else timeout):
-                    await self._delivery.wait_for(self._delivery.to_settle)
+                    await self._settle_all()
         finally:
             await finish(asyncio.create_task(self._shut_down()))
         return self.counts
@@ -318,6 +337,14 @@ class UsageRecorder:
             raise RuntimeError("this recorder is used in another event loop; make one recorder for each loop")
         return loop
 
+    def _deliveries(self) -> list[Delivery]:
+        """That of its own spool, and those of spools that dead processes left."""
+        return [self._delivery, *(self._adopter.deliveries if self._adopter else ())]
+
+    async def _settle_all(self) -> None:
+        """Wait until everything that the spools hold now is settled."""
+        await asyncio.gather(*(each.wait_for(each.to_settle) for each in self._deliveries()))
+
     def _patience(self, timeout: float | None) -> float:
         """For how many seconds a call waits for room."""
         if timeout is not None:
@@ -326,48 +353,18 @@ class UsageRecorder:
 
     async def _shut_down(self) -> None:
         """Stop delivering, close the spool, and say what is left."""
-        if self._delivering is not None:
-            self._delivering.cancel()
-            await asyncio.wait([self._delivering])
+        tasks = [task for task in (self._delivering, self._adopting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         try:
             left = await self._outbox.status()
         finally:
-            await self._outbox.close()
+            await self._outbox.close(remove_if_empty=self._options.spool_dir is not None)
         if not left.pending and not left.dead:
             return
-        if self._options.spool is None:
+        if self._outbox.file.path is None:
             lost = f"{left.pending} records that were not delivered and {left.dead} that were refused are lost"
             warnings.warn(f"{lost}: they were in memory only", ResourceWarning, stacklevel=1)
         else:
-            _logger.warning(
-                "%s holds %d pending records, %d dead letters", self._options.spool, left.pending, left.dead
-            )
-
-
-def _encoded(usage: Usage | None, fields: dict[str, Any]) -> EncodedUsage:
-    """The use of a call, given as such or by its fields; it occurs now if it does not say when."""
-    if usage is None:
-        usage = Usage(**fields)
-    elif fields:
-        raise TypeError("record() takes a Usage or its fields, not both")
-    if usage.occurred_at is None:
-        usage = msgspec.structs.replace(usage, occurred_at=datetime.now(UTC))
-    return encode_usage(usage)
-
-
-def _all_encoded(usages: Iterable[Usage], most: int) -> list[EncodedUsage]:
-    """The uses of a call. Raises ValidationError, which names the faults of all."""
-    encoded: list[EncodedUsage] = []
-    errors: list[FieldError] = []
-    for number, usage in enumerate(usages):
-        try:
-            encoded.append(_encoded(usage, {}))
-        except ValidationError as error:
-            errors += [FieldError(pointer=f"/{number}{each.pointer}", message=each.message) for each in error.errors]
-    size = sum(len(each.body) for each in encoded)
-    if len(encoded) > most or size > BATCH_BYTES:
-        message = f"{len(encoded)} uses of {size} bytes are more than a batch of {most} uses, {BATCH_BYTES} bytes"
-        errors.append(FieldError(pointer="", message=message))
-    if errors:
-        raise invalid(errors)
-    return encoded
+            _logger.warning("%s holds %d pending records, %d dead letters", self._outbox.file, left.pending, left.dead)

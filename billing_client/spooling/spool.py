@@ -81,6 +81,10 @@ class SpoolContents:
             oldest=read_time(oldest),
         )
 
+    def is_empty(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return not any(self._file.rows("any_row"))
+
     def dead_letters(self) -> list[DeadLetter]:
         """What the service refused, in the order it was recorded."""
         return [_dead_letter(row) for row in self._file.rows("all_dead")]

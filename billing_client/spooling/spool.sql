@@ -125,6 +125,12 @@ SELECT idempotency_key, request_id, recorded_at, attempts, body FROM pending WHE
 -- count_pending: how many wait, how many of them were attempted, their bytes, and when the oldest was recorded
 SELECT count(*), coalesce(sum(attempts > 0), 0), coalesce(sum(length(body)), 0), min(recorded_at) FROM pending;
 
+-- any_row: a row if the spool holds anything
+SELECT 1 FROM pending
+UNION ALL
+SELECT 1 FROM dead
+LIMIT 1;
+
 -- count_dead: how many dead letters there are, and their bytes
 SELECT count(*), coalesce(sum(length(body)), 0) FROM dead;
 

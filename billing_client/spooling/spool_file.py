@@ -63,10 +63,18 @@ class SpoolFile:
                 raise SpoolError(f"{self}: there is no such file")
             if self._path is not None and not read_only:
                 undo.enter_context(closing(self._locked(self._path)))
+                if not create and not self._path.exists():  # removed by another process since
+                    self._remove_files()
+                    raise SpoolError(f"{self}: there is no such file")
                 make_private(self._path)
             self._connection = undo.enter_context(closing(_connect(self._path, create)))
             self._prepare(read_only)
             self._open = undo.pop_all()
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is; None if it is in memory."""
+        return self._path
 
     def __repr__(self) -> str:
         return "the spool in memory" if self._path is None else str(self._path)
@@ -136,6 +144,20 @@ class SpoolFile:
         self.check_process()
         with self._errors():
             self._open.close()
+
+    def remove(self) -> None:
+        """Close the file, delete it and all that lies beside it, and release the lock. Raises SpoolError."""
+        self.check_process()
+        with self._errors():
+            self._connection.close()
+            self._remove_files()
+            self._open.close()
+
+    def _remove_files(self) -> None:
+        """Delete the files, the lock last: who waits for it finds no spool then."""
+        if self._path is not None:
+            for suffix in ("", "-wal", "-shm", ".ballast", ".lock"):
+                self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

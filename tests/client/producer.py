@@ -1,12 +1,14 @@
 """A producer to be killed: records usage as fast as it can, and prints the event id of each use that is safe.
 
-usage: python -m tests.client.producer URL SPOOL NAME
+usage: python -m tests.client.producer URL SPOOL NAME, where SPOOL is a file, or a folder of spools
 """
 
 import asyncio
 import itertools
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from billing_client import AttemptEvent, BillingSystemClient, RecorderEvent
 
@@ -23,9 +25,9 @@ def tell(event: RecorderEvent) -> None:
         say(event.kind, event.usage.event_id)
 
 
-async def produce(url: str, spool: str, name: str) -> None:
+async def produce(url: str, name: str, place: dict[str, Any]) -> None:
     numbers = itertools.count()
-    async with BillingSystemClient(base_url=url) as client, client.recorder(spool=spool, on_event=tell) as recorder:
+    async with BillingSystemClient(base_url=url) as client, client.recorder(**place, on_event=tell) as recorder:
 
         async def call() -> None:
             for number in numbers:
@@ -44,4 +46,5 @@ async def produce(url: str, spool: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(produce(*sys.argv[1:]))
+    url, spool, name = sys.argv[1:]
+    asyncio.run(produce(url, name, {"spool_dir" if Path(spool).is_dir() else "spool": spool}))

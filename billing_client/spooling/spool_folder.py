@@ -1,0 +1,44 @@
+"""A folder of spools: each process has a file of its own in it, and the locks tell whose process is dead."""
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from billing_client._errors import SpoolError, SpoolInUseError
+from billing_client.spooling.spool_file import SpoolFile
+
+PATTERN = "usage*.db"
+
+_logger = logging.getLogger(__name__)
+
+
+def spools_in(folder: Path) -> list[Path]:
+    """The spools in a folder, by name. Raises OSError."""
+    return sorted(path for path in folder.glob(PATTERN) if path.is_file())
+
+
+def open_own(folder: Path) -> SpoolFile:
+    """A spool in this folder for this process alone: one that a dead process left, or a new one. Raises SpoolError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        left = spools_in(folder)
+    except OSError as error:
+        raise SpoolError(f"{folder}: unable to use it as a folder of spools: {error}") from error
+    return _first_free(left) or SpoolFile(_new_name(folder), create=True, read_only=False)
+
+
+def _first_free(paths: Iterable[Path]) -> SpoolFile | None:
+    for path in paths:
+        try:
+            return SpoolFile(path, create=False, read_only=False)
+        except SpoolInUseError:
+            continue
+        except SpoolError as error:
+            _logger.error("a spool that a dead process left cannot be used, and stays where it is: %s", error)  # noqa: TRY400 - an operator needs no traceback
+    return None
+
+
+def _new_name(folder: Path) -> Path:
+    return folder / f"usage-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:12]}.db"

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
@@ -18,7 +19,6 @@ from billing_service.database.pool import Connection, connected, unavailable_if_
 from billing_service.ledger.api_keys import SCOPES, Key, KeyName, NewKey, Scope, create_key, list_keys, revoke_key
 from billing_service.settings import load_settings
 from billing_service.telemetry import audit
-from billing_service.telemetry.logs import start_logs
 
 if sys.platform != "win32":
     import pwd
@@ -78,7 +78,7 @@ def create(name: str, scopes: tuple[Scope, ...], customer: str | None, expires: 
     """Create a key. Its text is shown only now, on standard output."""
     wanted = NewKey(name=name, scopes=tuple(dict.fromkeys(scopes)), customer_id=customer, expires_at=expires)
     key, text = _run(lambda connection: create_key(connection, wanted))
-    start_logs(load_settings())
+    _start_logs()
     audit.key_created(f"bk_{key.id}", key.scopes, key.customer_id, _operator())
     if as_json:
         _print_json({"key": text} | msgspec.to_builtins(key))
@@ -110,12 +110,17 @@ def revoke(key: str, as_json: bool) -> None:
     revoked = _run(lambda connection: revoke_key(connection, key_id[1])) if key_id else None
     if revoked is None:
         sys.exit("billing-service: there is no key with this id. Run: billing-service keys list")
-    start_logs(load_settings())
+    _start_logs()
     audit.key_revoked(f"bk_{revoked.id}", revoked.customer_id, _operator())
     if as_json:
         _print_json(msgspec.to_builtins(revoked))
     else:
         click.echo(f"bk_{revoked.id} is revoked since {_time(revoked.revoked_at)}")
+
+
+def _start_logs() -> None:
+    # Imported only here: it brings structlog, which `keys list` does without.
+    import_module("billing_service.telemetry.logs").start_logs(load_settings())
 
 
 def _run(work: Callable[[Connection], Awaitable[T]]) -> T:

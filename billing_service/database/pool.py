@@ -251,9 +251,20 @@ async def _lent(pool: Pool, cut_off: float) -> AsyncIterator["Connection"]:
         raise
     finally:
         try:
-            await pool.release(connection, timeout=PARTING_SECONDS)
+            await _release(pool, connection)
         finally:
             end.cancel()
+
+
+async def _release(pool: Pool, connection: "Connection") -> None:
+    """Give a connection back, within PARTING_SECONDS.
+
+    If the caller is cancelled meanwhile, the release goes on. Its error is then of no interest to anyone, and asyncio
+    must not log it as one that nobody retrieved.
+    """
+    release = asyncio.create_task(pool.release(connection, timeout=PARTING_SECONDS))  # type: ignore[arg-type]  # one of the pool
+    release.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.shield(release)
 
 
 async def _leave_as_is(_: "asyncpg.Connection[asyncpg.Record]") -> None:

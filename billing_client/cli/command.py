@@ -22,10 +22,14 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "record": _Subcommand("records", "record", "Record one use, once."),
     "import": _Subcommand("imports.command", "import_", "Record each line of FILE, once; - is standard input."),
+    "customers": _Subcommand("customers", "customers", "List, add and rename customers."),
+    "usage": _Subcommand("records", "usage", "List, show and void the records of a customer."),
     "summary": _Subcommand("summaries", "summary", "What usage adds up to, exact, less what was voided."),
     "refusals": _Subcommand("refusals", "refusals", "What was not recorded, and why, latest first."),
+    "statement": _Subcommand("statements", "statement", "What a customer owes for a month."),
     "export": _Subcommand("exports", "export", "Write all records, voided ones too, as the service keeps them."),
     "spool": _Subcommand("spools", "spool", "Inspect a recorder's file, deliver it, retry what was refused."),
+    "completion": _Subcommand("completion", "completion", "Complete commands and options in your shell."),
 }
 
 

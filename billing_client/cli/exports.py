@@ -1,24 +1,32 @@
-"""`billing export`: every record, as NDJSON or CSV."""
+"""`billing export`: every record, as NDJSON, CSV or Parquet."""
 
 import asyncio
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 import click
 from msgspec import Struct
 
-from billing_client.cli.failures import Command
+from billing_client.cli.failures import Command, needs_extra
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
 from billing_client.contract.wire import printable
 
-Format = Literal["ndjson", "csv"]
+Format = Literal["ndjson", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_SUFFIXES: dict[str, Format] = {
+    "": "ndjson",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 
 
 class _Selection(Struct, frozen=True):
@@ -40,14 +48,13 @@ class _Exported(Struct, frozen=True):
 Examples:
   billing export | head
   billing export --customer acme --from 2026-11-01 -o november.csv
+  billing export -o usage.parquet
   billing export --base-url http://old:3000 | billing import - --create-customers""",
 )
 @click.option("--customer", "customer_id", metavar="ID", help="One customer.  [default: all]")
 @click.option("--service", metavar="NAME", help="One service.  [default: all]")
 @span_options
-@click.option(
-    "--format", "format_", type=click.Choice(["ndjson", "csv"]), help="[default: as the FILE is named, else ndjson]"
-)
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="[default: as the FILE is named, else ndjson]")
 @click.option(
     "-o",
     "--output",
@@ -72,23 +79,36 @@ def export(
     `billing import` reads what this writes. --json says what was written to FILE as JSON.
     """
     selection = _Selection(customer_id, service, in_zone(start), in_zone(end))
-    chosen = format_ or ("csv" if output is not None and output.suffix.lower() == ".csv" else "ndjson")
+    chosen = format_ or _format_of(output)
     if output is None:
+        if chosen == "parquet":
+            raise click.BadParameter("Parquet needs a file: give -o FILE.", param_hint="--format")
         asyncio.run(_export(connection, selection, chosen, sys.stdout.buffer))
         return
+    write = _export_parquet if chosen == "parquet" else _export
     with whole_file(output) as file:
-        lines, size = asyncio.run(_export(connection, selection, chosen, file))
-    exported = _Exported(lines - (chosen == "csv"), size, str(output))
+        records, size = asyncio.run(write(connection, selection, chosen, file))
+    exported = _Exported(records, size, str(output))
     if as_json:
         print_json(exported)
     else:
         click.echo(f"{exported.records} records in {exported.file}")
 
 
-async def _export(connection: Connection, selection: _Selection, format_: Format, file: IO[bytes]) -> tuple[int, int]:
-    """Write the export; its lines and bytes. No cell holds a line break, so each line is a record or the heading."""
-    count = size = 0
-    on_terminal = file.isatty()
+def _format_of(output: Path | None) -> Format:
+    """The format that a file is named after."""
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix not in _SUFFIXES:
+        known = ", ".join(name for name in _SUFFIXES if name)
+        raise click.BadParameter(
+            f"{suffix} says no format: end it in one of {known}, or give --format.", param_hint="-o"
+        )
+    return _SUFFIXES[suffix]
+
+
+async def _lines(
+    connection: Connection, selection: _Selection, format_: Literal["ndjson", "csv"]
+) -> AsyncGenerator[bytes, None]:
     async with connection.client() as client:
         exported = client.export_lines(
             format=format_,
@@ -99,11 +119,35 @@ async def _export(connection: Connection, selection: _Selection, format_: Format
         )
         async with aclosing(exported) as lines:
             async for line in lines:
-                file.write(_shown(line) if on_terminal else line)
-                count += 1
-                size += len(line)
+                yield line
+
+
+async def _export(connection: Connection, selection: _Selection, format_: Format, file: IO[bytes]) -> tuple[int, int]:
+    """Write the export; its records and bytes. No cell holds a line break: each line is a record or the heading."""
+    count = size = 0
+    on_terminal = file.isatty()
+    name: Literal["ndjson", "csv"] = "csv" if format_ == "csv" else "ndjson"
+    async with aclosing(_lines(connection, selection, name)) as lines:
+        async for line in lines:
+            file.write(_shown(line) if on_terminal else line)
+            count += 1
+            size += len(line)
     file.flush()
-    return count, size
+    return count - (name == "csv"), size
+
+
+async def _export_parquet(connection: Connection, selection: _Selection, _: Format, file: IO[bytes]) -> tuple[int, int]:
+    """Write the export as Parquet; its records and bytes."""
+    with needs_extra("parquet"):
+        from billing_client.cli.imports.usage_parquet import ParquetExport
+    parquet, count = ParquetExport(file), 0
+    async with aclosing(_lines(connection, selection, "ndjson")) as lines:
+        async for line in lines:
+            parquet.add(line)
+            count += 1
+    parquet.close()
+    file.flush()
+    return count, file.tell()
 
 
 def _shown(line: bytes) -> bytes:

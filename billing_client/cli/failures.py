@@ -19,6 +19,8 @@ from billing_client import (
     PayloadTooLargeError,
     PermissionDeniedError,
     SpoolError,
+    StatementNotFoundError,
+    UsageNotFoundError,
     ValidationError,
 )
 from billing_client.cli.exit_codes import ExitCode
@@ -31,6 +33,8 @@ _REFUSALS = (
     CustomerExistsError,
     EventIdConflictError,
     PayloadTooLargeError,
+    UsageNotFoundError,
+    StatementNotFoundError,
 )
 
 
@@ -81,6 +85,27 @@ def translated_failures(base_url: str | None) -> Iterator[None]:
     except OSError as error:
         _discard_output()
         raise CommandError(ExitCode.USAGE, str(error)) from error
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say which extra is missing, where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed; run: pip install 'billing-system[{name}]'"
+        raise CommandError(ExitCode.USAGE, message) from error
+
+
+@contextmanager
+def repeatable(again: str) -> Iterator[None]:
+    """Say how to go on where the answer to a call that writes was lost."""
+    try:
+        yield
+    except BillingError as error:
+        if error.outcome != "unknown":
+            raise
+        raise CommandError(ExitCode.UNKNOWN, f"{error.detail.rstrip('.')}. {again}", {"outcome": "unknown"}) from error
 
 
 def _discard_output() -> None:

@@ -1,18 +1,32 @@
-"""`billing record`: one use."""
+"""`billing record`: one use. `billing usage`: list, show and void records."""
 
 import asyncio
+from contextlib import aclosing
 from datetime import datetime
 from typing import Literal
 from uuid import uuid4
 
 import click
 
-from billing_client import Usage, UsageRecord
+from billing_client import Usage, UsageRecord, VoidedUsage
 from billing_client.cli.exit_codes import ExitCode
-from billing_client.cli.failures import Command, CommandError
-from billing_client.cli.options import Connection, connection_options, instant, json_option, pairs
+from billing_client.cli.failures import Command, CommandError, repeatable
+from billing_client.cli.options import (
+    Connection,
+    connection_options,
+    in_zone,
+    instant,
+    json_option,
+    pairs,
+    span_options,
+)
 from billing_client.cli.output import print_json
+from billing_client.cli.tables import number_column, print_facts, print_table, text_column, whole_column
+from billing_client.contract.decimals import plain
 from billing_client.contract.wire import printable
+
+_customer = click.option("--customer", "customer_id", required=True, metavar="ID", help="Whose usage.")
+_request_id = click.argument("request_id", metavar="REQUEST_ID")
 
 
 @click.command(
@@ -27,7 +41,10 @@ Example:
 @click.option("--price", "price_per_unit", required=True, metavar="NUMBER", help="Price of one unit.")
 @click.option("--event-id", metavar="ID", help="Your name for this use; without it, equal numbers are the same use.")
 @click.option(
-    "--occurred-at", callback=instant, metavar="TIME", help="When, with an offset.  [default: when the service gets it]"
+    "--occurred-at",
+    callback=instant,
+    metavar="TIME",
+    help="When: a time with an offset, e.g. 2026-11-01T08:00:00Z.  [default: when the service gets it]",
 )
 @click.option(
     "--dimension",
@@ -103,3 +120,156 @@ async def _record(
             idempotency_key=key,
             on_duplicate=on_duplicate,
         )
+
+
+@click.group()
+def usage() -> None:
+    """List, show and void the records of a customer."""
+
+
+@usage.command(
+    "list",
+    cls=Command,
+    epilog="""\b
+Examples:
+  billing usage list --customer acme
+  billing usage list --customer acme --service storage --from 2026-11-01 --to 2026-12-01 --json""",
+)
+@_customer
+@click.option("--service", metavar="NAME", help="One service.  [default: all]")
+@span_options
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, metavar="N", show_default=True, help="How many at most."
+)
+@connection_options(timeout=10)
+@json_option
+def list_(
+    connection: Connection,
+    customer_id: str,
+    service: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """A customer's records, by the time they occurred. With --json an object for each, a line each."""
+    asyncio.run(_list(connection, customer_id, service, in_zone(start), in_zone(end), limit, as_json))
+
+
+async def _list(
+    connection: Connection,
+    customer_id: str,
+    service: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    found: list[UsageRecord] = []
+    async with connection.client() as client:
+        records = client.usage(
+            customer_id=customer_id, service=service, start=start, end=end, page_size=min(limit + 1, 1_000)
+        )
+        async with aclosing(records):
+            async for record in records:
+                if len(found) == limit:
+                    click.echo(f"There are more than {limit}: see --limit, --from and --to.", err=True)
+                    break
+                found.append(record)
+    if as_json:
+        for record in found:
+            print_json(record)
+        return
+    columns = [whole_column("occurred"), text_column("service"), *map(number_column, ("units", "price", "amount"))]
+    columns += [text_column("event id"), text_column("request id"), whole_column("voided")]
+    print_table(columns, [_cells(record) for record in found])
+
+
+def _cells(record: UsageRecord) -> tuple[str, ...]:
+    figures = (plain(record.units_consumed), plain(record.price_per_unit), plain(record.amount))
+    voided = "" if record.voided_at is None else _time(record.voided_at)
+    return (
+        _time(record.occurred_at),
+        record.service,
+        *figures,
+        record.event_id or "",
+        record.request_id,
+        voided,
+    )
+
+
+@usage.command(
+    cls=Command,
+    epilog="""\b
+Example:
+  billing usage show --customer acme 36ccdaa281f821b047549fda8919feb3580cac9572794f4f95443216fe0d8d52""",
+)
+@_request_id
+@_customer
+@connection_options(timeout=10)
+@json_option
+def show(connection: Connection, request_id: str, customer_id: str, as_json: bool) -> None:
+    """One record, by its request id."""
+    record = asyncio.run(_show(connection, customer_id, request_id))
+    if as_json:
+        print_json(record)
+        return
+    facts = {
+        "customer": record.customer_id,
+        "service": record.service,
+        "units": plain(record.units_consumed),
+        "price": plain(record.price_per_unit),
+        "amount": plain(record.amount),
+        "event id": record.event_id,
+        "occurred": record.occurred_at.isoformat(),
+        "recorded": record.recorded_at.isoformat(),
+        "recorded by": record.recorded_by,
+        "voided": record.voided_at.isoformat() if record.voided_at else None,
+        "request id": record.request_id,
+    }
+    facts |= {f"dimension {name}": value for name, value in (record.dimensions or {}).items()}
+    print_facts({name: value for name, value in facts.items() if value is not None})
+
+
+async def _show(connection: Connection, customer_id: str, request_id: str) -> UsageRecord:
+    async with connection.client() as client:
+        return await client.get_usage(customer_id=customer_id, request_id=request_id)
+
+
+@usage.command(
+    cls=Command,
+    epilog="""\b
+Example:
+  billing usage void --customer acme --reason "measured twice" --for Ada 36ccdaa281f821b047549fda8919feb3580c…""",
+)
+@_request_id
+@_customer
+@click.option("--reason", required=True, metavar="TEXT", help="Why it no longer counts.")
+@click.option("--for", "voided_for", metavar="NAME", help="On whose behalf.")
+@connection_options(timeout=30)
+@json_option
+def void(
+    connection: Connection, request_id: str, customer_id: str, reason: str, voided_for: str | None, as_json: bool
+) -> None:
+    """Void a record: totals leave it out for good, and the record stays."""
+    with repeatable("It may be voided. Run it again: a second time changes nothing"):
+        voided = asyncio.run(_void(connection, customer_id, request_id, reason, voided_for))
+    if as_json:
+        print_json(voided)
+    else:
+        amount, at = plain(voided.amount), "" if voided.voided_at is None else _time(voided.voided_at)
+        said = f"voided at {at}: {amount} for {voided.service} of {voided.customer_id}: {voided.void_reason}"
+        click.echo(printable(said))
+
+
+async def _void(
+    connection: Connection, customer_id: str, request_id: str, reason: str, voided_for: str | None
+) -> VoidedUsage:
+    async with connection.client() as client:
+        return await client.void_usage(
+            customer_id=customer_id, request_id=request_id, reason=reason, voided_for=voided_for
+        )
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

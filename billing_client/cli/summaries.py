@@ -16,7 +16,7 @@ from billing_client._reads import GroupBy
 from billing_client.cli.failures import Command
 from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
-from billing_client.cli.tables import number_column, print_table, text_column
+from billing_client.cli.tables import number_column, print_table, text_column, whole_column
 from billing_client.contract.decimals import EXACT, plain
 from billing_client.contract.wire import SummaryGroup, SummaryTotal
 
@@ -118,7 +118,9 @@ def _print(
             lines += [[*first, *(getattr(group, member) for member in members), *_figures(group)] for group in groups]
         elif customer:
             lines.append([*first, *_figures(sums)])
-    columns = [*customer, *map(text_column, members)] or [text_column("")]
+    columns = [*customer, *(text_column(each) if each == "service" else whole_column(each) for each in members)] or [
+        text_column("")
+    ]
     lines.append(["total", *[""] * (len(columns) - 1), *_figures(total)])
     amount = f"amount ({currency})" if currency else "amount"
     print_table([*columns, *map(number_column, ("records", "units", amount))], lines)

@@ -14,7 +14,18 @@ def test_help_names_each_command_and_each_exit_code() -> None:
     shown = billing_process("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     commands = [line.split()[0] for line in shown.stdout.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
-    assert commands == ["record", "import", "summary", "refusals", "export", "spool"]
+    assert commands == [
+        "record",
+        "import",
+        "customers",
+        "usage",
+        "summary",
+        "refusals",
+        "statement",
+        "export",
+        "spool",
+        "completion",
+    ]
     for code in ExitCode:
         assert f"{int(code):>3}  {MEANINGS[code]}" in shown.stdout
     assert not [line for line in shown.stdout.splitlines() if len(line) > 110]
@@ -48,6 +59,34 @@ def test_each_command_has_help_with_an_example(command: str) -> None:
     assert "--json" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("customers", "list"),
+        ("customers", "add"),
+        ("customers", "rename"),
+        ("usage", "list"),
+        ("usage", "show"),
+        ("usage", "void"),
+        ("statement", "show"),
+    ],
+)
+def test_each_command_of_a_group_has_help_with_an_example(command: tuple[str, str]) -> None:
+    shown = billing(*command, "--help")
+    assert shown.returncode == 0
+    assert (
+        f"\n    billing {' '.join(command)} " in shown.stdout or f"\n    billing {' '.join(command)}\n" in shown.stdout
+    )
+    assert "BILLING_BASE_URL" in shown.stdout
+    assert "--json" in shown.stdout
+    assert f"\n  {command[1]} " in billing(command[0], "--help").stdout
+
+
+def test_a_time_says_what_it_takes() -> None:
+    shown = " ".join(billing("record", "--help").stdout.split())
+    assert "--occurred-at TIME When: a time with an offset, e.g. 2026-11-01T08:00:00Z." in shown
+
+
 @pytest.mark.parametrize("command", ["status", "flush", "redrive"])
 def test_each_command_of_spools_has_help_with_an_example(command: str) -> None:
     shown = billing("spool", command, "--help")
@@ -69,7 +108,7 @@ def test_each_command_of_spools_has_help_with_an_example(command: str) -> None:
         (["summary", "--from", "2026-11-01", "--timezone", "Mars/Olympus"], "'Mars/Olympus' is no IANA time zone"),
         (["summary", "--from", "2026-11-01", "--timezone", "../etc/passwd"], "is no IANA time zone"),
         (["summary", "--group-by", "service,week"], "'week' is none of service, hour, day, month"),
-        (["export", "--format", "xml"], "'xml' is not one of 'ndjson', 'csv'"),
+        (["export", "--format", "xml"], "'xml' is not one of 'ndjson', 'csv', 'parquet'"),
     ],
 )
 def test_what_cannot_be_understood_exits_with_2(arguments: list[str], words: str) -> None:

@@ -7,6 +7,7 @@ recorded once by its request id, so it also finds what a service put back to an 
 import asyncio
 import os
 import sys
+import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing, suppress
@@ -28,8 +29,8 @@ from billing_client import (
     ValidationError,
 )
 from billing_client.cli.exit_codes import ExitCode
-from billing_client.cli.failures import Command, CommandError, failure_from
-from billing_client.cli.imports.detection import NAMES, InputFormat, read_file
+from billing_client.cli.failures import Command, CommandError, failure_from, needs_extra
+from billing_client.cli.imports.detection import NAMES, InputFormat, is_parquet, read_file
 from billing_client.cli.imports.lines import InputError, SourceRecord, TextLines, UsageSource
 from billing_client.cli.imports.progress import EVERY, Show, progress
 from billing_client.cli.imports.report import exit_code, facts_of, print_report
@@ -179,14 +180,14 @@ def import_(
 ) -> None:
     """Record each line of FILE, once; - is standard input.
 
-    FILE is a cloud bill in FOCUS 1.0 CSV, what `billing export` wrote, or usage as CSV or NDJSON that is named as in
-    the API: customerId, service, unitsConsumed, pricePerUnit, eventId, occurredAt.
+    FILE is a cloud bill in FOCUS 1.0 CSV, what `billing export` wrote, or usage as CSV, NDJSON or Parquet that is named
+    as in the API: customerId, service, unitsConsumed, pricePerUnit, eventId, occurredAt.
 
     Run it as often as you like: after Ctrl-C or a fault the same command goes on, and nothing is recorded twice. Lines
     that are refused go to a file beside FILE, bill.rejected.csv, which can be corrected and imported in its turn; with
     --dry-run those that the server does not have go to bill.missing.csv.
     """
-    with _open(file) as text, closing(TextLines(text)) as lines:
+    with _open_parquet(file) if is_parquet(file, format_) else _open(file) as text, closing(TextLines(text)) as lines:
         try:
             read = read_file(lines, format_, zone)
         except InputError as error:
@@ -237,6 +238,22 @@ def _open(file: Path) -> TextIO:
     """The text of a file, or of standard input for `-`; what is not UTF-8 in it is kept."""
     source: Any = sys.stdin.fileno() if str(file) == "-" else file
     return open(source, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=str(file) != "-")
+
+
+def _open_parquet(file: Path) -> TextIO:
+    """The rows of a Parquet file as lines of NDJSON, in a file that goes with the process."""
+    if str(file) == "-":
+        raise CommandError(ExitCode.USAGE, "Parquet is read from its end: give a file in the place of -")
+    with needs_extra("parquet"):
+        from billing_client.cli.imports.usage_parquet import lines_of
+    text = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - the caller closes it
+    try:
+        text.writelines(lines_of(file))
+        text.seek(0)
+    except InputError as error:
+        text.close()
+        raise CommandError(ExitCode.REFUSED, f"{file}: {error}") from error
+    return text
 
 
 def _size(file: TextIO) -> int | None:

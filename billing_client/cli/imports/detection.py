@@ -1,6 +1,7 @@
 """Which format a file has: what it says of itself counts, not how it is named."""
 
 from datetime import tzinfo
+from pathlib import Path
 from typing import Literal, get_args
 
 from billing_client.cli.imports.csv_tables import Table
@@ -9,21 +10,29 @@ from billing_client.cli.imports.lines import InputError, TextLines, UsageSource
 from billing_client.cli.imports.usage_csv import UsageCsv
 from billing_client.cli.imports.usage_ndjson import UsageNdjson
 
-InputFormat = Literal["focus", "csv", "ndjson"]
+InputFormat = Literal["focus", "csv", "ndjson", "parquet"]
 NAMES: tuple[InputFormat, ...] = get_args(InputFormat)
 _UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how its byte order mark is read
 _TABLES = {"focus": FocusBill, "csv": UsageCsv}
 
 
+def is_parquet(file: Path, name: InputFormat | None) -> bool:
+    """Whether a file is Parquet, by the name of its format or by how it begins."""
+    if name is not None or str(file) == "-":
+        return name == "parquet"
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
 def read_file(lines: TextLines, name: InputFormat | None, zone: tzinfo | None = None) -> UsageSource:
     """The usage in the lines of a file, in the format of that name or its own.
 
-    `zone` is that of times without an offset.
+    `zone` is that of times without an offset. The rows of Parquet come as NDJSON.
 
     Raises InputError.
     """
     first = lines.first()
-    if name == "ndjson" or (name is None and first.lstrip().startswith("{")):
+    if name in ("ndjson", "parquet") or (name is None and first.lstrip().startswith("{")):
         return UsageNdjson(lines)
     if not first and name is None:
         raise InputError("it is empty")

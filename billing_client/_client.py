@@ -3,7 +3,7 @@
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -25,7 +25,7 @@ from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
 from billing_client.contract.wire import Customer, CustomerChange, NewCustomer, NewVoid
 from billing_client.spooling.events import RecorderEvent
-from billing_client.spooling.options import RecorderOptions
+from billing_client.spooling.options import RecorderOptions, seconds_kept
 from billing_client.spooling.recorder import UsageRecorder
 
 _RECORD = msgspec.json.Decoder(UsageRecord)
@@ -203,6 +203,7 @@ class BillingSystemClient(LedgerReads):
         linger: float = 0.1,
         unknown_customer: Literal["dead", "wait", "create"] = "dead",
         defer_timeout: float = 86_400.0,
+        keep_delivered: timedelta | str | None = None,
     ) -> UsageRecorder:
         """A recorder, for an `async with` block, which must lie within that of the client.
 
@@ -231,6 +232,9 @@ class BillingSystemClient(LedgerReads):
                 `customers:write`, and wait where that fails.
             defer_timeout: For how many seconds after it was recorded usage waits whose customer is unknown, or that
                 occurs in the future by the service's clock; then it is a dead letter. At least 0.
+            keep_delivered: How long the spool keeps what was delivered, so that `resend` can bring it back to a service
+                that lost it: a timedelta, or text such as "90m", "24h" or "7d"; at most 31 days. They are at most
+                `max_records` and `max_bytes` besides those to be delivered, and the oldest go first. None keeps none.
 
         Raises:
             ConfigurationError: An argument is out of its bounds.
@@ -249,6 +253,7 @@ class BillingSystemClient(LedgerReads):
             linger=linger,
             unknown_customer=unknown_customer,
             defer_timeout=defer_timeout,
+            keep_delivered=seconds_kept(keep_delivered),
         )
         return UsageRecorder(self._transport, options)
 

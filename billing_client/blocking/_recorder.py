@@ -52,6 +52,7 @@ class UsageRecorder(Blocking[AsyncRecorder]):
     dead_letters = waiting(AsyncRecorder.dead_letters)
     redrive = waiting(AsyncRecorder.redrive)
     discard = waiting(AsyncRecorder.discard)
+    resend = waiting(AsyncRecorder.resend)
 
     @parameters_of(AsyncRecorder.close)
     def close(self, timeout: float | None = None) -> RecorderCounts:

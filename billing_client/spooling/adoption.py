@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,9 @@ _logger = logging.getLogger(__name__)
 class Adopter:
     """Looks for spools whose process is dead, and delivers each until it is empty; then it removes the file.
 
-    While it delivers one it holds its lock, so no other process delivers it. A spool with dead letters stays, and is
-    looked at again once it was changed. `own` is the spool of this process, in the same folder.
+    While it delivers one it holds its lock, so no other process delivers it. A spool with dead letters, or with what
+    `keep_delivered` keeps, stays; it is looked at again once it was changed, and once an hour. `own` is the spool of
+    this process, in the same folder.
     """
 
     def __init__(self, transport: Transport, own: Path, options: RecorderOptions) -> None:
@@ -64,7 +66,7 @@ class Adopter:
                 self._adopted[path] = asyncio.create_task(self._adopt(path))
 
     async def _adopt(self, path: Path) -> None:
-        outbox = Outbox(lambda: SpoolFile(path, create=False, read_only=False), self._options.batch_size)
+        outbox = Outbox(lambda: SpoolFile(path, create=False, read_only=False), self._options)
         try:
             held = await outbox.open()
             try:
@@ -99,9 +101,9 @@ class Adopter:
 
 
 def _state(path: Path) -> tuple[float, ...]:
-    """When a spool was last changed."""
-    times = []
+    """When a spool was last changed, and the hour; empty if it is not there."""
+    times: list[float] = []
     for each in (path, path.with_name(f"{path.name}-wal")):
         with suppress(OSError):
             times.append(each.stat().st_mtime)
-    return tuple(times)
+    return (*times, time.time() // 3600) if times else ()

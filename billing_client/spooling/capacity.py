@@ -1,4 +1,4 @@
-"""The bounds of a spool. A call that finds it full waits for its turn."""
+"""The bounds of a spool: of what is to be delivered, for which calls wait, and of what is kept after that."""
 
 import asyncio
 import logging
@@ -18,6 +18,18 @@ class _Turn(NamedTuple):
     records: int
     size: int
     admitted: asyncio.Future[None]
+
+
+class KeptBounds(NamedTuple):
+    """For how many seconds delivered records are kept, how many, and of how many bytes at most."""
+
+    seconds: float
+    records: int
+    bytes: int
+
+    def are_exceeded(self, records: int, size: int, age: float) -> bool:
+        """Whether so many are too many, or the oldest is too old."""
+        return records > self.records or size > self.bytes or age > self.seconds
 
 
 class Capacity:

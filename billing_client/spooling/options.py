@@ -1,6 +1,8 @@
 """The options of a recorder, checked."""
 
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,21 @@ _LEAST = {
     "linger": 0,
     "defer_timeout": 0,
 }
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+LONGEST_KEPT = timedelta(days=31)
+
+
+def seconds_kept(given: "timedelta | str | None") -> float | None:
+    """How long `keep_delivered` is, in seconds. Raises ConfigurationError."""
+    if given is None:
+        return None
+    kept = given
+    if isinstance(given, str) and (found := re.fullmatch(r"(\d{1,9})([smhd])", given)):
+        kept = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if not isinstance(kept, timedelta) or not timedelta() < kept <= LONGEST_KEPT:
+        text = f"keep_delivered is {given!r}, but must be a timedelta, or text such as '90m', '24h' or '7d', "
+        raise ConfigurationError(f"{text}above 0 and at most {LONGEST_KEPT.days} days")
+    return kept.total_seconds()
 
 
 class RecorderOptions(Struct, frozen=True, kw_only=True):
@@ -36,6 +53,7 @@ class RecorderOptions(Struct, frozen=True, kw_only=True):
     linger: float
     unknown_customer: Literal["dead", "wait", "create"]
     defer_timeout: float
+    keep_delivered: float | None
 
     def __post_init__(self) -> None:
         if self.spool is not None and self.spool_dir is not None:

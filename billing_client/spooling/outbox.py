@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
+from math import inf
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -16,7 +17,9 @@ from msgspec import Struct
 from billing_client._batches import BATCH_BYTES
 from billing_client._encoding import EncodedUsage, is_key
 from billing_client._errors import SpoolDiskFullError
-from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus, damaged_row
+from billing_client.spooling.capacity import KeptBounds
+from billing_client.spooling.options import RecorderOptions
+from billing_client.spooling.spool import DeadLetter, SpoolContents, SpoolStatus, as_text, damaged_row, read_time
 from billing_client.spooling.spool_file import SQL, SpoolFile
 
 P = ParamSpec("P")
@@ -39,6 +42,14 @@ class Damaged(NamedTuple):
     seq: int
     record: Pending
     fault: str
+
+
+class _Kept(NamedTuple):
+    """How many delivered records are kept, their bytes, and when the oldest was delivered."""
+
+    records: int
+    bytes: int
+    oldest: str | None
 
 
 class Taken(NamedTuple):
@@ -129,10 +140,13 @@ class Outbox:
 
     file: SpoolFile
 
-    def __init__(self, open_file: Callable[[], SpoolFile], batch_size: int) -> None:
+    def __init__(self, open_file: Callable[[], SpoolFile], options: RecorderOptions) -> None:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="billing-spool")
         self._open_file = open_file
-        self._keys = _BatchKeys(batch_size)
+        self._keys = _BatchKeys(options.batch_size)
+        keep = options.keep_delivered
+        self._bounds = None if keep is None else KeptBounds(keep, options.max_records, options.max_bytes)
+        self._kept = _Kept(0, 0, None)
 
     async def open(self) -> SpoolStatus:
         """Open the file, and say what it holds."""
@@ -149,6 +163,9 @@ class Outbox:
         with suppress(SpoolDiskFullError):  # what it holds can be delivered all the same
             self.file.require_room()
         self._contents = SpoolContents(self.file)
+        if self._bounds is not None:
+            ((records, size, oldest),) = self.file.rows("count_delivered")
+            self._kept = _Kept(records, size, oldest)
         return self._contents.status()
 
     async def close(self, remove_if_empty: bool = False) -> None:
@@ -160,6 +177,9 @@ class Outbox:
 
     @_in_thread
     def _close(self, remove_if_empty: bool) -> None:
+        if self._bounds is not None:
+            with suppress(SpoolDiskFullError):
+                self.file.write(self._forget_surplus)
         if remove_if_empty and self._contents.is_empty():
             self.file.remove()
         else:
@@ -245,10 +265,40 @@ class Outbox:
 
     @_in_thread
     def settle(self, done: Sequence[Pending], dead: Sequence[tuple[Pending, bytes]]) -> None:
-        """Remove what is done, and make what was refused a dead letter, with the JSON of its problem."""
-        dead_at = _now()
-        rows = [{"seq": record.seq, "dead_at": dead_at, "problem": problem} for record, problem in dead]
-        self.file.write(partial(_settle, [{"seq": record.seq} for record in done], rows))
+        """Remove what is done, and make what was refused a dead letter, with the JSON of its problem.
+
+        What is done is kept in another table if that is wanted.
+        """
+        now = _now()
+        dead_rows = [{"seq": record.seq, "dead_at": now, "problem": problem} for record, problem in dead]
+        done_rows = [{"seq": record.seq, "delivered_at": now} for record in done]
+
+        def work(connection: sqlite3.Connection) -> _Kept:
+            kept = self._kept
+            if self._bounds is not None:
+                connection.executemany(SQL["keep_delivered"], done_rows)
+                size = sum(len(record.usage.body) for record in done)
+                kept = _Kept(kept.records + len(done), kept.bytes + size, kept.oldest or now)
+            _settle(done_rows, dead_rows, connection)
+            return self._forget_surplus(connection, kept)
+
+        self._kept = self.file.write(work)
+
+    def _forget_surplus(self, connection: sqlite3.Connection, kept: "_Kept | None" = None) -> "_Kept":
+        """Delete of what is kept the oldest, as long as it is more or older than told; what is left."""
+        records, size, oldest = kept or self._kept
+        while self._bounds is not None and records and self._bounds.are_exceeded(records, size, _age(oldest)):
+            last = 0
+            oldest = None
+            for id_, delivered_at, length in connection.execute(SQL["oldest_delivered"]):
+                oldest = delivered_at
+                if not self._bounds.are_exceeded(records, size, _age(delivered_at)):
+                    break
+                last, records, size = id_, records - 1, size - length
+            if not last:
+                break
+            connection.execute(SQL["forget_delivered"], {"id": last})
+        return _Kept(records, size, oldest if records else None)
 
     @_in_thread
     def put_last(self, record: Pending) -> None:
@@ -276,16 +326,31 @@ class Outbox:
         return self._contents.redrive(request_ids)
 
     @_in_thread
+    def resend(self, since: datetime) -> tuple[int, int]:
+        """See Spool.resend. Gives the number of records put back in line, and their bytes."""
+        before = self._contents.status().bytes
+        resent = self._contents.resend(since)
+        ((records, size, oldest),) = self.file.rows("count_delivered")
+        self._kept = _Kept(records, size, oldest)
+        return resent, self._contents.status().bytes - before
+
+    @_in_thread
     def discard(self, request_ids: Collection[str] | None) -> tuple[int, int]:
         """See Spool.discard. Gives the number of dead letters deleted, and their bytes."""
         before = self._contents.status().bytes
         return self._contents.discard(request_ids), before - self._contents.status().bytes
 
 
-def _settle(done: list[dict[str, int]], dead: list[dict[str, Any]], connection: sqlite3.Connection) -> None:
+def _age(delivered_at: object) -> float:
+    """How long ago this was, in seconds; for ever if it is no time, as in a file that was tampered with."""
+    at = read_time(delivered_at)
+    return inf if at is None else (datetime.now(UTC) - at).total_seconds()
+
+
+def _settle(done: list[dict[str, Any]], dead: list[dict[str, Any]], connection: sqlite3.Connection) -> None:
     connection.executemany(SQL["add_dead"], dead)
     connection.executemany(SQL["remove"], [*done, *({"seq": row["seq"]} for row in dead)])
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return as_text(datetime.now(UTC))

@@ -63,7 +63,7 @@ class UsageRecorder:
         self._options = options
         self._transport = transport
         self._capacity = Capacity(options.max_records, options.max_bytes)
-        self._outbox = Outbox(self._open_file, options.batch_size)
+        self._outbox = Outbox(self._open_file, options)
         self._delivery = Delivery(transport, self._outbox, self._capacity, options)
         self._intake = Intake(self._outbox, self._capacity, self._delivery)
         self._delivering: asyncio.Task[None] | None = None
@@ -281,6 +281,21 @@ class UsageRecorder:
         redriven = await self._outbox.redrive(request_ids)
         self._delivery.note_appended(redriven)
         return redriven
+
+    async def resend(self, since: datetime) -> int:
+        """Send what was delivered again, to a service that lost it. See `Spool.resend`.
+
+        Args:
+            since: What was delivered then or later, by the clock of this machine; with a time zone.
+
+        Returns:
+            How many records were put back in line: of those that `keep_delivered` kept in this recorder's own file.
+        """
+        self._check_usable()
+        resent, size = await self._outbox.resend(since)
+        self._capacity.occupy(resent, size)
+        self._delivery.note_appended(resent)
+        return resent
 
     async def discard(self, request_ids: Collection[str] | None = None) -> int:
         """Delete dead letters for good.

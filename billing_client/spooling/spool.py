@@ -28,13 +28,15 @@ class SpoolStatus(Struct, frozen=True, kw_only=True):
         pending: How many records wait to be delivered.
         attempted: How many of the pending records were sent before.
         dead: How many records the service refused (dead letters).
-        bytes: The size of the JSON of all records, dead letters included.
+        delivered: How many delivered records are kept (`keep_delivered`).
+        bytes: The size of the JSON of all records, dead letters included, those that were delivered not.
         oldest: When the first pending record was recorded; None if none is pending.
     """
 
     pending: int
     attempted: int
     dead: int
+    delivered: int
     bytes: int
     oldest: datetime | None
 
@@ -77,9 +79,16 @@ class SpoolContents:
             pending=pending,
             attempted=attempted,
             dead=dead,
+            delivered=self._count_delivered(),
             bytes=size + dead_size,
             oldest=read_time(oldest),
         )
+
+    def _count_delivered(self) -> int:
+        if self._file.version == 1:
+            return 0
+        ((records, _, _),) = self._file.rows("count_delivered")
+        return int(records)
 
     def is_empty(self) -> bool:
         """Whether nothing would be lost with it."""
@@ -119,6 +128,27 @@ class SpoolContents:
         """
         chosen = {"request_ids": _chosen(request_ids)}
         return self._file.write(lambda connection: connection.execute(SQL["discard"], chosen).rowcount)
+
+    def resend(self, since: datetime) -> int:
+        """Put delivered records back in line, to be sent again to a service that lost what it had acknowledged.
+
+        They keep their Idempotency-Key, so what the service did not lose is a retry to it, and counts once.
+
+        Args:
+            since: Those that were delivered then or later, by the clock of the producer; with a time zone.
+
+        Returns:
+            How many were put back.
+        """
+        if since.tzinfo is None:
+            raise ValueError("since needs a time zone")
+        chosen = {"since": as_text(since)}
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute(SQL["resend"], chosen)
+            return connection.execute(SQL["forget_resent"], chosen).rowcount
+
+        return self._file.write(work)
 
 
 class Spool(SpoolContents):
@@ -178,6 +208,11 @@ def _dead_letter(row: Any) -> DeadLetter:
         attempts=attempts if isinstance(attempts, int) else 0,
         problem=_read_problem(problem),
     )
+
+
+def as_text(time: datetime) -> str:
+    """A time as a spool holds it: text that sorts as the times do."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def read_time(text: object) -> datetime | None:

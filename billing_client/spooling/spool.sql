@@ -74,6 +74,17 @@ CREATE TABLE dead (
     problem BLOB NOT NULL
 );
 
+-- create_delivered: what was delivered and is kept for a while, in the order of delivery; delivered_at is RFC 3339 in UTC
+CREATE TABLE delivered (
+    id INTEGER CONSTRAINT delivered_pkey PRIMARY KEY AUTOINCREMENT,
+    idempotency_key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    recorded_at TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    delivered_at TEXT NOT NULL
+);
+
 -- begin: a transaction that may write
 BEGIN IMMEDIATE;
 
@@ -129,7 +140,32 @@ SELECT count(*), coalesce(sum(attempts > 0), 0), coalesce(sum(length(body)), 0),
 SELECT 1 FROM pending
 UNION ALL
 SELECT 1 FROM dead
+UNION ALL
+SELECT 1 FROM delivered
 LIMIT 1;
+
+-- keep_delivered: copies a record that was delivered to those that are kept
+INSERT INTO delivered (idempotency_key, request_id, recorded_at, attempts, body, delivered_at)
+SELECT idempotency_key, request_id, recorded_at, attempts, body, :delivered_at FROM pending WHERE seq = :seq;
+
+-- count_delivered: how many are kept, their bytes, and when the oldest was delivered
+SELECT count(*), coalesce(sum(length(body)), 0), min(delivered_at) FROM delivered;
+
+-- oldest_delivered: those that were delivered first
+SELECT id, delivered_at, length(body) FROM delivered ORDER BY id LIMIT 1000;
+
+-- forget_delivered: deletes what was delivered up to this one
+DELETE FROM delivered WHERE id <= :id;
+
+-- resend: copies what was delivered since then to the end of the line
+INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
+SELECT idempotency_key, request_id, recorded_at, attempts, body
+FROM delivered
+WHERE delivered_at >= :since
+ORDER BY id;
+
+-- forget_resent: deletes what was delivered since then
+DELETE FROM delivered WHERE delivered_at >= :since;
 
 -- count_dead: how many dead letters there are, and their bytes
 SELECT count(*), coalesce(sum(length(body)), 0) FROM dead;

@@ -23,8 +23,8 @@ T = TypeVar("T")
 SQL = read_queries(Path(__file__).with_name("spool.sql"))
 VERSION = 2
 APPLICATION_ID = 0x62696C6C
-_SCHEMA = ("create_pending", "create_dead", "set_application_id", "set_version")
-_UPGRADE = ("add_followers", "set_version")  # from version 1, that of release 0.2.0
+_SCHEMA = ("create_pending", "create_dead", "create_delivered", "set_application_id", "set_version")
+_UPGRADE = ("add_followers", "create_delivered", "set_version")  # from version 1, that of release 0.2.0
 PAGE_BYTES = 4096  # SQLite's default
 BUSY_SECONDS = 5.0  # a reader in another process locks the file briefly when it opens or closes it
 
@@ -191,7 +191,7 @@ class SpoolFile:
         is_new = not read_only and self._value("count_tables") == 0
         if not is_new and self._value("read_application_id") != APPLICATION_ID:
             raise SpoolError(f"{self} is an SQLite database, but not a spool")
-        version = VERSION if is_new else self._value("read_version")
+        self.version = version = VERSION if is_new else int(self._value("read_version"))
         if version not in (1, VERSION):
             raise SpoolError(f"{self} is a spool of another version; this program reads version {VERSION}")
         if read_only:
@@ -207,6 +207,7 @@ class SpoolFile:
             with self.transaction():
                 for statement in _SCHEMA if is_new else _UPGRADE:
                     self._connection.execute(SQL[statement])
+            self.version = VERSION
 
     def _value(self, query: str) -> Any:
         (value,) = self._connection.execute(SQL[query]).fetchone()

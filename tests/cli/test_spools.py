@@ -10,9 +10,9 @@ import pytest
 from billing_client import BillingSystemClient
 from tests.calls import exchange, request_head
 from tests.cli import billing, billing_beside, billing_process, failure, given_customer
-from tests.client.answers import problem, usage
+from tests.client.answers import client_of, problem, record_all, usage
 from tests.client.misbehaving import misbehaving, silent
-from tests.client.recorders import away, kept, settle, status_of
+from tests.client.recorders import away, kept, records_of, settle, status_of
 from tests.services import Service, free_port
 
 
@@ -99,13 +99,90 @@ async def test_a_spool_in_use_can_be_looked_at_and_no_more(tmp_path: Path) -> No
         await recorder.record(usage(1))
         shown = await billing_beside("spool", "status", spool, "--json")
         assert json.loads(shown.stdout)["pending"] == 1
-        for command in ("flush", "redrive"):
-            assert "in use by another recorder" in failure(await billing_beside("spool", command, spool), 2)
+        for command in COMMANDS[1:]:
+            assert "in use by another recorder" in failure(await billing_beside("spool", *command, spool), 2)
 
 
-@pytest.mark.parametrize("command", ["status", "flush", "redrive"])
-def test_a_file_that_is_no_spool_exits_with_2(command: str, tmp_path: Path) -> None:
-    assert "there is no such file" in failure(billing("spool", command, tmp_path / "usage.db"), 2)
+COMMANDS = [("status",), ("flush",), ("redrive",), ("discard", "--all"), ("resend", "--since", "2026-01-01")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_file_that_is_no_spool_exits_with_2(command: tuple[str, ...], tmp_path: Path) -> None:
+    assert "there is no such file" in failure(billing("spool", *command, tmp_path / "usage.db"), 2)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "usage.csv").write_text("customer,service\n" * 100)
-    assert "not a database" in failure(billing("spool", command, tmp_path / "usage.csv"), 2)
+    assert "not a database" in failure(billing("spool", *command, tmp_path / "usage.csv"), 2)
+
+
+def test_a_folder_of_spools_is_shown_mended_and_delivered(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    first, second, other = (tmp_path / name for name in ("usage-1.db", "usage-2.db", "other.db"))
+    asyncio.run(refused(service, first))
+    asyncio.run(kept(second, usage(4), usage(5), usage(6)))
+    asyncio.run(kept(other, usage(7)))
+
+    heading, *rows, total = billing("spool", "status", tmp_path).stdout.splitlines()
+    assert heading.split() == ["file", "pending", "dead", "delivered", "bytes", "oldest", "pending"]
+    assert [row.split()[:4] for row in rows] == [[str(first), "2", "1", "0"], [str(second), "3", "0", "0"]]
+    assert total.split()[:4] == ["total", "5", "1", "0"]
+    held = map(json.loads, billing("spool", "status", tmp_path, other, "--json").stdout.splitlines())
+    assert {each["file"]: each["pending"] for each in held} == {str(first): 2, str(second): 3, str(other): 1}
+    (letter,) = map(json.loads, billing("spool", "status", tmp_path, "--dead", "--json").stdout.splitlines())
+    assert letter["file"] == str(first)
+
+    given_customer(service, "later")
+    assert billing("spool", "redrive", tmp_path).stdout == "1 dead letters are in line again\n"
+    done = billing("spool", "flush", tmp_path, "--base-url", service.url)
+    assert (done.returncode, done.stdout) == (0, "6 delivered, 0 duplicates, 0 refused, 0 pending\n")
+    assert sorted(stored(service, "acme")) == [f"event-{number}" for number in (2, 3, 4, 5, 6)]
+    assert status_of(other).pending == 1
+
+
+async def test_what_a_recorder_of_a_folder_holds_is_left_to_it(tmp_path: Path) -> None:
+    await kept(tmp_path / "usage-dead.db", usage(1))
+    async with away() as client, client.recorder(spool=tmp_path / "usage-alive.db", close_timeout=0) as recorder:
+        await recorder.record(usage(2))
+        for command in COMMANDS[2:]:
+            done = await billing_beside("spool", *command, tmp_path)
+            assert (done.returncode, done.stdout[:2]) == (2, "0 ")
+            assert done.stderr.startswith("billing: 1 spools are in use by recorders")
+            assert str(tmp_path / "usage-alive.db") in done.stderr
+        async with misbehaving(record_all) as server:
+            done = await billing_beside("spool", "flush", tmp_path, BILLING_BASE_URL=server.url)
+        assert (done.returncode, done.stdout) == (0, "1 delivered, 0 duplicates, 0 refused, 0 pending\n")
+        assert done.stderr == f"billing: {tmp_path / 'usage-alive.db'} is left to the recorder that uses it\n"
+
+
+def test_a_folder_without_spools_is_no_failure(tmp_path: Path) -> None:
+    for command in COMMANDS:
+        done = billing("spool", *command, tmp_path)
+        assert done.returncode == 0
+        assert "holds no spools" in done.stderr
+
+
+def test_dead_letters_are_deleted_by_name_or_all(service: Service, tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    asyncio.run(refused(service, spool))
+    for choice in ((), ("--all", "--request-id", "x")):
+        assert "--request-id for those to delete, or --all" in billing("spool", "discard", spool, *choice).stderr
+    (letter,) = map(json.loads, billing("spool", "status", spool, "--dead", "--json").stdout.splitlines())
+    assert billing("spool", "discard", spool, "--request-id", "another").stdout == "0 dead letters are deleted\n"
+    done = billing("spool", "discard", spool, "--request-id", letter["requestId"], "--json")
+    assert json.loads(done.stdout) == {"discarded": 1}
+    assert (status_of(spool).pending, status_of(spool).dead) == (2, 0)
+
+
+async def test_what_was_delivered_is_sent_again(tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    async with misbehaving(record_all) as server, client_of(server) as client:
+        async with client.recorder(spool=spool, keep_delivered="24h") as recorder:
+            await recorder.record_many([usage(1), usage(2)])
+        later = await billing_beside("spool", "resend", spool, "--since", "2999-01-01")
+        assert later.stdout == "0 delivered records are in line again\n"
+        assert "delivered  2  kept" in (await billing_beside("spool", "status", spool)).stdout
+        done = await billing_beside("spool", "resend", spool, "--since", "2020-01-01T00:00:00+02:00", "--json")
+        assert json.loads(done.stdout) == {"resent": 2}
+        await billing_beside("spool", "flush", spool, BILLING_BASE_URL=server.url)
+    assert [len(records_of(request)) for request in server.requests] == [2, 2]
+    keys = {request.header("Idempotency-Key") for request in server.requests}
+    assert len(keys) == 1

@@ -91,7 +91,7 @@ async def test_a_spool_says_what_it_holds(client: BillingSystemClient, customer_
     async with client.recorder(spool=spool) as recorder:
         await settle(recorder)
     assert recorder.counts.delivered == 3
-    assert status_of(spool) == type(status)(pending=0, attempted=0, dead=0, bytes=0, oldest=None)
+    assert status_of(spool) == type(status)(pending=0, attempted=0, dead=0, delivered=0, bytes=0, oldest=None)
 
 
 async def test_a_spool_can_be_looked_at_while_a_recorder_uses_it_and_not_changed(tmp_path: Path) -> None:

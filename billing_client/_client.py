@@ -112,8 +112,9 @@ class BillingSystemClient(LedgerReads):
         Args:
             customer_id: Who used it: the id of a customer of the service, 1 to 128 characters.
             service: What was used, 1 to 200 characters.
-            units_consumed: How much: a decimal of at least 0, with at most 38 digits, 18 of them after the point.
-            price_per_unit: The price of one unit, within the same bounds.
+            units_consumed: How much: a decimal with at most 38 digits, 18 of them after the point. Below 0 it is a
+                credit, which needs an API key with the scope `usage:credit`.
+            price_per_unit: The price of one unit, at least 0, within the same bounds.
             event_id: Your name for the use, 1 to 128 characters. Without one, usage with equal customer, service,
                 units and price is the same usage.
             occurred_at: When it was used, with a time zone; at most 5 minutes ahead of the service's clock. By default

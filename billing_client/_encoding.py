@@ -46,7 +46,7 @@ def encode_usage(usage: Usage) -> EncodedUsage:
     new: NewUsage[str] = NewUsage(
         customer_id=_text("/customerId", usage.customer_id, Id, MAX_ID_LENGTH, errors),
         service=_text("/service", usage.service, Name, MAX_NAME_LENGTH, errors),
-        units_consumed=_decimal("/unitsConsumed", usage.units_consumed, errors),
+        units_consumed=_decimal("/unitsConsumed", usage.units_consumed, errors, signed=True),
         price_per_unit=_decimal("/pricePerUnit", usage.price_per_unit, errors),
         event_id=None if usage.event_id is None else _text("/eventId", usage.event_id, Id, MAX_ID_LENGTH, errors),
         occurred_at=None if at is None else _converted("/occurredAt", at, Timestamp, errors),
@@ -102,13 +102,13 @@ def _dimensions(given: Any, errors: list[FieldError]) -> dict[str, str] | None:
     return pairs
 
 
-def _decimal(pointer: str, value: Any, errors: list[FieldError]) -> Any:
+def _decimal(pointer: str, value: Any, errors: list[FieldError], *, signed: bool = False) -> Any:
     try:
         if type(value) is str:
-            return plain_decimal(value)
+            return plain_decimal(value, signed=signed)
         if isinstance(value, bool) or not isinstance(value, (Decimal, int, str)):
             raise ValueError("must be a Decimal, an int or a str; a float does not hold a decimal's digits")
-        return plain_decimal(_digits(value))
+        return plain_decimal(_digits(value), signed=signed)
     except ValueError as error:
         errors.append(FieldError(pointer=pointer, message=str(error)))
 

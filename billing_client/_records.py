@@ -21,8 +21,9 @@ class Usage(Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         customer_id: Who used it: the id of a customer of the service, 1 to 128 characters.
         service: What was used, 1 to 200 characters.
-        units_consumed: How much: a decimal of at least 0, with at most 38 digits, 18 of them after the point.
-        price_per_unit: The price of one unit, within the same bounds.
+        units_consumed: How much: a decimal with at most 38 digits, 18 of them after the point. Below 0 it is a
+            credit, which needs an API key with the scope `usage:credit`.
+        price_per_unit: The price of one unit, at least 0, within the same bounds.
         event_id: Your name for the use, 1 to 128 characters. Without one, usage with equal customer, service, units
             and price is the same usage.
         occurred_at: When it was used, with a time zone. By default the time at which the service receives it, or at
@@ -85,8 +86,11 @@ class Summary(wire.Summary[Decimal], frozen=True):
         to: The end that was asked for, which is not included; None without one.
         timezone: The IANA time zone of hours, days and months.
         currency: The currency of the amounts (ISO 4217).
-        groups: The sums by what `group_by` named: `service`, `hour`, `day`, `month`, `records`, `units`, `amount`.
-        total: The sum of all: `records`, `units`, `amount`.
+        groups: The sums by what `group_by` named: `service`, `hour`, `day`, `month`, `records`, `units`, `amount`,
+            `credits`.
+        total: The sum of all: `records`, `units`, `amount`, `credits`. `amount` is what is owed. `units` is None where
+            several services are in it, because their units make no sum. `credits` is the part with negative units:
+            `records`, `units`, `amount`; None without any. So usage before credits is `amount - credits.amount`.
     """
 
 

@@ -11,8 +11,9 @@ DECLARE
     granted text;
 BEGIN
     EXECUTE format(
-        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_refusals, changes, statements,'
-        ' service_activity, api_keys, console_sessions, schema_migrations FROM %I', grantee
+        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, credit_rollups, dimension_rollups,'
+        ' prepared_dimensions, usage_refusals, changes, statements, service_activity, api_keys, console_sessions,'
+        ' schema_migrations FROM %I', grantee
     );
     FOREACH granted IN ARRAY ARRAY[
         'SELECT, INSERT, UPDATE (name, updated_at) ON customers',
@@ -21,6 +22,9 @@ BEGIN
         'SELECT, INSERT, UPDATE (records, units, amount) ON usage_rollups',
         'SELECT, INSERT, DELETE ON usage_refusals',
         'SELECT, INSERT, DELETE ON changes',
+        'SELECT, INSERT, UPDATE (records, units, amount) ON credit_rollups',
+        'SELECT, INSERT, UPDATE (records, units, amount, credit_records, credit_units, credit_amount) ON dimension_rollups',
+        'SELECT ON prepared_dimensions',
         'SELECT, INSERT ON statements',
         'SELECT, INSERT, UPDATE (last_recorded_at, times_active) ON service_activity',
         CASE current_setting('billing.with_keys')

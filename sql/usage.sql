@@ -1,6 +1,7 @@
 -- record_usage: record what is new and add it to the sums. Returns the request ids of what was new, or null if the caller
--- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains; dimensions ($12) are null if no record has any. One time of
--- recording ($9) stands for all; without times of occurrence ($8) they are the times of recording.
+-- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains; dimensions
+-- ($12) are null if no record has any. One time of recording ($9) stands for all; without times of occurrence ($8) they are
+-- the times of recording.
 SELECT record_usage(
     $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
     string_to_array($6, E'\n'), string_to_array($7, E'\n'), coalesce($8, recorded), recorded,
@@ -8,7 +9,7 @@ SELECT record_usage(
     CASE cardinality($11::bytea[])
         WHEN 1 THEN array_fill($11[1], ARRAY[cardinality($3::bytea[])]) ELSE $11
     END,
-    string_to_array($12, E'\n', '')::jsonb[]
+    string_to_array($12, E'\n', '')::jsonb[], position('-' IN $6) > 0
 )
 FROM (
     SELECT CASE cardinality($9::timestamptz[])

@@ -2,6 +2,7 @@
 
 import csv
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal, Inexact
@@ -16,7 +17,7 @@ from billing_service.database.pool import Connection
 from tests.calls import post
 
 FOCUS_SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "focus_sample.csv"
-Sums = tuple[int, Decimal, Decimal]
+Sums = tuple[int, Decimal | None, Decimal]
 _EXACT = Context(prec=200, traps=[Inexact])
 
 
@@ -45,7 +46,7 @@ def focus_usage() -> Iterator[dict[str, Any]]:
     """The lines of the sample of real cloud bills that can be recorded."""
     with FOCUS_SAMPLE.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            if line["ConsumedQuantity"] != "NULL" and not line["ConsumedQuantity"].startswith("-"):
+            if line["ConsumedQuantity"] != "NULL":
                 yield {
                     "customerId": line["SubAccountId"],
                     "service": line["ServiceName"],
@@ -94,19 +95,25 @@ def summary_request(
 
 
 def sums_by(usages: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> dict[Any, Sums]:
-    """Records, units and amount by a key, exact."""
-    sums: dict[Any, Sums] = {}
+    """Records, units and amount by a key, exact. Units of several services make no sum."""
+    sums: dict[Any, tuple[int, Decimal, Decimal]] = {}
+    services: dict[Any, set[str]] = defaultdict(set)
     for usage in usages:
         records, units, amount = sums.get(key(usage), (0, Decimal(0), Decimal(0)))
         consumed, price = Decimal(usage["unitsConsumed"]), Decimal(usage["pricePerUnit"])
         added = _EXACT.add(amount, _EXACT.multiply(consumed, price))
         sums[key(usage)] = (records + 1, _EXACT.add(units, consumed), added)
-    return sums
+        services[key(usage)].add(usage["service"])
+    return {
+        group: (records, units if len(services[group]) == 1 else None, amount)
+        for group, (records, units, amount) in sums.items()
+    }
 
 
 def sums_of(group: dict[str, Any]) -> Sums:
     """What a group, or a total, of a summary says."""
-    return group["records"], Decimal(group["units"]), Decimal(group["amount"])
+    units = None if group["units"] is None else Decimal(group["units"])
+    return group["records"], units, Decimal(group["amount"])
 
 
 def timezone_of(local: datetime) -> timezone:

@@ -1,10 +1,11 @@
 """`billing summary`: what usage adds up to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import cast
 
 import click
@@ -18,7 +19,7 @@ from billing_client.cli.options import Connection, connection_options, in_zone, 
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column, whole_column
 from billing_client.contract.decimals import EXACT, plain
-from billing_client.contract.wire import SummaryGroup, SummaryTotal
+from billing_client.contract.wire import CreditTotal, SummaryGroup, SummaryTotal
 
 MEMBERS = ("service", "hour", "day", "month")
 
@@ -112,26 +113,51 @@ def _print(
     currency: str,
 ) -> None:
     lines: list[list[str]] = []
+    figures = _figures_with_credits if total.credits else _figures
     for customer_id, groups, sums in rows:
         first = [customer_id] if customer else []
         if members:
-            lines += [[*first, *(getattr(group, member) for member in members), *_figures(group)] for group in groups]
+            lines += [[*first, *(getattr(group, member) for member in members), *figures(group)] for group in groups]
         elif customer:
-            lines.append([*first, *_figures(sums)])
+            lines.append([*first, *figures(sums)])
     columns = [*customer, *(text_column(each) if each == "service" else whole_column(each) for each in members)] or [
         text_column("")
     ]
-    lines.append(["total", *[""] * (len(columns) - 1), *_figures(total)])
+    lines.append(["total", *[""] * (len(columns) - 1), *figures(total)])
     amount = f"amount ({currency})" if currency else "amount"
-    print_table([*columns, *map(number_column, ("records", "units", amount))], lines)
+    apart = ("usage", "credits") if total.credits else ()
+    print_table([*columns, *map(number_column, ("records", "units", *apart, amount))], lines)
 
 
-def _figures(sums: SummaryGroup[Decimal] | SummaryTotal[Decimal]) -> tuple[str, str, str]:
-    return str(sums.records), plain(sums.units), plain(sums.amount)
+_Sums = SummaryGroup[Decimal] | SummaryTotal[Decimal]
+
+
+def _figures(sums: _Sums) -> tuple[str, ...]:
+    """Units of several services make no sum."""
+    return str(sums.records), "-" if sums.units is None else plain(sums.units), plain(sums.amount)
+
+
+def _figures_with_credits(sums: _Sums) -> tuple[str, ...]:
+    """As `_figures`, with the amount of usage and that of credits before their sum."""
+    *others, amount = _figures(sums)
+    credit = sums.credits.amount if sums.credits else Decimal(0)
+    return *others, plain(EXACT.subtract(sums.amount, credit)), plain(credit), amount
 
 
 def _sum(totals: list[SummaryTotal[Decimal]]) -> SummaryTotal[Decimal]:
-    units = amount = Decimal(0)
-    for each in totals:
-        units, amount = EXACT.add(units, each.units), EXACT.add(amount, each.amount)
-    return SummaryTotal(records=sum(each.records for each in totals), units=units, amount=amount)
+    """The total of all customers. It has units if only one has usage: which services the others used is not known."""
+    used = [each for each in totals if each.records]
+    credited = [each.credits for each in used if each.credits]
+    credits_ = CreditTotal(
+        records=sum(each.records for each in credited), units=None, amount=_exact_sum(each.amount for each in credited)
+    )
+    return SummaryTotal(
+        records=sum(each.records for each in used),
+        units=used[0].units if len(used) == 1 else None if used else Decimal(0),
+        amount=_exact_sum(each.amount for each in used),
+        credits=credits_ if credited else None,
+    )
+
+
+def _exact_sum(numbers: Iterable[Decimal]) -> Decimal:
+    return reduce(EXACT.add, numbers, Decimal(0))

@@ -19,15 +19,16 @@ _NUMERAL = re.compile(NUMERAL)
 _PLAIN = re.compile(
     r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
 )  # what is written so already, of 38 digits at most
+NEGATIVE = "must not be negative"
 TOO_LONG = f"must have at most {MAX_DIGITS} digits, written in at most {MAX_NUMERAL} characters"
 
 
-def plain_decimal(text: str) -> str:
+def plain_decimal(text: str, *, signed: bool = False) -> str:
     """Write a decimal number the one way that counts: no exponent, no plus sign, no needless zeros.
 
-    `15`, `15.0` and `1.5e1` give `15`; every zero gives `0`.
-    Raises ValueError, with a message fit for a caller, for anything but a finite number that is not negative
-    and has at most 38 digits, at most 18 of them after the point, written in at most MAX_NUMERAL characters.
+    `15`, `15.0` and `1.5e1` give `15`; every zero gives `0`, also `-0`. Where it may be negative (`signed`), `-1.50`
+    gives `-1.5`. Raises ValueError, with a message fit for a caller, for anything but a finite number that is not
+    negative and has at most 38 digits, at most 18 of them after the point, written in at most MAX_NUMERAL characters.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -43,13 +44,14 @@ def plain_decimal(text: str) -> str:
     whole, fraction = whole.lstrip("0"), fraction.rstrip("0")
     if not whole and not fraction:
         return "0"
-    if sign == "-":
-        raise ValueError("must not be negative")
+    if sign == "-" and not signed:
+        raise ValueError(NEGATIVE)
     if len(fraction) > MAX_FRACTION_DIGITS:
         raise ValueError(f"must have at most {MAX_FRACTION_DIGITS} digits after the point")
     if len(whole) + len(fraction) > MAX_DIGITS:
         raise ValueError(f"must have at most {MAX_DIGITS} digits")
-    return f"{whole or '0'}.{fraction}" if fraction else whole
+    digits = f"{whole or '0'}.{fraction}" if fraction else whole
+    return f"-{digits}" if sign == "-" else digits
 
 
 def _shift(whole: str, fraction: str, direction: int, exponent: str) -> tuple[str, str]:
@@ -88,10 +90,11 @@ def difference(one: str, other: str) -> str:
 
 def round_half_up(decimal: str, digits: int) -> str:
     """A plain decimal rounded to so many digits after the point, half away from zero; it has all of them."""
-    return format(Decimal(decimal).quantize(Decimal(1).scaleb(-digits), context=_ROUNDING), "f")
+    rounded = Decimal(decimal).quantize(Decimal(1).scaleb(-digits), context=_ROUNDING)
+    return format(rounded if rounded else abs(rounded), "f")
 
 
 def plain(decimal: Decimal) -> str:
-    """A decimal without exponent and without needless zeros."""
-    text = format(decimal, "f")
+    """A decimal without exponent, without needless zeros, and without a sign where it is zero."""
+    text = format(decimal if decimal else abs(decimal), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

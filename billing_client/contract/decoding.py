@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_origin, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from billing_client.contract.decimals import MAX_NUMERAL, TOO_LONG, multiply, plain_decimal
+from billing_client.contract.decimals import MAX_NUMERAL, NEGATIVE, TOO_LONG, multiply, plain_decimal
 from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_client.contract.json_scanning import count_elements, isolate, members, repeats_a_name
 from billing_client.contract.problems import ProblemError, excerpt, invalid
@@ -148,18 +148,26 @@ def _pointer(name: str) -> str:
     return "/" + excerpt(name).replace("~", "~0").replace("/", "~1")
 
 
-def read_decimal(raw: Raw | memoryview | str) -> str:
-    """Read a JSON number, or a string that holds one, digit by digit. Raises ValueError."""
+def read_decimal(raw: Raw | memoryview | str, *, signed: bool = False) -> str:
+    """Read a JSON number, or a string that holds one, digit by digit; `signed` ones too. Raises ValueError."""
     if isinstance(raw, str):
-        return plain_decimal(raw)
+        return plain_decimal(raw, signed=signed)
     text = bytes(raw)
     if len(text) > 6 * MAX_NUMERAL:  # a character takes six when it is escaped
         raise ValueError(TOO_LONG)
     if text.startswith(b'"'):
-        return plain_decimal(_decode_text(text))
+        return plain_decimal(_decode_text(text), signed=signed)
     if text[:1] not in b"-0123456789":
         raise ValueError("must be a number, or a string that holds one")
-    return plain_decimal(text.decode("ascii"))
+    return plain_decimal(text.decode("ascii"), signed=signed)
+
+
+def read_units(raw: Raw | memoryview | str, *, may_credit: bool) -> str:
+    """Read units, which are below zero in a credit. Raises ValueError, also for one of a caller who may make none."""
+    units = read_decimal(raw, signed=True)
+    if not may_credit and units.startswith("-"):
+        raise ValueError(f"{NEGATIVE}; a credit needs an API key with the scope usage:credit")
+    return units
 
 
 def read_optional_timestamp(raw: Raw | memoryview) -> datetime | None:
@@ -325,7 +333,7 @@ def _read_plain_usage(data: bytes) -> _PlainUsage | None:
 
 
 def _read_usage(
-    data: bytes, received_at: datetime
+    data: bytes, received_at: datetime, may_credit: bool
 ) -> tuple[_SentUsage | _PlainUsage, str, str, datetime, dict[str, str] | UnsetType] | None:
     """Usage as it was sent, its decimals in plain notation, when it occurred, and its dimensions; None for what is at
     fault."""
@@ -333,7 +341,8 @@ def _read_usage(
         usage = _read_plain_usage(data) or _decode_usage.decode(data)
         given = usage.occurred_at
         at = received_at if given is None else _occurred_at(read_timestamp(given), received_at)
-        return usage, read_decimal(usage.units_consumed), read_decimal(usage.price_per_unit), at, _dimensions_of(usage)
+        units = read_units(usage.units_consumed, may_credit=may_credit)
+        return usage, units, read_decimal(usage.price_per_unit), at, _dimensions_of(usage)
     except _MALFORMED:
         return None
 
@@ -348,16 +357,26 @@ def _dimensions_of(usage: _SentUsage | _PlainUsage) -> dict[str, str] | UnsetTyp
 
 
 def decode_usage(
-    data: bytes, received_at: datetime, recorded_by: str | None = None, max_errors: int = MAX_ERRORS
+    data: bytes,
+    received_at: datetime,
+    recorded_by: str | None = None,
+    max_errors: int = MAX_ERRORS,
+    *,
+    may_credit: bool = True,
 ) -> UsageRecord[str]:
     """Read one line of usage as the record it would become, request id and exact amount included.
 
     `data` is the JSON; `received_at`, by which `occurredAt` is in the future or not, the time of receipt in UTC;
-    `recorded_by` the name of the caller's API key. Raises ProblemError with the faults, at most `max_errors` of them.
+    `recorded_by` the name of the caller's API key; `may_credit` whether the caller may report units below zero. Raises
+    ProblemError with the faults, at most `max_errors` of them.
     """
-    fields = _read_usage(data, received_at)
+    fields = _read_usage(data, received_at, may_credit)
     if fields is None:
-        raise _decode_usage.refusal(data, max_errors, {"occurredAt": partial(_check_occurred_at, received_at)})
+        checks: dict[str, Check] = {
+            "occurredAt": partial(_check_occurred_at, received_at),
+            "unitsConsumed": partial(read_units, may_credit=may_credit),
+        }
+        raise _decode_usage.refusal(data, max_errors, checks)
     usage, units, price, occurred_at, dimensions = fields
     if usage.event_id is None:
         request_id = usage_request_id(usage.customer_id, usage.service, units, price, dimensions or None)
@@ -385,15 +404,17 @@ class RecordDecoder:
     one record; when they are used up each further record that is refused is told its first fault alone.
     """
 
-    def __init__(self, received_at: datetime, recorded_by: str | None = None) -> None:
+    def __init__(self, received_at: datetime, recorded_by: str | None = None, *, may_credit: bool = True) -> None:
         self._received_at = received_at
         self._recorded_by = recorded_by
+        self._may_credit = may_credit
         self._left = MAX_BATCH_ERRORS
 
     def __call__(self, raw: Raw) -> UsageRecord[str]:
         """The next record. Raises ProblemError."""
         try:
-            return decode_usage(bytes(raw), self._received_at, self._recorded_by, min(MAX_ERRORS, self._left) or 1)
+            errors = min(MAX_ERRORS, self._left) or 1
+            return decode_usage(bytes(raw), self._received_at, self._recorded_by, errors, may_credit=self._may_credit)
         except ProblemError as error:
             self._left = max(0, self._left - len(error.details.errors or ()))
             raise

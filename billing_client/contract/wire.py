@@ -67,12 +67,13 @@ class Customer(Message, frozen=True):
 
 
 class NewUsage(Message, Generic[D], forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    """One line of usage, as reported. Without `occurred_at` it occurred when the service received it."""
+    """One line of usage, as reported. With units below zero it is a credit, for callers with the scope `usage:credit`.
+    Without `occurred_at` it occurred when the service received it."""
 
     customer_id: Id
     service: Name
     units_consumed: D
-    price_per_unit: D
+    price_per_unit: Annotated[D, Meta(extra_json_schema={"minimum": 0})]
     event_id: Id | None = None
     occurred_at: OccurredAt | None = None
     dimensions: Dimensions | None = None
@@ -116,23 +117,38 @@ class VoidedUsage(UsageRecord[D], frozen=True, kw_only=True):
     voided_for: str | None = None
 
 
+class CreditTotal(Message, Generic[D], frozen=True):
+    """What credits add up to: `units` and `amount` are negative, or zero. `units` are null where several services are
+    in it."""
+
+    records: int
+    units: D | None
+    amount: D
+
+
 class SummaryGroup(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=True):
     """What the usage of one group adds up to. `hour` (RFC 3339), `day` (2026-11-30) and `month` (2026-11) are in the
-    summary's time zone; only the members asked for by `groupBy` are there."""
+    summary's time zone; only the members asked for by `groupBy` are there. `units` are null where several services are
+    in the group: their units make no sum. `credits` are the part of these sums that has negative units."""
 
     service: str | None = None
     hour: str | None = None
     day: str | None = None
     month: str | None = None
     records: int
-    units: D
+    units: D | None
     amount: D
+    credits: CreditTotal[D] | None = None
 
 
-class SummaryTotal(Message, Generic[D], frozen=True):
+class SummaryTotal(Message, Generic[D], omit_defaults=True, frozen=True):
+    """What all groups add up to: `amount` is what is owed. `units` are null where several services are in it: their
+    units make no sum. `credits` are the part of these sums that has negative units, where there is any."""
+
     records: int
-    units: D
+    units: D | None
     amount: D
+    credits: CreditTotal[D] | None = None
 
 
 class Summary(Message, Generic[D], frozen=True):

@@ -37,7 +37,6 @@ from billing_client.contract.request_parsing import (
     read_query,
     read_span,
 )
-from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import (
     BatchResult,
     BatchResults,
@@ -52,7 +51,7 @@ from billing_client.contract.wire import (
     UsageRecord,
 )
 from billing_client.testing._ledger import FakeLedger
-from billing_client.testing._summaries import summary_groups
+from billing_client.testing._summaries import summary_groups, summary_total
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _CHALLENGE = 'Bearer realm="billing-service"'
@@ -220,9 +219,9 @@ class Endpoints:
         return json_response(SummaryPage(**self._frame(asked), data=data, next_cursor=cursor))
 
     def _summary(self, customer_id: str, asked: SummaryRequest) -> CustomerSummary[str]:
-        groups = summary_groups(self._ledger.records(customer_id, asked.start, asked.end), asked)
-        shown = groups if asked.members else []
-        return CustomerSummary(customer_id=customer_id, groups=shown, total=summary_total(groups))
+        records = self._ledger.records(customer_id, asked.start, asked.end)
+        shown = summary_groups(records, asked) if asked.members else []
+        return CustomerSummary(customer_id=customer_id, groups=shown, total=summary_total(records))
 
     def _frame(self, asked: SummaryRequest) -> dict[str, Any]:
         zone = asked.grouping.timezone

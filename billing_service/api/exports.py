@@ -24,6 +24,7 @@ from billing_service.ledger.customers import require_customer
 from billing_service.ledger.export import RecordStream, Selection
 
 _encode_lines = msgspec.json.Encoder().encode_lines
+_NUMBERS = ("units_consumed", "price_per_unit", "amount")  # a negative one is no formula
 _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
 
 
@@ -73,7 +74,10 @@ async def _with_header(chunks: AsyncIterator[bytes], header: bytes) -> AsyncIter
 
 
 def _encode_rows(records: list[UsageRecord[str]]) -> bytes:
-    return _rows([_cell(getattr(record, name)) for name in _COLUMNS] for record in records)
+    return _rows(
+        [getattr(record, name) if name in _NUMBERS else _cell(getattr(record, name)) for name in _COLUMNS]
+        for record in records
+    )
 
 
 def _rows(rows: Iterable[Iterable[str]]) -> bytes:
@@ -86,7 +90,7 @@ def _cell(value: str | datetime | dict[str, str] | UnsetType | None) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()  # begins with a brace, so no spreadsheet runs it
+        return disarm(msgspec.json.encode(value).decode())
     return disarm(value or "")
 
 

@@ -52,7 +52,10 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
     try:
         key = request.idempotency_key()
         body = await request.read_json()
-        record = decode_usage(body, request.services.clock.now(), request.caller.key_name)
+        caller = request.caller
+        record = decode_usage(
+            body, request.services.clock.now(), caller.key_name, may_credit="usage:credit" in caller.scopes
+        )
         await request.count_records(1)
         request.caller.require_reach(record.customer_id, record.request_id)
     except ProblemError as error:
@@ -110,7 +113,7 @@ async def _decode_records(
 ) -> list[UsageRecord[str] | ProblemDetails[str]]:
     """Each record of a batch, or the problem it was rejected with."""
     decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
-    decode = RecordDecoder(received_at, caller.key_name)
+    decode = RecordDecoder(received_at, caller.key_name, may_credit="usage:credit" in caller.scopes)
     async for part in in_slices(records):
         for raw in part:
             try:

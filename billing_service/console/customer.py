@@ -68,7 +68,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         by_service=services,
         by_period=_by_period(part, span, customer.id),
         total=part.total,
-        unit_places=places(row.total.units for row in services),
+        unit_places=places(row.total.units for row in services if row.total.units is not None),
         amount_places=places(row.total.amount for row in services),
         service=service,
         records=records,
@@ -115,15 +115,16 @@ def _by_service(part: SummaryPart) -> list[Row]:
     rows = [Row(name, summary_total(found)) for name, found in groups.items()]
     rows.sort(key=lambda row: (-Decimal(row.total.amount), row.name))
     shown = rows[:TABLE_ROWS]
-    rest = _less(part.total, summary_total([row.total for row in shown]))
+    rest = _less(part.total, [row.total for row in shown])
     return shown + [Row("all other services", rest)] * (rest.records > 0)
 
 
-def _less(whole: SummaryTotal[str], part: SummaryTotal[str]) -> SummaryTotal[str]:
+def _less(whole: SummaryTotal[str], parts: list[SummaryTotal[str]]) -> SummaryTotal[str]:
+    """What is left of a total: of several services, so that its units make no sum."""
     return SummaryTotal(
-        records=whole.records - part.records,
-        units=difference(whole.units, part.units),
-        amount=difference(whole.amount, part.amount),
+        records=whole.records - sum(part.records for part in parts),
+        units=None,
+        amount=difference(whole.amount, total(part.amount for part in parts)),
     )
 
 

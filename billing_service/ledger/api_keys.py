@@ -20,7 +20,7 @@ from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, Message, Tim
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 
-Scope = Literal["usage:write", "usage:read", "usage:void", "customers:write", "customers:read", "admin"]
+Scope = Literal["usage:write", "usage:read", "usage:void", "usage:credit", "customers:write", "customers:read", "admin"]
 """What a key allows; `admin` allows everything."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -28,9 +28,18 @@ MAX_PERIODS = 1_000  # are read at once; in a longer span, those in which there 
 
 async def take_from_rollups(connection: Connection, record: UsageRecord[str]) -> None:
     """Take a record out, within the transaction that voids it, in the order in which others lock the rollups."""
-    for size in sorted(BUCKETS):
-        key = (record.customer_id, size // _MINUTE, floor(record.occurred_at, size), record.service)
-        await connection.execute(_QUERIES["take_from_rollups"], *key, record.units_consumed, record.amount)
+    sums, is_credit = (record.units_consumed, record.amount), record.units_consumed.startswith("-")
+    for query in ("take_from_rollups", "take_from_credits") if is_credit else ("take_from_rollups",):
+        for size in sorted(BUCKETS):
+            key = (record.customer_id, size // _MINUTE, floor(record.occurred_at, size), record.service)
+            await connection.execute(_QUERIES[query], *key, *sums)
+    if record.dimensions:
+        await connection.execute(_QUERIES["lock_dimensions"])
+        prepared = [row["dimension"] for row in await connection.fetch(_QUERIES["prepared_dimensions"])]
+        for name in (name for name in prepared if name in record.dimensions):
+            for size in sorted((*BUCKETS, DAY)):
+                place = (size // _MINUTE, floor(record.occurred_at, size), record.service, record.dimensions[name])
+                await connection.execute(_QUERIES["take_from_dimensions"], record.customer_id, name, *place, *sums)
 
 
 class GroupKey(Struct, array_like=True, frozen=True):
@@ -58,7 +67,8 @@ async def read_groups(
         after: The last group of the page before.
 
     Returns:
-        `period` (see GroupKey), `service` ("" where services are not told apart), `records`, `units` and `amount`.
+        `period` (see GroupKey), `service` ("" where services are not told apart), `records`, `units` and `amount`; what
+        the credits among them add up to; and the service of all, and of all credits, where it is only one.
     """
     start, end, seen = max(asked.start, EARLIEST), min(asked.end, LATEST), (BEGINNING, "")
     if after is not None:

@@ -10,8 +10,8 @@ import asyncpg
 from msgspec import Struct, structs
 
 from billing_client.contract.periods import Grouping, SummaryRequest, period_labels
-from billing_client.contract.totals import summary_total
-from billing_client.contract.wire import MAX_GROUPS, CustomerSummary, Id, SummaryGroup, SummaryTotal
+from billing_client.contract.totals import RunningTotal
+from billing_client.contract.wire import MAX_GROUPS, CreditTotal, CustomerSummary, Id, SummaryGroup, SummaryTotal
 from billing_service.database.pool import Connection
 from billing_service.ledger.customers import list_customers
 from billing_service.ledger.loop_slices import in_slices
@@ -111,21 +111,33 @@ async def _add_up(
 ) -> tuple[list[SummaryGroup[str]], SummaryTotal[str]]:
     """The groups of rows of `read_groups`, and what they add up to."""
     groups: list[SummaryGroup[str]] = []
-    total = summary_total([])
+    total = RunningTotal()
     async for part in in_slices(rows):
-        found = [
-            SummaryGroup(
-                service=row["service"] or None,
-                **_labels(row["period"], asked.members, asked.grouping.timezone),
-                records=row["records"],
-                units=row["units"],
-                amount=row["amount"],
+        for row in part:
+            total.add(row["records"], row["units"], row["amount"], row["only_service"])
+            total.add_credits(
+                row["credit_records"], row["credit_units"], row["credit_amount"], row["only_credit_service"]
             )
-            for row in part
-        ]
-        groups += found
-        total = summary_total([total, *found])
-    return groups, total
+            groups.append(_group(row, asked))
+    return groups, total.total()
+
+
+def _group(row: asyncpg.Record, asked: SummaryRequest) -> SummaryGroup[str]:
+    credits_ = None
+    if row["credit_records"]:
+        credits_ = CreditTotal(
+            records=row["credit_records"],
+            units=row["credit_units"] if row["only_credit_service"] is not None else None,
+            amount=row["credit_amount"],
+        )
+    return SummaryGroup(
+        service=row["service"] or None,
+        **_labels(row["period"], asked.members, asked.grouping.timezone),
+        records=row["records"],
+        units=row["units"] if row["only_service"] is not None else None,
+        amount=row["amount"],
+        credits=credits_,
+    )
 
 
 @lru_cache(maxsize=1_000)

@@ -54,7 +54,15 @@ async def verify_ledger(settings: Settings) -> Report:
             records, wrong_ids = await _check_request_ids(connection)
             rollups = await connection.fetchval(_ROLLUPS["count_rollups"])
             rows = await connection.fetch(_ROLLUPS["verify_rollups"])
-    return Report(records, rollups, wrong_ids + [_describe(row) for row in rows])
+            credits_ = await connection.fetch(_ROLLUPS["verify_credits"])
+            filled = [row["dimension"] for row in await connection.fetch(_ROLLUPS["filled_dimensions"])]
+            dimensions = await connection.fetch(_ROLLUPS["verify_dimensions"], filled) if filled else []
+    differences = wrong_ids + [_describe(row) for row in rows] + [_describe(row, "sum of credits") for row in credits_]
+    return Report(
+        records,
+        rollups,
+        differences + [_describe(row, f"sum by {row['dimension']} = {row['value']!r}") for row in dimensions],
+    )
 
 
 async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncpg.Record]") -> tuple[int, list[str]]:
@@ -76,11 +84,14 @@ async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncp
     return records, wrong
 
 
-def _describe(row: asyncpg.Record) -> str:
-    bucket = "three hours" if row["bucket_minutes"] == 180 else "quarter of an hour"
+_BUCKETS = {15: "quarter of an hour", 180: "three hours", 1440: "day"}
+
+
+def _describe(row: asyncpg.Record, what: str = "sum") -> str:
+    bucket = _BUCKETS[row["bucket_minutes"]]
     stored = f"{row['stored_records']} records, {row['stored_units']} units, amount {row['stored_amount']}"
     recomputed = f"{row['records']} records, {row['units']} units, amount {row['amount']}"
     return (
         f"customer {row['customer_id']!r}, service {row['service']!r}, {bucket} from {row['bucket'].isoformat()}: "
-        f"the sum says {stored}; the records say {recomputed}"
+        f"the {what} says {stored}; the records say {recomputed}"
     )

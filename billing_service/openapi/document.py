@@ -59,7 +59,7 @@ _DECIMALS: dict[type, dict[str, Any]] = {
         "type": ["string", "number"],
         "pattern": f"^{NUMERAL}$",
         "maxLength": MAX_NUMERAL,
-        "minimum": 0,
+        "exclusiveMinimum": -(10**MAX_DIGITS),
         "exclusiveMaximum": 10**MAX_DIGITS,
         "description": "A decimal number, as a JSON number or as a string. It is read exactly, without rounding: "
         f"at most {MAX_DIGITS} digits, of which at most {MAX_FRACTION_DIGITS} after the point. A string may also have "

@@ -171,7 +171,7 @@ def problem_example(code: str) -> ProblemDetails[str]:
     """An example of a problem with this code."""
     match code:
         case "validation_error":
-            return invalid_input("/unitsConsumed", "must not be negative").details
+            return invalid_input("/pricePerUnit", "must not be negative").details
         case "duplicate_record":
             return _DUPLICATE
         case "event_id_conflict":

@@ -130,7 +130,7 @@ def _record_rows(kind: str, records: Iterable[UsageRecord[str]], more: bool) -> 
             "eventId": disarm(record.event_id or ""),
             "occurredAt": _utc(record.occurred_at),
             "recordedAt": _utc(record.recorded_at),
-            "dimensions": msgspec.json.encode(record.dimensions).decode() if record.dimensions else None,
+            "dimensions": disarm(msgspec.json.encode(record.dimensions or {}).decode()) if record.dimensions else None,
             "voidedAt": _utc(record.voided_at),
         }
         if isinstance(record, VoidedUsage):

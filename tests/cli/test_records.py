@@ -86,7 +86,7 @@ def test_the_same_key_repeats_the_call(service: Service) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["--units", "-1"], "/unitsConsumed: must not be negative"),
+        (["--price", "-1"], "/pricePerUnit: must not be negative"),
         (
             ["--units", "many", "--price", "NaN"],
             "/unitsConsumed: must be a finite decimal number; /pricePerUnit: must be",

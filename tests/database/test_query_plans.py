@@ -26,6 +26,11 @@ INSERT INTO usage_rollups
 SELECT customer_id, grain, date_bin(grain * interval '1 minute', occurred_at, '2000-01-01Z'), service, count(*),
     sum(units_consumed), sum(units_consumed * price_per_unit)
 FROM usage_records, unnest(ARRAY[15, 180]) grain GROUP BY 1, 2, 3, 4;
+INSERT INTO credit_rollups
+SELECT customer_id, bucket_minutes, bucket, service, records, -units, -amount FROM usage_rollups WHERE records = 1;
+INSERT INTO dimension_rollups
+SELECT customer_id, 'model', bucket_minutes, bucket, service, 'large', records, units, amount, 0, 0, 0
+FROM usage_rollups;
 INSERT INTO statements
 SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
 ANALYZE;
@@ -59,6 +64,8 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("statements", "voided_after", ("c1", *MARCH, BEGINNING, [], 101)),
     ("statements", "find_statement", ("c1", MARCH[0].date(), "UTC", bytes(32))),
     ("rollups", "take_from_rollups", ("c1", 15, MARCH[0], "service 3", "1", "1")),
+    ("rollups", "take_from_credits", ("c1", 15, MARCH[0], "service 3", "-1", "-1")),
+    ("rollups", "take_from_dimensions", ("c1", "model", 15, MARCH[0], "service 3", "large", "1", "1")),
 ]
 
 

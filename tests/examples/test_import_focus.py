@@ -34,7 +34,7 @@ def test_the_focus_sample(service: Service, tmp_path: Path) -> None:
     bill = tmp_path / "focus_sample.csv"
     bill.write_bytes(FOCUS_SAMPLE.read_bytes())
     done = run_example("import_focus.py", bill, "--base-url", service.url)
-    assert done.returncode == 1, done.stderr  # the 13 that are rejected
-    assert figures(done.stdout)["recorded"] == "987"
+    assert done.returncode == 1, done.stderr  # the one without a quantity
+    assert figures(done.stdout)["recorded"] == "999"
     with bill.with_name("focus_sample.rejected.csv").open(encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 13
+        assert len(list(csv.DictReader(file))) == 1

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact
+from functools import reduce
 
 import asyncpg
 import msgspec
 from msgspec import Struct
 
-from billing_client import BillingSystemClient
+from billing_client import BillingSystemClient, CustomerSummary
 from tests.faults.journal import Acknowledged, Doubted, Intended, Kept, Refused, read_journal
 from tests.faults.producer import Task
 from tests.faults.usages import Line
@@ -121,8 +122,8 @@ class Check:
         self._compare("the records", stored, self._meant)
         of_customers = {key: sums for key, sums in self._meant.items() if not key.startswith("producer ")}
         rollups = {
-            each.customer_id: (each.total.records, each.total.units, each.total.amount)
-            async for each in client.summaries()
+            each.customer_id: (each.total.records, _all_units(each), each.total.amount)
+            async for each in client.summaries(group_by=("service",))
             if each.total.records
         }
         self._compare("the rollups", rollups, of_customers)
@@ -204,3 +205,8 @@ def _plain(number: Decimal) -> str:
     """The number in plain notation, without zeros at its ends."""
     text = f"{number:f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
+
+
+def _all_units(customer: CustomerSummary) -> Decimal:
+    """The units of all services together: no sum of anything, but what the reports add up to."""
+    return reduce(_EXACT.add, (group.units or Decimal(0) for group in customer.groups), Decimal(0))

@@ -46,6 +46,22 @@ async def test_a_producer_voids_nothing(client_of: Client, admin: aiohttp.Client
     assert (await get(producer, path)).require(200)["voidedAt"] is None
 
 
+async def test_who_has_no_scope_for_it_makes_no_credit(client_of: Client, admin: aiohttp.ClientSession) -> None:
+    producer = await client_of("usage:write", "usage:read")
+    credit = usage(eventId="1", unitsConsumed="-1.50")
+    problem = (await post(producer, "/usage", credit)).problem("validation_error", "/unitsConsumed")
+    assert "usage:credit" in problem["detail"]
+    body = {"records": [credit, usage(eventId="2")]}
+    results = (await post(producer, "/usage/batch", body)).require(200)["results"]
+    assert [result["outcome"] for result in results] == ["rejected", "recorded"]
+    assert results[0]["problem"]["code"] == "validation_error"
+    (await post(producer, "/usage", usage(eventId="0", unitsConsumed="-0.0"))).require(201)
+    support = await client_of("usage:write", "usage:credit")
+    assert (await post(support, "/usage", credit)).require(201)["unitsConsumed"] == "-1.5"
+    assert (await post(admin, "/usage", usage(eventId="3", unitsConsumed=-2))).require(201)["amount"] == "-0.04"
+    (await post(await client_of("usage:credit"), "/usage", credit)).problem("forbidden")
+
+
 async def test_a_void_is_signed_by_its_key_and_names_whom_it_is_for(
     client_of: Client, admin: aiohttp.ClientSession
 ) -> None:

@@ -40,7 +40,7 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
 def _is_valid(name: str, value: Any) -> bool:
     if name in ("unitsConsumed", "pricePerUnit"):
         with suppress(ValueError):
-            return bool(plain_decimal(str(value)))
+            return bool(plain_decimal(str(value), signed=name == "unitsConsumed"))
         return False
     if name == "occurredAt" and isinstance(value, str):
         instant = _instant(value)

@@ -28,6 +28,8 @@ CHANGED = {
     ("usage_rollups", "records"),
     ("usage_rollups", "units"),
     ("usage_rollups", "amount"),
+    *(("credit_rollups", sum_) for sum_ in ("records", "units", "amount")),
+    *(("dimension_rollups", part + sum_) for part in ("", "credit_") for sum_ in ("records", "units", "amount")),
     ("service_activity", "last_recorded_at"),
     ("service_activity", "times_active"),
     ("api_keys", "last_used_at"),
@@ -35,6 +37,8 @@ CHANGED = {
 WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"} | {
     "changes",
     "console_sessions",
+    "credit_rollups",
+    "dimension_rollups",
     "usage_refusals",
 }
 DELETED = {"changes", "console_sessions", "usage_refusals"}  # old ones

@@ -35,7 +35,7 @@ from billing_client.cli.imports.lines import InputError, SourceRecord, TextLines
 from billing_client.cli.imports.progress import EVERY, Show, progress
 from billing_client.cli.imports.report import exit_code, facts_of, print_report
 from billing_client.cli.imports.totals import REMEMBERED_CUSTOMERS, ImportTotals, LeftoverFile
-from billing_client.cli.options import Connection, connection_options, json_option, with_options, zone_option
+from billing_client.cli.options import Connection, connection_options, json_option, pairs, with_options, zone_option
 from billing_client.cli.output import print_json
 from billing_client.contract.wire import MAX_BATCH_RECORDS
 
@@ -152,6 +152,14 @@ Examples:
         help="IANA zone of times without an offset.  [default: such lines are refused; with FOCUS, UTC]",
     ),
     click.option(
+        "--dimension",
+        "dimensions",
+        multiple=True,
+        callback=pairs,
+        metavar="NAME=COLUMN",
+        help="Take a dimension from a column, such as region=RegionId; repeatable. For CSV.",
+    ),
+    click.option(
         "--without-event-ids",
         is_flag=True,
         help="A dry run: what would be lost if no line had an event id.",
@@ -174,6 +182,7 @@ def import_(
     dry_run: bool,
     create_customers: bool | None,
     zone: tzinfo | None,
+    dimensions: dict[str, str],
     without_event_ids: bool,
     batch_size: int,
     as_json: bool,
@@ -181,7 +190,7 @@ def import_(
     """Record each line of FILE, once; - is standard input.
 
     FILE is a cloud bill in FOCUS 1.0 CSV, what `billing export` wrote, or usage as CSV, NDJSON or Parquet that is named
-    as in the API: customerId, service, unitsConsumed, pricePerUnit, eventId, occurredAt.
+    as in the API: customerId, service, unitsConsumed, pricePerUnit, eventId, occurredAt, dimensions.
 
     Run it as often as you like: after Ctrl-C or a fault the same command goes on, and nothing is recorded twice. Lines
     that are refused go to a file beside FILE, bill.rejected.csv, which can be corrected and imported in its turn; with
@@ -189,7 +198,7 @@ def import_(
     """
     with _open_parquet(file) if is_parquet(file, format_) else _open(file) as text, closing(TextLines(text)) as lines:
         try:
-            read = read_file(lines, format_, zone)
+            read = read_file(lines, format_, zone, dimensions)
         except InputError as error:
             raise CommandError(ExitCode.REFUSED, f"{file}: {error}") from error
         makes_customers = read.names_customers if create_customers is None else create_customers

@@ -5,7 +5,7 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 
@@ -98,12 +98,16 @@ class CsvSource(ABC):
     required: tuple[str, ...]
     optional: tuple[str, ...]
 
-    def __init__(self, table: Table, zone: tzinfo | None) -> None:
+    def __init__(self, table: Table, zone: tzinfo | None, dimensions: Mapping[str, str] | None = None) -> None:
         self._zone = zone
+        self._dimensions = dict(dimensions or {})
+        if unnamed := [column for column in self._dimensions.values() if column not in table.header]:
+            raise InputError(f"its first line does not name {', '.join(unnamed)}, of which --dimension speaks")
         if missing := [name for name in self.required if name not in table.header]:
             raise InputError(f"it is no {self.name}: its first line does not name {', '.join(missing)}")
         self._table = table
-        self._columns = [name for name in (*self.required, *self.optional) if name in table.header]
+        wanted = dict.fromkeys((*self.required, *self.optional, *self._dimensions.values()))
+        self._columns = [name for name in wanted if name in table.header]
         self._positions = [table.header.index(name) for name in self._columns]
 
     def __iter__(self) -> Iterator[SourceRecord]:
@@ -117,6 +121,10 @@ class CsvSource(ABC):
                 yield self.read(number, text, dict(zip(self._columns, cells, strict=True)))
             except ValueError as error:
                 yield SourceRecord(number=number, source=text, fault=str(error))
+
+    def dimensions_of(self, cells: Mapping[str, str]) -> dict[str, str]:
+        """The dimensions that stand in columns of their own; a cell that is empty holds none."""
+        return {name: cells[column] for name, column in self._dimensions.items() if cells[column]}
 
     @abstractmethod
     def read(self, number: int, source: str, cells: dict[str, str]) -> SourceRecord:

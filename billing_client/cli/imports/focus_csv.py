@@ -1,7 +1,8 @@
 """A cloud bill in FOCUS 1.0 CSV (https://focus.finops.org).
 
 SubAccountId is the customer, ServiceName the service, ConsumedQuantity the units, ListUnitPrice the price,
-ChargePeriodStart the time (UTC, as FOCUS has it), and the line's Id, where it has one, the event id.
+ChargePeriodStart the time (UTC, as FOCUS has it), and the line's Id, where it has one, the event id. A line with a
+negative quantity is a credit. Other columns become dimensions if the caller says so.
 """
 
 from datetime import UTC
@@ -31,5 +32,6 @@ class FocusBill(CsvSource):
             price_per_unit=given["ListUnitPrice"],
             event_id=given.get("Id") or None,
             occurred_at=read_instant("ChargePeriodStart", given["ChargePeriodStart"], self._zone or UTC),
+            dimensions=self.dimensions_of(given),
         )
         return SourceRecord(number=number, source=source, usage=usage, customer_name=given.get("SubAccountName"))

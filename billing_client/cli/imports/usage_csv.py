@@ -1,5 +1,6 @@
 """Usage in CSV, its columns named as the members of the API: as anyone writes it, or as the service exports it."""
 
+from collections.abc import Mapping
 from datetime import tzinfo
 
 import msgspec
@@ -28,9 +29,9 @@ class UsageCsv(CsvSource):
         *(name for name in _EXPORTED if name not in {field.encode_name for field in _FIELDS}),
     )
 
-    def __init__(self, table: Table, zone: tzinfo | None) -> None:
-        super().__init__(table, zone)
-        known = (*self.required, *self.optional, *EXTRA)
+    def __init__(self, table: Table, zone: tzinfo | None, dimensions: Mapping[str, str] | None = None) -> None:
+        super().__init__(table, zone, dimensions)
+        known = (*self.required, *self.optional, *EXTRA, *self._dimensions.values())
         if unknown := [name for name in table.header if name not in known]:
             raise InputError(f"its first line names {unknown[0][:100]!r}, but takes only {', '.join(known)}")
         self._is_export = "requestId" in table.header
@@ -48,7 +49,8 @@ class UsageCsv(CsvSource):
             price_per_unit=given["pricePerUnit"],
             event_id=given.get("eventId") or None,
             occurred_at=read_instant("occurredAt", occurred_at, self._zone) if occurred_at else None,
-            dimensions=_read_dimensions(given["dimensions"]) if given.get("dimensions") else None,
+            dimensions=(_read_dimensions(given["dimensions"]) if given.get("dimensions") else {})
+            | self.dimensions_of(given),
         )
         line = SourceRecord(number=number, source=source, usage=usage, is_voided=bool(given.get("voidedAt")))
         return checked(line, given.get("requestId"))

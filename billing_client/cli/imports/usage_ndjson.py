@@ -1,6 +1,7 @@
 """Usage as NDJSON: an object a line, as the API takes it, or as the service exports it."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -8,7 +9,13 @@ from msgspec import Raw, Struct
 
 from billing_client import Usage
 from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
-from billing_client.contract.decoding import ObjectDecoder, read_decimal, read_dimensions, read_optional_timestamp
+from billing_client.contract.decoding import (
+    ObjectDecoder,
+    read_decimal,
+    read_dimensions,
+    read_optional_timestamp,
+    read_units,
+)
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.timestamps import read_timestamp
 from billing_client.contract.wire import printable
@@ -42,7 +49,7 @@ class _Note(Struct, forbid_unknown_fields=True):
 _decode = ObjectDecoder[_Object](
     _Object,
     {
-        "unitsConsumed": read_decimal,
+        "unitsConsumed": partial(read_units, may_credit=True),
         "pricePerUnit": read_decimal,
         "occurredAt": read_optional_timestamp,
         "dimensions": read_dimensions,
@@ -99,7 +106,7 @@ def _read(number: int, source: str) -> SourceRecord:
     data = source.strip().encode("utf-8", "surrogateescape")
     given = _decode(data)
     try:
-        units, price = read_decimal(given.units_consumed), read_decimal(given.price_per_unit)
+        units, price = read_units(given.units_consumed, may_credit=True), read_decimal(given.price_per_unit)
         occurred_at = None if given.occurred_at is None else read_timestamp(given.occurred_at)
         dimensions = read_dimensions(given.dimensions)
     except ValueError as error:

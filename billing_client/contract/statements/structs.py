@@ -5,7 +5,7 @@ from typing import Annotated, Generic, Literal
 import msgspec
 from msgspec import Meta
 
-from billing_client.contract.wire import D, Message, SummaryTotal, Timestamp, UsageRecord, VoidedUsage
+from billing_client.contract.wire import D, Message, Timestamp, UsageRecord, VoidedUsage
 
 Digest = Annotated[
     str,
@@ -56,13 +56,19 @@ class StatementVoids(Message, Generic[D], frozen=True):
     total: VoidedTotal[D]
 
 
+class LineTotal(Message, Generic[D], frozen=True):
+    records: int
+    units: D
+    amount: D
+
+
 class LineChange(Message, Generic[D], frozen=True):
     """A line that differs between two statements; a statement without it has zeros."""
 
     service: str
     price_per_unit: D
-    before: SummaryTotal[D]
-    after: SummaryTotal[D]
+    before: LineTotal[D]
+    after: LineTotal[D]
 
 
 class TotalChange(Message, Generic[D], frozen=True):

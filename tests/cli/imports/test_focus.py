@@ -28,24 +28,25 @@ def test_a_second_import_records_nothing_and_both_totals_agree(service: Service,
         ("123456789012.123456789", "0.000000000000000001"),
         ("1e3", "7"),
         ("0", "5"),
+        ("-0.1", "70"),
     ]
     rows = [line(f"id-{number}", *amounts, tags='{"a": "b, c"}') for number, amounts in enumerate(taken)]
-    bill = write_bill(tmp_path / "bill.csv", *rows, line("id-x", "-1.5", "2"), line("id-y", "NULL", "NULL"))
+    bill = write_bill(tmp_path / "bill.csv", *rows, line("id-x", "1.5", "-2"), line("id-y", "NULL", "NULL"))
 
     first = import_file(bill, service, code=1)
-    assert first.lines == {"lines read": 6, "recorded": 4, "rejected": 2}
+    assert first.lines == {"lines read": 7, "recorded": 5, "rejected": 2}
     assert first.totals == (exact_total(taken), exact_total(taken))
     assert "Both totals agree to the last digit." in first.words
     assert "Nothing was recorded" not in first.words
 
     second = import_file(bill, service, code=1)
-    assert second.lines == {"lines read": 6, "replayed": 4, "rejected": 2}
+    assert second.lines == {"lines read": 7, "replayed": 5, "rejected": 2}
     assert second.totals == first.totals
     assert "Nothing was recorded: all of it had been before." in second.words
-    assert len(stored(service, "4711")) == 4
+    assert len(stored(service, "4711")) == 5
 
     other = import_file(bill, service, "--batch-size", "3", code=1)  # other batches are other calls
-    assert other.lines == {"lines read": 6, "duplicate": 4, "rejected": 2}
+    assert other.lines == {"lines read": 7, "duplicate": 5, "rejected": 2}
     assert other.totals == first.totals
 
 
@@ -104,6 +105,17 @@ def test_without_event_ids_it_shows_what_the_plain_rule_would_lose_and_records_n
     assert list(tmp_path.iterdir()) == [bill]
 
 
+def test_columns_become_dimensions(service: Service, tmp_path: Path) -> None:
+    bill = write_bill(tmp_path / "bill.csv", line("1", "1", "1", tags="blue"), line("2", "-1", "1"))
+    assert import_file(bill, service, "--dimension", "tags=Tags").lines == {"lines read": 2, "recorded": 2}
+    assert [(str(r.units_consumed), r.dimensions) for r in stored(service, "4711")] in (
+        [("1", {"tags": "blue"}), ("-1", {})],
+        [("-1", {}), ("1", {"tags": "blue"})],
+    )
+    done = billing("import", str(bill), "--dimension", "region=Region", BILLING_BASE_URL=service.url)
+    assert "its first line does not name Region" in failure(done, 1)
+
+
 def test_each_bad_line_is_listed_with_its_number_and_reason(service: Service, tmp_path: Path) -> None:
     bill = tmp_path / "bill.csv"
     start = b"2024-09-01 10:00:00"
@@ -150,9 +162,9 @@ def test_each_bad_line_is_listed_with_its_number_and_reason(service: Service, tm
 
 
 def test_corrected_rejects_can_be_imported_in_their_turn(service: Service, tmp_path: Path) -> None:
-    import_file(write_bill(tmp_path / "bill.csv", line("id-1", "1", "1"), line("id-2", "-3", "1")), service, code=1)
+    import_file(write_bill(tmp_path / "bill.csv", line("id-1", "1", "1"), line("id-2", "3", "-1")), service, code=1)
     rejects = tmp_path / "bill.rejected.csv"
-    rejects.write_text(rejects.read_text("utf-8").replace("-3", "3"), "utf-8")
+    rejects.write_text(rejects.read_text("utf-8").replace("-1", "1"), "utf-8")
     assert import_file(rejects, service).lines == {"lines read": 1, "recorded": 1}
     assert exact_total((str(r.units_consumed), "1") for r in stored(service, "4711")) == "4"
 
@@ -195,7 +207,7 @@ def test_customers_are_made_unless_told_not_to(service: Service, tmp_path: Path)
 
 
 def test_a_dry_run_names_what_is_missing_and_writes_nothing_on_the_server(service: Service, tmp_path: Path) -> None:
-    bill = write_bill(tmp_path / "bill.csv", line("id-1", "1", "1"), line("id-2", "2", "1"), line("id-3", "-1", "1"))
+    bill = write_bill(tmp_path / "bill.csv", line("id-1", "1", "1"), line("id-2", "2", "1"), line("id-3", "1", "-1"))
     dry = import_file(bill, service, "--dry-run", code=1)
     assert dry.lines == {"lines read": 3, "missing": 2, "rejected": 1}
     assert "Customers that are not on the server: 1 (4711)." in dry.words
@@ -224,20 +236,21 @@ def test_the_focus_sample(service: Service, tmp_path: Path) -> None:
         taken = [
             (row["ConsumedQuantity"], row["ListUnitPrice"])
             for row in csv.DictReader(file)
-            if row["ConsumedQuantity"] != "NULL" and not row["ConsumedQuantity"].startswith("-")
+            if row["ConsumedQuantity"] != "NULL"
         ]
     total = exact_total(taken)
 
-    with_ids = import_file(bill, service, code=1)
-    assert with_ids.lines == {"lines read": 1000, "recorded": 987, "rejected": 13}
-    assert with_ids.totals == (total, total) == ("23.16657704939906154",) * 2
-    assert len(rejects_of(bill)) == 13
+    by_region = ("--dimension", "region=RegionId")
+    with_ids = import_file(bill, service, *by_region, code=1)
+    assert with_ids.lines == {"lines read": 1000, "recorded": 999, "rejected": 1}
+    assert with_ids.totals == (total, total)
+    assert [reason for _, reason in rejects_of(bill)] == ["it has no ConsumedQuantity, ListUnitPrice"]
 
     plain = import_file(bill, service, "--without-event-ids", code=1)
-    assert plain.lines == {"lines read": 1000, "recorded": 884, "duplicate": 103, "rejected": 13}
-    assert "duplicates of other lines: 103. Not billed: 7.6350860841162 (32.96 %)." in plain.words
+    assert plain.lines == {"lines read": 1000, "recorded": 896, "duplicate": 103, "rejected": 1}
+    assert "duplicates of other lines: 103. Not billed: 7.6350860841162 (33.19 %)." in plain.words
     assert exact_total((str(r.amount), "1") for c in customers(service) for r in stored(service, c)) == total
 
-    again = import_file(bill, service, code=1)
-    assert again.lines == {"lines read": 1000, "replayed": 987, "rejected": 13}
+    again = import_file(bill, service, *by_region, code=1)
+    assert again.lines == {"lines read": 1000, "replayed": 999, "rejected": 1}
     assert again.totals == with_ids.totals

@@ -79,7 +79,7 @@ def test_bad_lines_of_ndjson_are_listed_and_can_be_corrected(acme: Service, tmp_
         4: (good.replace("eventId", "event_id").encode(), "/event_id: is not a field"),
         5: (good.replace('"storage"', '"a","service":"b"').encode(), "/service: stands more than once"),
         6: (good.replace('"1.5"', "NaN").encode(), "invalid"),
-        7: (good.replace('"1.5"', '"-1"').encode(), "/unitsConsumed: must not be negative"),
+        7: (good.replace('"0.02"', '"-1"').encode(), "/pricePerUnit: must not be negative"),
         8: (good.replace("acme", "nobody").encode(), "There is no customer 'nobody'"),
         9: (good.replace("storage", "st\\ud800rage").encode(), "JSON is malformed"),
         10: (b'{"service": "caf\xe9"}', "UTF-8"),
@@ -182,7 +182,7 @@ def test_no_lines_are_no_fault(acme: Service, content: str) -> None:
 
 
 def test_json(acme: Service, tmp_path: Path) -> None:
-    file = write_ndjson(tmp_path / "usage.ndjson", usage(), usage(), usage(unitsConsumed=-1))
+    file = write_ndjson(tmp_path / "usage.ndjson", usage(), usage(), usage(pricePerUnit=-1))
     done = billing("import", file, "--json", BILLING_BASE_URL=acme.url)
     assert done.returncode == 1
     assert json.loads(done.stdout) == {
@@ -320,10 +320,10 @@ def test_the_answer_of_record_is_a_line_of_usage(acme: Service, tmp_path: Path) 
 def test_left_lines_go_to_the_working_folder_where_the_other_is_not_to_be_written(
     acme: Service, tmp_path: Path
 ) -> None:
-    given = json.dumps(usage(unitsConsumed=-1)).encode()
+    given = json.dumps(usage(pricePerUnit=-1)).encode()
     done = billing_process("import", "-", given=given, cwd=tmp_path, BILLING_BASE_URL=acme.url)
     assert "Their numbers and reasons: usage.rejected.ndjson" in done.stdout
-    assert left_of(tmp_path / "usage", "rejected") == [("1", "/unitsConsumed: must not be negative")]
+    assert left_of(tmp_path / "usage", "rejected") == [("1", "/pricePerUnit: must not be negative")]
 
 
 def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_the_byte(
@@ -333,7 +333,7 @@ def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_t
     bad = {
         2: b'acme,"storage,1,1,e-1,\xff\r\n',
         4: b"acme,short\r\n",
-        1_000: b'acme,storage,-1,1,e-1000,"a ""note"",\nof two lines"\n',
+        1_000: b'acme,storage,1,-1,e-1000,"a ""note"",\nof two lines"\n',
     }
     file = tmp_path / "usage.csv"
     lines = [bad.get(number, b"acme,storage,1,1,e-%d,\r\n" % number) for number in range(2, 1_001)]
@@ -346,7 +346,7 @@ def test_an_unclosed_quote_costs_its_line_alone_and_what_is_refused_is_kept_to_t
     for number, raw in bad.items():
         assert b"," + raw in content
         assert f"\n{number},".encode() in content
-    rejected.write_bytes(content.replace(b'"storage,', b"storage,").replace(b"-1,1", b"1,1").replace(b"\xff", b""))
+    rejected.write_bytes(content.replace(b'"storage,', b"storage,").replace(b"1,-1", b"1,1").replace(b"\xff", b""))
     again = import_file(rejected, acme, code=1)
     assert again.lines == {"lines read": 3, "recorded": 2, "rejected": 1}
     left = (tmp_path / "usage.rejected.rejected.csv").read_bytes()

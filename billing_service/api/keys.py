@@ -2,7 +2,7 @@
 
 from starlette.responses import Response
 
-from billing_client.contract.decoding import ObjectDecoder
+from billing_client.contract.object_decoding import ObjectDecoder
 from billing_client.contract.query_parameters import NoQuery
 from billing_service.http.errors import ProblemError, invalid_input, problem
 from billing_service.http.operations import Operation

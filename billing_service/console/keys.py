@@ -5,7 +5,7 @@ from datetime import UTC, datetime, time
 import msgspec
 from starlette.responses import Response
 
-from billing_client.contract.decoding import ObjectDecoder
+from billing_client.contract.object_decoding import ObjectDecoder
 from billing_service.console.formats import path
 from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
 from billing_service.console.spans import read_day

@@ -10,12 +10,12 @@ from msgspec import Raw, Struct
 from billing_client import Usage
 from billing_client.cli.imports.lines import TOO_LONG, SourceRecord, TextLines, checked
 from billing_client.contract.decoding import (
-    ObjectDecoder,
     read_decimal,
     read_dimensions,
     read_optional_timestamp,
     read_units,
 )
+from billing_client.contract.object_decoding import ObjectDecoder
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.timestamps import read_timestamp
 from billing_client.contract.wire import printable

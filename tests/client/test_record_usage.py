@@ -164,7 +164,7 @@ async def test_the_service_names_the_fault_that_only_it_can_see(client: BillingS
         ({"units_consumed": True}, ["/unitsConsumed"]),
         ({"units_consumed": None}, ["/unitsConsumed"]),
         ({"units_consumed": 10**5000}, ["/unitsConsumed"]),
-        ({"units_consumed": "-1", "price_per_unit": Decimal("NaN")}, ["/unitsConsumed", "/pricePerUnit"]),
+        ({"units_consumed": Decimal("NaN"), "price_per_unit": "-1"}, ["/unitsConsumed", "/pricePerUnit"]),
         ({"price_per_unit": Decimal("Infinity")}, ["/pricePerUnit"]),
         ({"price_per_unit": Decimal("1E-19")}, ["/pricePerUnit"]),
         ({"price_per_unit": "1e1000000000"}, ["/pricePerUnit"]),

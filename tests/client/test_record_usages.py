@@ -19,7 +19,7 @@ from tests.client.answers import as_read, usage
 
 MIXED = [
     usage(1),
-    usage(2, units_consumed="-1"),
+    usage(2, price_per_unit="-1"),
     usage(3),
     usage(1),
     usage(3, units_consumed=2),

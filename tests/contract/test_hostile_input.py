@@ -117,7 +117,7 @@ def test_nesting_of_any_depth(shared_service: Service, template: bytes, depth: i
         '"NaN"',
         '"sNaN"',
         '"inf"',
-        '"-1"',
+        '"--1"',
         '" 1"',
         '"1,5"',
         '"1e999999999"',

@@ -273,7 +273,7 @@ async def test_every_time_that_is_taken_is_stored_as_a_finite_one(
         ({"eventId": "a\nb"}, ["/eventId"]),
         ({"customerId": "a\u0000"}, ["/customerId"]),
         ({"service": "\u0085"}, ["/service"]),
-        ({"unitsConsumed": -1}, ["/unitsConsumed"]),
+        ({"pricePerUnit": -1}, ["/pricePerUnit"]),
         ({"unitsConsumed": True, "pricePerUnit": False}, ["/pricePerUnit", "/unitsConsumed"]),
         ({"unitsConsumed": [], "pricePerUnit": {"a": 1}}, ["/pricePerUnit", "/unitsConsumed"]),
         ({"unitsConsumed": "", "pricePerUnit": " 1"}, ["/pricePerUnit", "/unitsConsumed"]),

@@ -22,8 +22,12 @@ TIMES = st.sampled_from(
     [f'"{time}"' for time in ("2026-10-31T12:00:00Z", "2026-10-31T12:00:00.1234567+02:00", "2026-11-02T00:00:00Z")]
 )
 ANY = st.one_of(TEXTS.map(json.dumps), TEXTS.map(lambda text: json.dumps(text, ensure_ascii=False)), DECIMALS, TIMES)
+PAIRS = st.one_of(
+    st.dictionaries(TEXTS, TEXTS, max_size=3).map(json.dumps),
+    st.sampled_from(['{"a":"b","a":"b"}', "{}", '{"service":"a"}', '{"a":{"b":"c"}}', '{"a":null}', '["a"]']),
+)
 VALUES = {"customerId": ANY, "service": ANY, "unitsConsumed": DECIMALS, "pricePerUnit": DECIMALS}
-OPTIONAL = {"eventId": ANY, "occurredAt": TIMES | ANY, "amount": ANY}
+OPTIONAL = {"eventId": ANY, "occurredAt": TIMES | ANY, "amount": ANY, "dimensions": PAIRS | ANY}
 Members = list[tuple[str, str]]
 
 
@@ -50,6 +54,10 @@ SOUND = [("customerId", '"acme"'), ("service", '"storage"'), ("unitsConsumed", '
 @example(members=[*SOUND, ("service", '"compute"')], space="")
 @example(members=[*SOUND, ("occurredAt", "null"), ("occurredAt", '"2026-10-31T12:00:00Z"')], space="")
 @example(members=[*SOUND, ("eventId", '"1"'), ("eventId", "null")], space="")
+@example(members=[*SOUND, ("dimensions", '{"model":"large","a":"b"}')], space="")
+@example(members=[*SOUND, ("dimensions", '{"model":"large","model":"large"}')], space="")
+@example(members=[*SOUND, ("dimensions", '{"model":"a\x7f"}')], space="")
+@example(members=[*SOUND, ("dimensions", "null"), ("dimensions", '{"model":"large"}')], space="")
 def test_the_fast_way_says_what_the_thorough_one_says(members: Members, space: str) -> None:
     written = [(f'"{name}"', value) for name, value in members]
     # an escape, which means the same, is never read the fast way

@@ -13,6 +13,7 @@ from billing_client._transport import Transport
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.dead_letters import DeliveryOutcome
 from billing_client.spooling.delivery import Delivery
+from billing_client.spooling.intake import finish
 from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool_file import SpoolFile
@@ -67,13 +68,15 @@ class Adopter:
 
     async def _adopt(self, path: Path) -> None:
         outbox = Outbox(lambda: SpoolFile(path, create=False, read_only=False), self._options)
+        opening = asyncio.create_task(outbox.open())
         try:
-            held = await outbox.open()
             try:
+                held = await finish(opening)
                 await self._deliver(path, outbox, held.pending)
             finally:
-                await outbox.close(remove_if_empty=True)
-                self._seen[path] = _state(path)
+                if opening.exception() is None:
+                    await outbox.close(remove_if_empty=True)
+                    self._seen[path] = _state(path)
         except SpoolInUseError:
             pass  # its process lives, or another has adopted it
         except SpoolError as error:

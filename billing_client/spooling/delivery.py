@@ -36,7 +36,7 @@ from billing_client.spooling.dead_letters import (
 )
 from billing_client.spooling.events import AttemptEvent, RecorderEvent
 from billing_client.spooling.options import RecorderOptions
-from billing_client.spooling.outbox import Damaged, Outbox, Pending
+from billing_client.spooling.outbox import Damaged, Outbox, Pending, Taken
 from billing_client.spooling.passed_over import PassedOver
 from billing_client.spooling.spool import decode_usage
 from billing_client.spooling.unknown_customers import UnknownCustomers
@@ -75,6 +75,7 @@ class Delivery:
         self._fresh_since = 0.0
         self._has_rest = True
         self._deferred = PassedOver()
+        self._ahead: asyncio.Task[Taken] | None = None
         self._customers = UnknownCustomers(transport)
         self._progress, self._hurry = asyncio.Event(), asyncio.Event()
 
@@ -93,27 +94,55 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until cancelled."""
-        while True:
-            try:
-                await self._linger()
-                self._appended.clear()
-                self._fresh = 0
-                batch, damaged_rows = await self._outbox.take(
-                    self._records, self._deferred.place(), not self._parts_calls
-                )
-                self._has_rest = self.pending > len(batch) + len(damaged_rows)
-                if damaged_rows:
-                    self._note_damaged(damaged_rows)
-                if batch:
-                    await self._deliver(batch)
-                elif not damaged_rows:
-                    await self._wait_for_more()
-            except SpoolError as error:  # a full disk, for example
-                _logger.warning("nothing is delivered for now: %s", error)
-                await self._pause(self._next_wait())
-            except Exception:  # a bug; what is in the spool stays there
-                _logger.exception("nothing is delivered for now")
-                await self._pause(self._next_wait())
+        try:
+            while True:
+                try:
+                    await self._deliver_next()
+                except SpoolError as error:  # a full disk, for example
+                    _logger.warning("nothing is delivered for now: %s", error)
+                    await self._pause(self._next_wait())
+                except Exception:  # a bug; what is in the spool stays there
+                    _logger.exception("nothing is delivered for now")
+                    await self._pause(self._next_wait())
+        finally:
+            with suppress(SpoolError):
+                await self._drop_ahead()
+
+    async def _deliver_next(self) -> None:
+        await self._linger()
+        self._appended.clear()
+        self._fresh = 0
+        batch, damaged_rows = await self._take()
+        self._has_rest = self.pending > len(batch) + len(damaged_rows)
+        if damaged_rows:
+            self._note_damaged(damaged_rows)
+        if batch:
+            self._read_ahead(batch)
+            await self._deliver(batch)
+        elif not damaged_rows:
+            await self._wait_for_more()
+
+    async def _take(self) -> Taken:
+        """The batch that was read ahead, or else the first in line."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return await ahead
+        return await self._outbox.take(self._records, self._deferred.place(), not self._parts_calls)
+
+    def _read_ahead(self, batch: Sequence[Pending]) -> None:
+        """Read the next batch while this one is sent, if all goes well and there is a backlog: a third faster."""
+        if len(batch) == self._options.batch_size and self._has_rest and self._deferred.place() == 0:
+            self._ahead = asyncio.create_task(self._outbox.take(self._records, batch[-1].seq))
+
+    async def _drop_ahead(self) -> None:
+        """Do not send what was read ahead now: something before it is to be sent again."""
+        if self._ahead is None:
+            return
+        batch, damaged_rows = await self._take()
+        if damaged_rows:
+            self._note_damaged(damaged_rows)
+        if batch:
+            await self._outbox.uncount_attempt(batch)
 
     async def _linger(self) -> None:
         """Let what comes slowly gather in one batch, unless there is more to send, or somebody waits for it."""
@@ -170,6 +199,8 @@ class Delivery:
         # What is stored is counted, even if the recorder closes.
         await asyncio.shield(self._settle(settlements, call))
         deferred = [settlement for settlement in settlements if settlement.outcome == "deferred"]
+        if kept or deferred:
+            await self._drop_ahead()
         if deferred and await self._create_customers(deferred):
             self._has_rest = True
         elif deferred:
@@ -225,6 +256,7 @@ class Delivery:
 
     async def _try_later(self, batch: Sequence[Pending], error: BillingError) -> None:
         """Make the next batch smaller and wait. If the batch was only too large, do not wait."""
+        await self._drop_ahead()
         self._records = max(1, len(batch) // 2)
         self._has_rest = True
         if isinstance(error, UnexpectedResponseError | PayloadTooLargeError | ValidationError):

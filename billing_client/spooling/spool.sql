@@ -122,12 +122,18 @@ LIMIT :records;
 -- count_attempt: counts an attempt to deliver these records
 UPDATE pending SET attempts = attempts + 1 WHERE seq BETWEEN :first AND :last;
 
+-- uncount_attempt: an attempt that was counted and not made
+UPDATE pending SET attempts = attempts - 1 WHERE seq BETWEEN :first AND :last;
+
 -- add_dead: copies a record that was refused to the dead letters
 INSERT INTO dead (seq, idempotency_key, request_id, recorded_at, attempts, body, dead_at, problem)
 SELECT seq, idempotency_key, request_id, recorded_at, attempts, body, :dead_at, :problem FROM pending WHERE seq = :seq;
 
 -- remove: deletes a pending record
 DELETE FROM pending WHERE seq = :seq;
+
+-- remove_between: deletes the pending records from the first to the last of a batch
+DELETE FROM pending WHERE seq BETWEEN :first AND :last;
 
 -- append_again: copies a pending record to the end of the line, under a seq that was never used
 INSERT INTO pending (idempotency_key, request_id, recorded_at, attempts, body)
@@ -146,7 +152,10 @@ LIMIT 1;
 
 -- keep_delivered: copies a record that was delivered to those that are kept
 INSERT INTO delivered (idempotency_key, request_id, recorded_at, attempts, body, delivered_at)
-SELECT idempotency_key, request_id, recorded_at, attempts, body, :delivered_at FROM pending WHERE seq = :seq;
+SELECT idempotency_key, request_id, recorded_at, attempts, body, :delivered_at
+FROM pending
+WHERE seq BETWEEN :first AND :last
+ORDER BY seq;
 
 -- count_delivered: how many are kept, their bytes, and when the oldest was delivered
 SELECT count(*), coalesce(sum(length(body)), 0), min(delivered_at) FROM delivered;

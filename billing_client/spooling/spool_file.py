@@ -156,7 +156,7 @@ class SpoolFile:
     def _remove_files(self) -> None:
         """Delete the files, the lock last: who waits for it finds no spool then."""
         if self._path is not None:
-            for suffix in ("", "-wal", "-shm", ".ballast", ".lock"):
+            for suffix in ("", "-wal", "-shm", ".ballast", ".lock-journal", ".lock"):
                 self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
 
     @contextmanager

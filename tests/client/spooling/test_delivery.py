@@ -439,3 +439,19 @@ async def test_an_unexpected_answer_of_one_record_is_told_as_such(tmp_path: Path
     error = hook.of(AttemptEvent)[1].error
     assert isinstance(error, UnexpectedResponseError)
     assert "recordable" in error.detail
+
+
+async def test_a_batch_that_was_read_ahead_waits_for_the_one_that_failed(tmp_path: Path) -> None:
+    spool, hook = tmp_path / "usage.db", Hook()
+    await kept(spool, *(usage(number) for number in range(30)), batch_size=10)
+    async with (
+        misbehaving(record_all, problem(503, "unavailable"), record_all) as server,
+        client_of(server, max_attempts=1) as client,
+        client.recorder(spool=spool, on_event=hook, batch_size=10) as recorder,
+    ):
+        await settle(recorder)
+    sent = [[record["eventId"] for record in records_of(request)] for request in server.requests]
+    assert sent[1] == [f"event-{number}" for number in range(10, 20)]
+    assert [event for batch in sent[2:] for event in batch] == [f"event-{number}" for number in range(10, 30)]
+    # The first ten may have been sent while they were recorded; nothing else was sent more often than it was counted.
+    assert [event.attempts for event in hook.of(DeliveredEvent)][10:] == [2] * 10 + [1] * 10

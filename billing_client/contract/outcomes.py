@@ -36,9 +36,17 @@ class Decision(Struct, frozen=True, gc=False):
 UNKNOWN_CUSTOMER = Decision("rejected")
 
 
-def submissions_of(records: Sequence[UsageRecord[str]], idempotency_key: str | None) -> list[Submission]:
-    """The submissions of one call. Usage that the call repeats is a second report, not a retry of the call."""
-    seen: set[tuple[str, str]] = set()
+def submissions_of(
+    records: Sequence[UsageRecord[str]], idempotency_key: str | None, seen: set[tuple[str, str]] | None = None
+) -> list[Submission]:
+    """The submissions of one call. Usage that the call repeats is a second report, not a retry of the call.
+
+    Args:
+        records: What the call submits, or a part of it.
+        idempotency_key: The key of the call; None without one.
+        seen: The (customer id, request id) pairs in the parts before; those of this part are added.
+    """
+    seen = set() if seen is None else seen
     submissions = []
     for record in records:
         identity = (record.customer_id, record.request_id)

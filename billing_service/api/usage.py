@@ -34,10 +34,12 @@ from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
-from billing_service.ledger.loop_slices import in_slices
+from billing_service.ledger.loop_slices import in_slices, taken_in_slices
 from billing_service.ledger.records import find_record, list_records, void_record
 from billing_service.telemetry import audit
 
+_encode = msgspec.json.Encoder().encode
+_Decoded = UsageRecord[str] | ProblemDetails[str]
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -77,52 +79,70 @@ async def record_usage(request: ApiRequest, _: NoQuery) -> Response:
 async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     """Record many uses in one transaction. An invalid record does not affect the others. `dryRun` writes nothing."""
     key = request.idempotency_key()
-    batch = decode_batch(await request.read_json())
-    await request.count_records(len(batch.records))
-    decoded = await _decode_records(batch.records, request.services.clock.now(), request.caller)
-    submissions = submissions_of([record for record in decoded if isinstance(record, UsageRecord)], key)
+    records = decode_batch(await request.read_json()).records
+    await request.count_records(len(records))
+    decoded, submissions = await _decode_records(records, key, request.services.clock.now(), request.caller)
     if query.dry_run:
-        decisions = iter(await request.services.group_commit.dry_run_batch(submissions))
+        decisions = await request.services.group_commit.dry_run_batch(submissions)
     else:
         request.services.metrics.rejected("batch", len(decoded) - len(submissions))
-        decisions = iter(await request.services.group_commit.record_batch(submissions))
-    may_read = "usage:read" in request.caller.scopes
-    results: list[BatchResult[str]] = []
-    async for part in in_slices(decoded):
-        results += [
-            _result(next(decisions), record, may_read)
-            if isinstance(record, UsageRecord)
-            else BatchResult[str](outcome="rejected", problem=record)
-            for record in part
-        ]
-    request.info.outcomes = Counter(result.outcome for result in results)
-    if not query.dry_run and request.info.outcomes.keys() & {"conflict", "rejected"}:
-        await _note_refusals(request, batch.records, results)
-    return JsonResponse(BatchResults(results=results))
-
-
-async def _note_refusals(request: ApiRequest, records: list[msgspec.Raw], results: list[BatchResult[str]]) -> None:
-    async for part in in_slices(range(len(results))):
-        for n in part:
-            if refusal := results[n].problem:
-                request.services.refusals.note(request.caller, refusal, records[n])
+        decisions = await request.services.group_commit.record_batch(submissions)
+    del submissions
+    return JsonResponse(await _encode_results(request, records, decoded, decisions, notes_refusals=not query.dry_run))
 
 
 async def _decode_records(
-    records: list[msgspec.Raw], received_at: datetime, caller: Caller
-) -> list[UsageRecord[str] | ProblemDetails[str]]:
-    """Each record of a batch, or the problem it was rejected with."""
-    decoded: list[UsageRecord[str] | ProblemDetails[str]] = []
+    records: list[msgspec.Raw], key: str | None, received_at: datetime, caller: Caller
+) -> tuple[list[_Decoded], list[Submission]]:
+    """Each record of a batch, or the problem it was rejected with; and the submissions of the records."""
+    decoded: list[_Decoded] = []
+    submissions: list[Submission] = []
+    seen: set[tuple[str, str]] = set()
     decode = RecordDecoder(received_at, caller.key_name, may_credit="usage:credit" in caller.scopes)
     async for part in in_slices(records):
+        sound = []
         for raw in part:
             try:
                 record = decode(raw)
                 caller.require_reach(record.customer_id, record.request_id)
                 decoded.append(record)
+                sound.append(record)
             except ProblemError as error:
                 decoded.append(error.details)
-    return decoded
+        submissions += submissions_of(sound, key, seen)
+    return decoded, submissions
+
+
+async def _encode_results(
+    request: ApiRequest,
+    records: list[msgspec.Raw],
+    decoded: list[_Decoded],
+    decisions: list[Decision],
+    *,
+    notes_refusals: bool,
+) -> bytearray:
+    """The BatchResults of a batch in JSON. Counts the outcomes, and empties the lists."""
+    may_read = "usage:read" in request.caller.scopes
+    body, separator, counts = bytearray(b'{"results":['), b"", Counter[str]()
+    records.reverse()
+    decisions.reverse()
+    async for part in taken_in_slices(decoded):
+        results = []
+        for record in part:
+            if isinstance(record, UsageRecord):
+                result = _result(decisions.pop(), record, may_read)
+            else:
+                result = BatchResult[str](outcome="rejected", problem=record)
+            submitted = records.pop()
+            if notes_refusals and result.problem is not None:
+                request.services.refusals.note(request.caller, result.problem, submitted)
+            results.append(result)
+        counts.update(result.outcome for result in results)
+        body += separator + _encode(results)[1:-1]  # without the brackets
+        separator = b","
+    body += b"]}"
+    request.info.outcomes = counts
+    return body
 
 
 def _result(decision: Decision, record: UsageRecord[str], may_read: bool) -> BatchResult[str]:

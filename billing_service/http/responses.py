@@ -21,7 +21,7 @@ class JsonResponse(Response):
         """Encode the body.
 
         Args:
-            content: A struct, or another value that msgspec can encode.
+            content: A struct, or another value that msgspec can encode; a bytearray is taken for JSON already.
             status: The HTTP status.
             headers: Further headers.
             media_type: The `Content-Type`.
@@ -29,7 +29,7 @@ class JsonResponse(Response):
         # Sets what Starlette's `Response.__call__` reads. Starlette's own `__init__` takes 0.6 µs longer.
         self.status_code = status
         self.background = None
-        self.body = _encode(content)
+        self.body = content if isinstance(content, bytearray) else _encode(content)  # type: ignore[assignment]  # uvicorn sends it as it sends bytes
         self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", media_type.encode())]
         if headers is not None:
             self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]

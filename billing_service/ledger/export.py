@@ -19,7 +19,7 @@ from billing_service.database.pool import Connection, Database
 from billing_service.ledger.customers import list_customers
 from billing_service.ledger.records import read_pages
 
-PAGE_RECORDS = 1_000
+PAGE_RECORDS = 500
 PAGE_CUSTOMERS = 1_000
 CURSOR_RECORDS = 50_000  # the LIMIT of a cursor: with it the planner reads in index order instead of sorting everything
 PATIENCE_SECONDS = 0.2  # how long a turn waits for its client in total; starting another turn takes a millisecond

@@ -1,16 +1,51 @@
 """Long work on the event loop, cut into slices, so that small requests do not wait for it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
-SLICE_RECORDS = 250  # 2 to 3 ms of decoding, hashing or comparing
+SLICE_SECONDS = 0.001
+FIRST, LEAST, MOST = 100, 25, 1_000  # items of a slice
+PASSES = 3  # of the event loop between two slices: a small request takes several from its first byte to its answer
 
 
-async def in_slices(items: Sequence[T], size: int = SLICE_RECORDS) -> AsyncIterator[Sequence[T]]:
-    """The items, `size` at a time. Between two slices the event loop serves everyone else once."""
-    for start in range(0, len(items), size):
-        if start:
-            await asyncio.sleep(0)
+async def in_slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The items, as many at a time as take about SLICE_SECONDS, going by the slice before.
+
+    Between two slices the event loop serves everyone else.
+    """
+    start, size = 0, FIRST
+    while start < len(items):
+        began = time.perf_counter()
         yield items[start : start + size]
+        start += size
+        if start < len(items):
+            size = _next_size(size, time.perf_counter() - began)
+            await let_others_in()
+
+
+async def taken_in_slices(items: list[T]) -> AsyncIterator[list[T]]:
+    """As `in_slices`, but the list is emptied meanwhile: to free very many objects at once takes milliseconds too."""
+    items.reverse()
+    size = FIRST
+    while items:
+        began = time.perf_counter()
+        part = items[: -size - 1 : -1]
+        del items[-size:]
+        yield part
+        del part
+        if items:
+            size = _next_size(size, time.perf_counter() - began)
+            await let_others_in()
+
+
+def _next_size(size: int, seconds: float) -> int:
+    return int(min(max(size * SLICE_SECONDS / seconds, LEAST), MOST, 2 * size))
+
+
+async def let_others_in() -> None:
+    """Let the event loop serve everyone else before the work goes on."""
+    for _ in range(PASSES):
+        await asyncio.sleep(0)

@@ -25,6 +25,7 @@ _CUSTOMERS = load_queries("customers")
 
 _encode = msgspec.json.Encoder().encode
 _decode_dimensions = msgspec.json.Decoder(dict[str, str]).decode
+FIND_RECORDS = 1_000  # that are looked for in one statement: more would hold the event loop when they come
 WARY_CALLS = 5  # after one with usage that was there already; then all is taken for new again
 
 
@@ -112,14 +113,15 @@ async def decide_dry_run(connection: Connection, submissions: Sequence[Submissio
 
 
 async def _first_of_known_customers(
-    connection: Connection, customers: KnownCustomers, submissions: Iterable[Submission]
+    connection: Connection, customers: KnownCustomers, submissions: Sequence[Submission]
 ) -> dict[str, Submission]:
     """The first submission of each usage by request id, less those of unknown customers."""
     known = await customers.among(connection, {submission.record.customer_id for submission in submissions})
     first: dict[str, Submission] = {}
-    for submission in submissions:
-        if submission.record.customer_id in known:
-            first.setdefault(submission.record.request_id, submission)
+    async for part in in_slices(submissions):
+        for submission in part:
+            if submission.record.customer_id in known:
+                first.setdefault(submission.record.request_id, submission)
     return first
 
 
@@ -128,9 +130,8 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
 
     Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0.
     """
-    ordered = sorted(submissions, key=lambda submission: (submission.record.customer_id, submission.record.request_id))
     columns: list[list[Any]] = [[] for _ in range(11)]
-    async for part in in_slices(ordered):
+    async for part in in_slices(await _in_order(list(submissions))):
         records = [submission.record for submission in part]
         values: list[list[Any]] = [
             [record.customer_id for record in records],
@@ -165,6 +166,17 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     )
 
 
+async def _in_order(submissions: Sequence[Submission]) -> list[Submission]:
+    """By customer and request id, as everyone inserts them, so that nobody waits for each other.
+
+    Text sorts ten times as fast as pairs. A line feed, which no id contains, sorts below all that an id may contain.
+    """
+    by_place: dict[str, Submission] = {}
+    async for part in in_slices(submissions):
+        by_place |= {f"{each.record.customer_id}\n{each.record.request_id}": each for each in part}
+    return [by_place[place] for place in sorted(by_place)]
+
+
 def _once(values: list[T]) -> list[T]:
     """One value where all are the same, else all."""
     return values[:1] if values.count(values[0]) == len(values) else values
@@ -172,16 +184,14 @@ def _once(values: list[T]) -> list[T]:
 
 async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, Submission]:
     """The stored records with the same request ids. A later statement than the insert, so it sees rivals' commits."""
-    if not records:
-        return {}
-    rows = await connection.fetch(
-        _USAGE["find_usage"],
-        [record.customer_id for record in records],
-        [bytes.fromhex(record.request_id) for record in records],
-    )
     found: dict[str, Submission] = {}
-    async for part in in_slices(rows):
-        found |= {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in part}
+    for start in range(0, len(records), FIND_RECORDS):
+        page = records[start : start + FIND_RECORDS]
+        customer_ids = [record.customer_id for record in page]
+        request_ids = [bytes.fromhex(record.request_id) for record in page]
+        rows = await connection.fetch(_USAGE["find_usage"], customer_ids, request_ids)
+        async for part in in_slices(rows):
+            found |= {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in part}
     return found
 
 
@@ -193,7 +203,6 @@ async def _decide(
     new: Outcome,
 ) -> list[Decision]:
     unseen = set(fresh)
-    stored = stored | {id_: Submission(first[id_].record, first[id_].idempotency_key) for id_ in unseen}
     decisions = []
     async for part in in_slices(submissions):
         for submission in part:
@@ -202,9 +211,9 @@ async def _decide(
                 decisions.append(UNKNOWN_CUSTOMER)
             elif id_ in unseen:
                 unseen.remove(id_)
-                decisions.append(Decision(new, stored[id_].record))
+                decisions.append(Decision(new, submission.record))
             else:
-                decisions.append(compare(submission, stored[id_]))
+                decisions.append(compare(submission, stored.get(id_) or first[id_]))
     return decisions
 
 

@@ -4,9 +4,10 @@ import re
 
 from starlette.responses import Response
 
-from billing_client.contract.wire import MAX_ID_LENGTH
+from billing_client.contract.wire import MAX_ID_LENGTH, Refusal
 from billing_service.console.formats import path, query
 from billing_service.console.pages import View, error_page, redirect, show, zone_of
+from billing_service.console.refusals import REASONS, refused_under
 from billing_service.database.pool import Connection
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
@@ -23,13 +24,16 @@ async def find(request: ApiRequest, _: None) -> Response:
     zone, text = zone_of(request), (request.query_params.get("q") or "").strip()
     records: list[Found] = []
     customers: list[tuple[str, str]] = []
+    refused: list[Refusal] = []
     if text and len(text) <= MAX_ID_LENGTH and not _CONTROL.search(text):
         async with request.services.database.read_connection(is_large=True) as connection:
             records = await _records(request, connection, text)
             if "customers:read" in request.caller.scopes:
                 only = request.caller.customer_id
                 customers = await search_customers(connection, text, "", MAX_CUSTOMERS + 1, only)
-    if (segments := _only_one(text, records, customers)) is not None:
+            if not records:
+                refused = await _refusals(request, connection, text)
+    if not refused and (segments := _only_one(text, records, customers)) is not None:
         return redirect(request, path("customers", *segments) + query(timezone=zone if zone != "UTC" else None))
     return show(
         request,
@@ -38,7 +42,8 @@ async def find(request: ApiRequest, _: None) -> Response:
         text=text,
         records=records,
         customers=customers[:MAX_CUSTOMERS],
-        has_refusals=False,
+        refusals=refused,
+        reasons=REASONS,
         has_more=len(customers) > MAX_CUSTOMERS,
     )
 
@@ -65,6 +70,15 @@ async def _records(request: ApiRequest, connection: Connection, text: str) -> li
         elif await read_details(connection, only, request_id) is not None:
             found = [Found(only, request_id.hex())]
     return found + await find_by_event_id(connection, text, only)
+
+
+async def _refusals(request: ApiRequest, connection: Connection, text: str) -> list[Refusal]:
+    """What was refused under this request id or event id, of the customers that the caller reaches."""
+    only = request.caller.customer_id
+    found = await refused_under(connection, only, event_id=text)
+    if not found and _REQUEST_ID.fullmatch(text.lower()):
+        found = await refused_under(connection, only, request_id=bytes.fromhex(text))
+    return found
 
 
 OPERATIONS = [

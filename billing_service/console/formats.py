@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from billing_client.contract.wire import printable
 
 MINUS = "\N{MINUS SIGN}"
+MOST_PERCENT = 10_000
 _WIDE = Context(prec=200, rounding=ROUND_HALF_UP)
 
 
@@ -52,6 +53,8 @@ def change(before: str, after: str) -> str:
     if not old:
         return "new"
     percent = _WIDE.divide(_WIDE.subtract(new, old) * 100, abs(old)).quantize(Decimal("0.1"), context=_WIDE)
+    if abs(percent) > MOST_PERCENT:
+        return f"{'+' if percent > 0 else MINUS}over {number(MOST_PERCENT)} %"
     if not percent:
         return "under 0.1 %"
     return f"{signed(format(percent, 'f'))} %"

@@ -1,6 +1,6 @@
 """All pages of the console, as operations."""
 
-from billing_service.console import assets, customer, customers, find, keys, overview, record, sign_in
+from billing_service.console import assets, customer, customers, find, keys, live, overview, record, refusals, sign_in
 
 OPERATIONS = [
     *overview.OPERATIONS,
@@ -8,6 +8,8 @@ OPERATIONS = [
     *customer.OPERATIONS,
     *record.OPERATIONS,
     *find.OPERATIONS,
+    *refusals.OPERATIONS,
+    *live.OPERATIONS,
     *keys.OPERATIONS,
     *sign_in.OPERATIONS,
     *assets.OPERATIONS,

@@ -7,15 +7,18 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from billing_client.contract.decimals import difference, total
+from billing_client.contract.wire import RefusalCount
 from billing_service.console.charts import Bar, Chart, draw
-from billing_service.console.formats import day_name, duration, long_day, path, places
+from billing_service.console.formats import day_name, duration, long_day, number, path, places, query
 from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.console.refusals import COUNTED, REASONS, recent_counts, total_of
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.replication import read_durability
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.overviews import DayTotal, Overview
 
+SHOWN_REFUSALS = 5
 SILENT = timedelta(days=1)  # as the alert BillingServiceSilent
 FORGOTTEN = timedelta(days=30)  # a service that was not used for so long is no news
 
@@ -33,7 +36,9 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
     """Show this month beside the month before, of all customers or of the one that the key is bound to."""
     zone = zone_of(request)
     caller = request.caller
-    overview = await request.services.overviews.read(caller.customer_id, zone)
+    # the script of the page asks so after a change, as a browser does when it reloads without its cache
+    is_fresh = "no-cache" in request.headers.get("cache-control", "")
+    overview = await request.services.overviews.read(caller.customer_id, zone, fresh=is_fresh)
     calendar = overview.calendar
     records = sum(day.records for day in overview.this_month)
     billed = total(day.amount for day in overview.this_month)
@@ -52,7 +57,7 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
         more=difference(billed, overview.before),
         forecast=overview.forecast(MINOR_UNITS[request.services.settings.currency]),
         rate=_rate(overview),
-        faults=[] if caller.customer_id is not None else await _faults(request, calendar.now),
+        faults=await _faults(request, calendar.now),
     )
 
 
@@ -93,15 +98,35 @@ def _rate(overview: Overview) -> str:
 
 async def _faults(request: ApiRequest, now: datetime) -> list[Fault]:
     """What is wrong, the worst first."""
-    services = request.services
+    services, customer_id = request.services, request.caller.customer_id
     async with services.database.read_connection() as connection:
+        refused = _refused(await recent_counts(connection, now, customer_id))
+        if customer_id is not None:
+            return refused
         durability = await read_durability(connection)
     faults = [Fault(text, is_bad=True) for text in (services.clock.fault, *durability.faults) if text]
     if durability.attached is not None and durability.attached < durability.waits_for:
         text = f"Of {durability.waits_for} standbys that a commit waits for, {durability.attached} are there."
         advice = "Nothing can be recorded until they are back: start them, or let commits wait for fewer."
         faults.append(Fault(text, advice, is_bad=True))
-    return faults + _silent_services(services.metrics.silence.silences(now.timestamp()), now)
+    return faults + refused + _silent_services(services.metrics.silence.silences(now.timestamp()), now)
+
+
+def _refused(counts: list[RefusalCount]) -> list[Fault]:
+    """Refusals by API key and reason: those of which there are most."""
+    faults = []
+    for count in counts[:SHOWN_REFUSALS]:
+        key = f"by API key {count.submitted_by}" if count.submitted_by else "without an API key"
+        text = f"{number(count.refusals)} refused {key}: {REASONS.get(count.code, count.code)}."
+        address = path("refusals") + query(code=count.code, key=count.submitted_by)
+        faults.append(Fault(text, f"In the last {COUNTED.days} days; the last {_ago(count.last_refused_at)}.", address))
+    if others := counts[SHOWN_REFUSALS:]:
+        faults.append(Fault(f"{number(total_of(others))} more were refused.", address=path("refusals")))
+    return faults
+
+
+def _ago(instant: datetime) -> str:
+    return f"on {long_day(instant.date())} at {instant:%H:%M} UTC"
 
 
 def _silent_services(silences: Mapping[str, float], now: datetime) -> list[Fault]:

@@ -83,6 +83,8 @@ def show(
         status: The HTTP status.
         **content: What the template shows.
     """
+    if _cookie_was_kept_back(request):
+        return _again(request)
     token = request.cookies.get(SESSION_COOKIE) or secrets.token_urlsafe(32)
     caller = request.caller
     shared = {
@@ -164,12 +166,26 @@ def error_page(request: ApiRequest, error: ProblemError) -> Response:
 
 
 def _ask_to_sign_in(request: ApiRequest) -> Response:
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    if request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site":
-        # Another site's link led here, so the browser kept the cookie back (SameSite=Strict). It sends it when a page
-        # of this site leads here.
-        return show(request, "again", address=here)
-    return redirect(request, path("sign-in") + query(next=here if request.method == "GET" else None))
+    if _cookie_was_kept_back(request):
+        return _again(request)
+    return redirect(request, path("sign-in") + query(next=_address(request) if request.method == "GET" else None))
+
+
+def _cookie_was_kept_back(request: ApiRequest) -> bool:
+    """Whether another site's link led here: then the browser keeps the cookie back, if it has one (SameSite=Strict)."""
+    is_navigation = request.method == "GET" and request.headers.get("sec-fetch-site") == "cross-site"
+    return is_navigation and SESSION_COOKIE not in request.cookies
+
+
+def _again(request: ApiRequest) -> Response:
+    """A page that leads to the same address: as it is a page of this site, the browser then sends the cookie. It sets
+    none itself, which would take the place of the session."""
+    text = _templates.get_template("again.html").render(address=_address(request))
+    return Response(text, 200, HEADERS, "text/html")
+
+
+def _address(request: ApiRequest) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def safe_next(address: str | None) -> str:

@@ -13,6 +13,7 @@ from billing_client.contract.statements.content_hashes import record_hash, void_
 from billing_client.contract.wire import VoidedUsage
 from billing_service.console.formats import path, query
 from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
+from billing_service.console.refusals import REASONS, refused_under
 from billing_service.http.errors import ProblemError
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
@@ -33,6 +34,8 @@ async def _show(request: ApiRequest, problem: ProblemError | None = None, reason
     zone, now = zone_of(request), request.services.clock.now()
     details = await _details(request)
     record = details.record
+    async with request.services.database.read_connection() as connection:
+        refused = await refused_under(connection, record.customer_id, request_id=bytes.fromhex(record.request_id))
     address = _api_address(request)
     return show(
         request,
@@ -48,6 +51,8 @@ async def _show(request: ApiRequest, problem: ProblemError | None = None, reason
         may_void="usage:void" in request.caller.scopes,
         problem=problem.details if problem else None,
         reason=reason,
+        refusals=refused,
+        reasons=REASONS,
         curl=f'curl -H "Authorization: Bearer $BILLING_API_KEY" {shlex.quote(address)}',
     )
 

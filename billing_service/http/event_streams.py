@@ -6,15 +6,19 @@ every stream of the next one, and runs three tasks a stream.
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import Context
+from typing import Any
 
 import asyncpg
 import msgspec
 from msgspec import Struct
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ChangeEvent
 from billing_service.database.pool import Database, DatabaseUnavailableError
@@ -29,6 +33,9 @@ HEARTBEAT_SECONDS = 10.0  # below the time after which clients and proxies give 
 LATE_SECONDS = 10.0  # how much later than one with a higher number a change may become visible
 MAX_READ = 1_000  # changes at a time, and after the last event that a client has seen
 SHARE_OF_CALLER = 10  # one caller may have one of so many streams
+EVENT_STREAM = "text/event-stream"
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
 RESET = b"event: reset\ndata: {}\n"
 _RETRY = b"retry: 2000\n\n"  # milliseconds
 _encode = msgspec.json.Encoder().encode
@@ -278,3 +285,27 @@ class EventStreams:
 
 def _no_room(why: str) -> ProblemError:
     return ProblemError(problem("unavailable", why), {"Retry-After": RETRY_AFTER_SECONDS})
+
+
+def last_event_id(fields: Mapping[bytes, bytes]) -> int | None:
+    """The number in `Last-Event-ID`; None where there is none, or one that is not of this service."""
+    value = fields.get(b"last-event-id", b"").decode("latin-1")
+    return int(value) if _NUMBER.fullmatch(value) else None
+
+
+class EventStreamResponse(StreamingResponse):
+    """A response that is a stream. The stream is registered while it is being sent."""
+
+    def __init__(
+        self, streams: EventStreams, stream: Stream, caller: str, authorization: bytes | None, seconds: float
+    ) -> None:
+        super().__init__(stream.chunks(seconds), headers=_HEADERS, media_type=EVENT_STREAM)
+        self._opened: Any = (stream, caller, authorization)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":  # the response has no body
+            await Response(headers=_HEADERS, media_type=EVENT_STREAM)(scope, receive, send)
+            return
+        with self._streams.opened(*self._opened):
+            await super().__call__(scope, receive, send)

@@ -171,30 +171,46 @@ def _rounded(number: Fraction, digits: int) -> str:
     return f"{sign}{text[:-digits]}.{text[-digits:]}" if digits else f"{sign}{text}"
 
 
+class _Kept(NamedTuple):
+    """An overview, when its reading began, and until when it is kept, on the loop's clock."""
+
+    overview: Overview
+    began: float
+    until: float
+
+
 class Overviews:
     """Reads overviews. Those of all customers are kept for a moment, so that many readers cost as little as one."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._kept: dict[str, tuple[Overview, float]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._reading: dict[str, asyncio.Lock] = {}
 
-    async def read(self, customer_id: str | None, zone: str) -> Overview:
-        """The overview of a customer, or of all, in a time zone. Raises DatabaseUnavailableError."""
+    async def read(self, customer_id: str | None, zone: str, *, fresh: bool = False) -> Overview:
+        """An overview. Raises DatabaseUnavailableError.
+
+        Args:
+            customer_id: The customer; None for all.
+            zone: The time zone of its days.
+            fresh: Whether it must hold all that was committed before this call; else it may be one that was kept.
+        """
         if customer_id is not None:
             return await self._read(customer_id, zone)
         if len(self._reading) > MAX_KEPT:
             self._reading.clear()
             self._kept.clear()
-        loop = asyncio.get_running_loop()
+        time = asyncio.get_running_loop().time
+        called = time()
         async with self._reading.setdefault(zone, asyncio.Lock()):
-            overview, until = self._kept.get(zone, (None, 0.0))
-            if overview is None or until <= (began := loop.time()):
-                began = loop.time()
-                overview = await self._read(None, zone)
-                took = loop.time() - began
-                self._kept[zone] = overview, began + max(KEPT_SECONDS, took * KEPT_TIMES)
+            kept = self._kept.get(zone)
+            if kept is not None and (kept.began >= called or (not fresh and kept.until > called)):
+                return kept.overview
+            began = time()
+            overview = await self._read(None, zone)
+            until = began + max(KEPT_SECONDS, (time() - began) * KEPT_TIMES)
+            self._kept[zone] = _Kept(overview, began, until)
             return overview
 
     async def _read(self, customer_id: str | None, zone: str) -> Overview:

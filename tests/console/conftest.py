@@ -28,6 +28,16 @@ class Stage(NamedTuple):
         """Call the API as an admin."""
         return run(_post(self.service, self.admin, path, body))
 
+    def record(self, event_id: str, units: str) -> None:
+        """Record usage of acme."""
+        body = {"customerId": "acme", "service": "compute", "unitsConsumed": units, "pricePerUnit": "1"}
+        self.post("/usage", body | {"eventId": event_id})
+
+    def refuse(self, event_id: str = "job/1") -> None:
+        """Report usage of acme that is refused, since its event id is recorded with other data."""
+        body = {"customerId": "acme", "service": "another", "unitsConsumed": "1", "pricePerUnit": "1"}
+        self.post("/usage/batch", {"records": [body | {"eventId": event_id}]})
+
 
 async def _post(service: Service, key: str, path: str, body: object) -> object:
     async with aiohttp.ClientSession(service.url, headers=bearer(key)) as http:

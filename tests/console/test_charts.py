@@ -67,6 +67,7 @@ def test_numbers_are_shown_to_their_last_digit_and_their_points_are_below_each_o
         ("3", "2", "\N{MINUS SIGN}33.3 %"),
         ("100000", "100001", "under 0.1 %"),
         ("-10", "10", "+200.0 %"),
+        ("0.001", "12345678901234567890123456789", "+over 10,000 %"),
     ],
 )
 def test_a_change_in_percent(before: str, after: str, shown: str) -> None:

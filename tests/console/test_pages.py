@@ -1,5 +1,6 @@
 """The pages over HTTP: who sees what, that numbers add up, and that writes come from our forms only."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import escape
@@ -167,7 +168,7 @@ def test_the_rows_of_a_customer_add_up_and_are_what_the_api_says(stage: Stage, a
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
 def test_the_overview_adds_up_in_any_time_zone(stage: Stage, admin: Visitor, zone: str) -> None:
-    page = admin.get(f"/console?timezone={zone}")
+    page = admin.get(f"/console?timezone={zone}", "Cache-Control: no-cache")
     header, *rows, last = page.rows("Billed by day")
     assert "other services" not in header
     for row in [*rows, last]:
@@ -180,6 +181,19 @@ def test_the_overview_adds_up_in_any_time_zone(stage: Stage, admin: Visitor, zon
     pages = exchange(stage.service, request_head("GET", path, f"Authorization: Bearer {stage.admin}")).require(200)
     groups = [group for each in pages["data"] for group in each["groups"] if group["month"] == f"{first:%Y-%m}"]
     assert sum(Decimal(group["amount"]) for group in groups) == amount(last[-2])
+
+
+def test_an_overview_that_must_be_fresh_holds_what_was_just_committed(stage: Stage, admin: Visitor) -> None:
+    def billed(*headers: str) -> str:
+        return admin.get("/console", *headers).text.partition('class="big">')[2].partition("</dd>")[0]
+
+    before = billed("Cache-Control: no-cache")
+    for n in range(3):
+        stage.record(f"fresh/{n}", "1")
+        after = billed("Cache-Control: no-cache")
+        assert after != before
+        assert billed() == after, "it is kept for others"
+        before = after
 
 
 def test_customers_are_found_by_id_and_name_and_in_pages(stage: Stage, admin: Visitor) -> None:
@@ -230,6 +244,42 @@ def test_a_record_is_voided_once_with_a_reason_by_keys_that_may(stage: Stage, ad
     page = reader.get(other)
     assert "Void this record" not in page.shown
     assert reader.submit(page, f"{other}/void", reason="no").status == 403
+
+
+def test_what_was_refused_is_found_where_one_looks_for_it(stage: Stage, admin: Visitor) -> None:
+    stage.refuse("job/10")
+    stage.post("/usage/batch", {"records": [{"customerId": "acme", "service": HOSTILE, "eventId": "lost/1"}]})
+    page = _until(admin, "/console/refusals", "lost/1")
+    rows = page.rows("Refusals")[1:]
+    assert [row[2] for row in rows[:2]] == ["acme", "acme"]
+    assert "/unitsConsumed is required" in rows[0][1].replace("  ", " ")
+    counts = {row[1]: row[0] for row in page.rows("By API key and reason")[1:]}
+    assert counts["This event id is recorded with other data"] == f"bk_{id_of(stage.admin)}"
+    assert "service requests is recorded, another came" in " ".join(rows[1][1].split())
+    assert "lost/1" not in admin.get("/console/refusals?code=event_id_conflict").shown
+    assert "It was reported, and not recorded" in admin.get("/console/find?q=lost/1").shown
+    record = admin.get(admin.get("/console/find?q=job/10").headers["Location"])
+    assert "Refused under its id" in record.shown
+    overview = admin.get("/console")
+    assert "refused by API key" in overview.shown
+    of_zenith = Visitor(stage.service)
+    of_zenith.sign_in(run(given_key(stage.service.settings.database_url, "usage:read", customer_id="zenith")))
+    assert "lost/1" not in of_zenith.get("/console/refusals").shown
+    assert of_zenith.get("/console/refusals?customer=acme").status == 403
+    assert of_zenith.get("/console/events?customer=acme").status == 403
+    assert admin.get("/console/refusals?code=nonsense").status == 400
+    assert admin.get("/console/refusals?request=nonsense").status == 400
+    assert admin.get("/console/refusals?key=nonsense").status == 400
+
+
+def _until(visitor: Visitor, path: str, text: str) -> Page:
+    """The page once it holds a text: refusals are written after the answer."""
+    for _ in range(300):
+        page = visitor.get(path)
+        if text in page.shown:
+            return page
+        time.sleep(0.1)
+    raise AssertionError(page.shown)
 
 
 def test_a_form_that_is_not_ours_writes_nothing(stage: Stage, admin: Visitor) -> None:

@@ -5,15 +5,18 @@
   // Fetch an address of the console, and put its parts that have these ids in the place of those shown.
   async function refresh(address, ids) {
     const mine = ++latest;
-    const response = await fetch(address);
+    const response = await fetch(address, { cache: "reload" });
     if (!response.ok || response.redirected || mine !== latest) return;
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const id of ids) {
       const [old, next] = [document.getElementById(id), page.getElementById(id)];
       if (old && next && old.innerHTML !== next.innerHTML) {
-        const open = [...old.querySelectorAll("details[open]")].map((each) => each.id);
+        const open = [...old.querySelectorAll("details")].map((each) => each.open);
+        const reachable = (part) => [...part.querySelectorAll("a[href], button, input, summary, [tabindex]")];
+        const focused = reachable(old).indexOf(document.activeElement);
+        next.querySelectorAll("details").forEach((each, n) => { each.open = open[n] || each.open; });
         old.replaceWith(next);
-        open.forEach((each) => each && document.getElementById(each)?.setAttribute("open", ""));
+        if (focused >= 0) reachable(next)[focused]?.focus({ preventScroll: true });
       }
     }
   }
@@ -29,6 +32,37 @@
         refresh(address, [search.dataset.search]);
       }, 150);
     });
+  }
+  const { events, live } = document.body.dataset;
+  const followed = document.getElementById("followed");
+  let source, isDue = false, isBusy = false;
+  // Fetch again: what changes meanwhile is fetched afterwards, after a pause as long as that took.
+  async function change() {
+    isDue = true;
+    if (isBusy) return;
+    isBusy = true;
+    while (isDue) {
+      isDue = false;
+      const began = performance.now();
+      await refresh(location.href, live.split(" ")).catch(() => {});
+      await new Promise((done) => { setTimeout(done, Math.max(300, performance.now() - began)); });
+    }
+    isBusy = false;
+  }
+  // Only the page that is looked at listens: a browser has few connections to one host.
+  function listen() {
+    source?.close();
+    if (followed) followed.textContent = "";
+    if (document.hidden) return;
+    source = new EventSource(events);
+    source.onopen = () => { followed.textContent = "The page follows what changes."; };
+    source.onerror = () => { followed.textContent = ""; };
+    ["reset", "totals", "refusals", "statements"].forEach((name) => source.addEventListener(name, change));
+  }
+  if (events) {
+    document.addEventListener("visibilitychange", listen);
+    addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
+    listen();
   }
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");

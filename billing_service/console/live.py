@@ -1,0 +1,38 @@
+"""What changes, as it changes, for the pages: the events of the API, for who signed in."""
+
+from starlette.responses import Response
+
+from billing_service.console.formats import path
+from billing_service.console.pages import error_page
+from billing_service.http.event_streams import EventStreamResponse, last_event_id
+from billing_service.http.operations import Operation
+from billing_service.http.requests import ApiRequest
+
+STREAM_SECONDS = 60.0  # then the browser asks again, and whether its session still holds is looked up
+
+
+async def stream_events(request: ApiRequest, _: None) -> Response:
+    """Stream what changes of the customer `customer`, or of all that the caller reaches."""
+    customer_id = request.query_params.get("customer")
+    if customer_id is not None:
+        request.caller.require_reach(customer_id)
+    streams = request.services.event_streams
+    caller = request.caller.key_id or request.address
+    streams.require_room(caller)
+    stream = await streams.begin(customer_id or request.caller.customer_id, last_event_id(request.fields))
+    return EventStreamResponse(streams, stream, caller, None, STREAM_SECONDS)
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path=path("events"),
+        handler=stream_events,
+        tag="console",
+        scope="usage:read",
+        reach="handler",
+        query=None,
+        documented=False,
+        error_page=error_page,
+    )
+]

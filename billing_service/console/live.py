@@ -2,6 +2,7 @@
 
 from starlette.responses import Response
 
+from billing_client.contract.query_parameters import EventsQuery
 from billing_service.console.formats import path
 from billing_service.console.pages import error_page
 from billing_service.http.event_streams import EventStreamResponse, last_event_id
@@ -11,16 +12,15 @@ from billing_service.http.requests import ApiRequest
 STREAM_SECONDS = 60.0  # then the browser asks again, and whether its session still holds is looked up
 
 
-async def stream_events(request: ApiRequest, _: None) -> Response:
-    """Stream what changes of the customer `customer`, or of all that the caller reaches."""
-    customer_id = request.query_params.get("customer")
-    if customer_id is not None:
-        request.caller.require_reach(customer_id)
+async def stream_events(request: ApiRequest, query: EventsQuery) -> Response:
+    """Stream what changes of a customer, or of all that the caller reaches."""
+    if query.customer_id is not None:
+        request.caller.require_reach(query.customer_id)
     streams = request.services.event_streams
     caller = request.caller.key_id or request.address
     streams.require_room(caller)
-    stream = await streams.begin(customer_id or request.caller.customer_id, last_event_id(request.fields))
-    return EventStreamResponse(streams, stream, caller, None, STREAM_SECONDS)
+    stream = await streams.begin(query.customer_id or request.caller.customer_id, last_event_id(request.fields))
+    return EventStreamResponse(streams, stream, caller, None, min(query.seconds, STREAM_SECONDS))
 
 
 OPERATIONS = [
@@ -31,7 +31,7 @@ OPERATIONS = [
         tag="console",
         scope="usage:read",
         reach="handler",
-        query=None,
+        query=EventsQuery,
         documented=False,
         error_page=error_page,
     )

@@ -266,7 +266,7 @@ def test_what_was_refused_is_found_where_one_looks_for_it(stage: Stage, admin: V
     of_zenith.sign_in(run(given_key(stage.service.settings.database_url, "usage:read", customer_id="zenith")))
     assert "lost/1" not in of_zenith.get("/console/refusals").shown
     assert of_zenith.get("/console/refusals?customer=acme").status == 403
-    assert of_zenith.get("/console/events?customer=acme").status == 403
+    assert of_zenith.get("/console/events?customerId=acme").status == 403
     assert admin.get("/console/refusals?code=nonsense").status == 400
     assert admin.get("/console/refusals?request=nonsense").status == 400
     assert admin.get("/console/refusals?key=nonsense").status == 400

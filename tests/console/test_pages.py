@@ -151,6 +151,13 @@ def test_a_key_that_may_not_read_usage_is_told_so(stage: Stage) -> None:
     assert "usage:read" in page.shown
 
 
+def test_a_key_that_may_read_customers_but_no_usage_sees_names_alone(stage: Stage) -> None:
+    visitor = Visitor(stage.service)
+    visitor.sign_in(run(given_key(stage.service.settings.database_url, "customers:read")))
+    rows = visitor.get("/console/customers?q=acme").rows("Customers")
+    assert rows == [["Customer"], ["Acme Corporation acme"]]
+
+
 def test_the_rows_of_a_customer_add_up_and_are_what_the_api_says(stage: Stage, admin: Visitor) -> None:
     page = admin.get(f"/console/customers/acme?{wide_span()}")
     for table in ("By service", "By day"):

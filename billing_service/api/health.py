@@ -23,12 +23,12 @@ class Health(Struct):
     status: Literal["ok", "ready"]
 
 
-async def healthz(_: ApiRequest, __: NoQuery) -> Response:
+async def get_health(_: ApiRequest, __: NoQuery) -> Response:
     """Say that the process answers."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-async def readyz(request: ApiRequest, _: NoQuery) -> Response:
+async def get_readiness(request: ApiRequest, _: NoQuery) -> Response:
     """Say whether the database takes writes, with a schema that fits and the same time, the queue has room, and no stop
     was asked for."""
     services = request.services
@@ -62,11 +62,13 @@ def _not_ready(why: str, retry_after: str = RETRY_AFTER_SECONDS) -> ProblemError
 
 
 OPERATIONS = [
-    Operation(method="GET", path="/healthz", handler=healthz, tag="service", scope=None, reach="open", answer=Health),
+    Operation(
+        method="GET", path="/healthz", handler=get_health, tag="service", scope=None, reach="open", answer=Health
+    ),
     Operation(
         method="GET",
         path="/readyz",
-        handler=readyz,
+        handler=get_readiness,
         tag="service",
         scope=None,
         reach="open",

@@ -8,7 +8,7 @@ from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 
 
-async def metrics(request: ApiRequest, _: NoQuery) -> Response:
+async def get_metrics(request: ApiRequest, _: NoQuery) -> Response:
     """Read the metrics in the Prometheus text format."""
     request.caller.require_reach(None)  # the metrics cover all customers
     return Response(await request.services.sampler.expose(), media_type=CONTENT_TYPE_LATEST)
@@ -18,7 +18,7 @@ OPERATIONS = [
     Operation(
         method="GET",
         path="/metrics",
-        handler=metrics,
+        handler=get_metrics,
         tag="service",
         scope="usage:read",
         reach="handler",

@@ -9,10 +9,11 @@ import msgspec
 from billing_client import __version__
 from billing_client.contract.decimals import MAX_DIGITS, MAX_FRACTION_DIGITS, MAX_NUMERAL, NUMERAL
 from billing_client.contract.problems import KINDS
-from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, ProblemDetails
+from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, NewUsage, ProblemDetails
 from billing_service.http.errors import PROBLEM_TYPE
 from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.openapi.examples import ANSWERS, BODIES, IDS, problem_example
+from billing_service.openapi.members import describe_members, name_types_of_enums, without_null
 
 _SCHEMAS = "#/components/schemas/"
 _MARKS = re.compile(rb"_(?:Sent|Plain)Decimal_|\[(?:Sent|Plain)Decimal\]")  # in names and titles of generic structs
@@ -81,13 +82,16 @@ _IDEMPOTENCY_KEY = {
 def openapi_document(operations: Iterable[Operation]) -> bytes:
     """The document of these operations, as JSON."""
     operations = [operation for operation in operations if operation.documented]
-    structs = [struct for each in operations for struct in (each.query, each.body, each.answer) if struct is not None]
-    _, schemas = _schemas([*structs, ProblemDetails[PlainDecimal]])
+    queries = [each.query for each in operations if each.query is not None]
+    structs: list[Any] = [struct for each in operations for struct in (each.body, each.answer) if struct is not None]
+    structs += [NewUsage[SentDecimal], ProblemDetails[PlainDecimal]]
+    _, schemas = _schemas([*queries, *structs])
+    describe_members(schemas, structs)
     paths: dict[str, Any] = {}
     for operation in operations:
         path = paths.setdefault(_PARAMETER.sub(lambda match: f"{{{_camel(match[1])}}}", operation.path), {})
         path[operation.method.lower()] = _operation(operation, schemas)
-    queries = {each.query.__name__ for each in operations if each.query is not None}
+    query_names = {query.__name__ for query in queries}
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -100,10 +104,11 @@ def openapi_document(operations: Iterable[Operation]) -> bytes:
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": {name: schemas[name] for name in sorted(schemas) if name not in queries},
+            "schemas": {name: schemas[name] for name in sorted(schemas) if name not in query_names},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bk_…"}},
         },
     }
+    name_types_of_enums(document)
     text = _MARKS.sub(b"", msgspec.json.encode(document))
     for pattern, shown in _PATTERNS.items():
         text = text.replace(msgspec.json.encode(pattern)[1:-1], msgspec.json.encode(shown)[1:-1])
@@ -140,7 +145,8 @@ def _parameters(operation: Operation, schemas: Mapping[str, Any]) -> list[dict[s
     query = {} if operation.query is None else schemas[operation.query.__name__]
     for name, schema in query.get("properties", {}).items():
         required = name in query["required"]
-        parameters.append({"name": name, "in": "query", "required": required, "schema": _without_null(schema)})
+        schema = {key: value for key, value in without_null(schema).items() if (key, value) != ("default", None)}
+        parameters.append({"name": name, "in": "query", "required": required, "schema": schema})
     return [*parameters, *([_IDEMPOTENCY_KEY] if operation.idempotency_key else [])]
 
 
@@ -193,16 +199,12 @@ def _schemas(structs: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, 
     references, schemas = msgspec.json.schema_components(
         structs, schema_hook=_DECIMALS.__getitem__, ref_template=_SCHEMAS + "{name}"
     )
+    if batch := schemas.get("Batch"):  # whose records are kept as bytes, so that a bad one cannot harm its neighbours
+        batch["properties"]["records"]["items"] = _reference(NewUsage[SentDecimal])
     for schema in schemas.values():
         if "description" in schema:  # from a docstring; its indentation depends on the version of Python
             schema["description"] = " ".join(schema["description"].split())
     return references, schemas
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter without null: a parameter can be omitted, but not be null."""
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
-    return {name: value for name, value in kinds[0].items() if (name, value) != ("default", None)}
 
 
 def _camel(name: str) -> str:

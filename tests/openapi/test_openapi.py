@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,24 @@ def test_the_pattern_of_a_number_is_what_is_taken_as_one(document: Any) -> None:
         with pytest.raises(ValueError, match=r"^must ") as refused:
             plain_decimal(text)
         assert bool(re.search(pattern, text)) == ("finite" not in str(refused.value)) or text == "1\n"  # "$" in Python
+
+
+def schemas_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of the document, from the outside in."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from schemas_in(each)
+
+
+def test_generators_find_what_they_need(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    assert not [each for each in schemas_in(document) if each.get("default", ...) is None]
+    assert schemas["Batch"]["properties"]["records"]["items"] == {"$ref": "#/components/schemas/NewUsage"}
+    for name, schema in schemas.items():
+        for member in set(schema.get("properties", {})) - set(schema.get("required", [])):
+            assert {"type": "null"} not in schema["properties"][member].get("anyOf", []), f"{name}.{member}"
+    assert "voidedAt" in schemas["UsageRecord"]["required"]  # null, but always there
+    assert "service" not in schemas["SummaryGroup"]["required"]
+    ids = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(ids) == len(set(ids))

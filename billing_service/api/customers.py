@@ -29,7 +29,7 @@ async def create_customer(request: ApiRequest, _: NoQuery) -> Response:
     new = decode_new_customer(await request.read_json())
     request.caller.require_reach(new.id)
     customer_id = new.id or new_customer_id()
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         created = await customers.create_customer(
             connection, customer_id, new, key, request.caller.key_name, request.services.clock.now()
         )
@@ -65,7 +65,7 @@ async def get_customer(request: ApiRequest, _: NoQuery) -> Response:
 async def update_customer(request: ApiRequest, _: NoQuery) -> Response:
     """Rename a customer."""
     change = decode_customer_change(await request.read_json())
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         customer = await customers.rename_customer(
             connection, request.customer_id, change.name, request.services.clock.now()
         )

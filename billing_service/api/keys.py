@@ -21,7 +21,7 @@ async def create_key(request: ApiRequest, _: NoQuery) -> Response:
     new = _decode_new_key(await request.read_json())
     if new.expires_at is not None and new.expires_at <= request.services.clock.now():
         raise invalid_input("/expiresAt", "must be in the future")
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         try:
             key, text = await api_keys.create_key(connection, new)
         except KeyRightsError as error:
@@ -41,7 +41,7 @@ async def revoke_key(request: ApiRequest, _: NoQuery) -> Response:
     """Revoke an API key permanently. Every process refuses it within 5 seconds."""
     request.caller.require_reach(None)
     key_id = request.ids["key_id"].removeprefix("bk_")
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         try:
             key = await api_keys.revoke_key(connection, key_id)
         except KeyRightsError as error:

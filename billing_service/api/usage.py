@@ -190,7 +190,7 @@ async def void_usage(request: ApiRequest, _: NoQuery) -> Response:
     request_id = request.ids["request_id"]
     void = decode_new_void(await request.read_json())
     voided_by, voided_at = request.caller.key_name or request.caller.name, request.services.clock.now()
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         voided = None
         if _REQUEST_ID.fullmatch(request_id):
             voided = await void_record(connection, customer_id, bytes.fromhex(request_id), void, voided_by, voided_at)

@@ -66,7 +66,7 @@ async def _create(request: ApiRequest, form: dict[str, str]) -> CreatedKey:
     new = _decode_new_key(msgspec.json.encode(sent))
     if new.expires_at is not None and new.expires_at <= request.services.clock.now():
         raise invalid_input("/expiresAt", "must be in the future")
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         try:
             key, text = await api_keys.create_key(connection, new)
         except KeyRightsError as error:
@@ -84,7 +84,7 @@ async def revoke_key(request: ApiRequest, _: None) -> Response:
     """Revoke an API key permanently. Sessions that were opened with it end."""
     request.caller.require_reach(None)
     await read_form(request)
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         try:
             key = await api_keys.revoke_key(connection, request.ids["key_id"])
         except KeyRightsError as error:

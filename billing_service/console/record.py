@@ -84,7 +84,7 @@ async def void(request: ApiRequest, _: None) -> Response:
         return await _show(request, error, sent["reason"] or "")
     request_id = (await _details(request)).record.request_id
     by, at = request.caller.key_name or request.caller.name, request.services.clock.now()
-    async with request.services.database.connection() as connection:
+    async with request.services.database.write_connection() as connection:
         voided = await void_record(connection, request.customer_id, bytes.fromhex(request_id), new, by, at)
     if voided is not None and voided.voided_at == at:
         audit.usage_voided(request_id, request.customer_id, by)

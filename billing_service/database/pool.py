@@ -35,7 +35,7 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 IDLE_SECONDS = 300.0  # An idle connection is then replaced: a firewall or proxy in between may have dropped it.
 TURNS_OF = 4  # All exports together hold at most one in so many connections.
-READS_OF_THREE = 2  # Reads hold at most so many of every three connections; writes and API keys use the rest.
+SHARE_OF_THREE = 2  # Reads hold at most so many of every three connections, and so do writes; API keys use the rest.
 PARTING_SECONDS = 1.0  # How long the database has to confirm a cancelled statement or a closed connection.
 
 
@@ -84,7 +84,8 @@ class Database:
         self._kept_wait = StandbyWait()
         self._kept_deadlines = Deadlines(settings.database_timeout)
         self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
-        self._reads = asyncio.Semaphore(max(1, settings.pool_size * READS_OF_THREE // 3))
+        self._reads = asyncio.Semaphore(max(1, settings.pool_size * SHARE_OF_THREE // 3))
+        self._writes = asyncio.Semaphore(max(1, settings.pool_size * SHARE_OF_THREE // 3))
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service can start before the database."""
@@ -120,29 +121,37 @@ class Database:
             raise DatabaseUnavailableError(str(error)) from error
 
     def connection(self) -> AbstractAsyncContextManager["Connection"]:
-        """Lend a connection for a write or an API key, for the length of the block.
+        """Lend a connection for the length of the block, for something short that waits for no standby: an API key.
 
         The block is cancelled after `database_timeout` and ends at most PARTING_SECONDS later, whether or not the
         database answers. Raises DatabaseUnavailableError.
         """
         return self._connection(self._now() + self._settings.database_timeout)
 
-    @asynccontextmanager
-    async def read_connection(self, *, is_large: bool = False) -> AsyncIterator["Connection"]:
+    def write_connection(self) -> AbstractAsyncContextManager["Connection"]:
+        """As `connection`, for a write. Writes never take the whole pool: reads go on while they wait for a standby."""
+        return self._share(self._writes, self._settings.database_timeout)
+
+    def read_connection(self, *, is_large: bool = False) -> AbstractAsyncContextManager["Connection"]:
         """As `connection`, for a read. Reads never take the whole pool, so writes do not wait for them.
 
         A large read takes longer the more it reads. It is cancelled after `read_timeout`.
         """
         seconds = self._settings.read_timeout if is_large else self._settings.database_timeout
+        return self._share(self._reads, seconds)
+
+    @asynccontextmanager
+    async def _share(self, share: asyncio.Semaphore, seconds: float) -> AsyncIterator["Connection"]:
+        """Lend a connection out of a share of the pool, for so many seconds, the wait for it included."""
         cut_off = self._now() + seconds
         with unavailable_if_away():
             async with asyncio.timeout_at(cut_off):
-                await self._reads.acquire()
+                await share.acquire()
         try:
             async with self._connection(cut_off) as connection:
                 yield connection
         finally:
-            self._reads.release()
+            share.release()
 
     @asynccontextmanager
     async def _connection(self, cut_off: float) -> AsyncIterator["Connection"]:

@@ -116,6 +116,12 @@ async def wait_for_standbys(connection: Connection) -> None:
     await connection.execute(_QUERIES["wait_for_standbys"])
 
 
+async def commit_without_waiting(connection: Connection) -> None:
+    """Let the commit of this transaction wait for neither disk nor standbys, for what may be lost. Raises what asyncpg
+    raises."""
+    await connection.execute(_QUERIES["commit_without_waiting"])
+
+
 class StandbyWait:
     """Notes whether PostgreSQL stopped waiting for a standby: what was committed then is stored on the primary alone.
 

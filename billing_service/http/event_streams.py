@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ChangeEvent
-from billing_service.database.pool import Database, DatabaseUnavailableError
+from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.http.auth import FRESH_SECONDS, Authenticator
 from billing_service.http.errors import RETRY_AFTER_SECONDS, ProblemError, problem
 from billing_service.http.shutdown import Shutdown
@@ -226,9 +226,8 @@ class EventStreams:
         """End all streams."""
         for watcher in self._watchers:
             watcher.stream.end()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._reader is not None:  # it ends once no stream is left
+            await asyncio.wait([self._reader], timeout=PARTING_SECONDS)
 
     async def _read(self, place: Place) -> None:
         """Tell all streams what changes, until there are none."""

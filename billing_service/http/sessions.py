@@ -68,14 +68,14 @@ class Sessions:
             raise ProblemError(problem("rate_limited", detail), {"Retry-After": str(wait)})
         caller = await self._authenticator.find(b"Bearer " + key.strip().encode())
         token, now = secrets.token_urlsafe(32), self._clock.now()
-        async with self._database.connection() as connection:
+        async with self._database.write_connection() as connection:
             await connection.execute(_QUERIES["delete_expired_sessions"], now)
             await connection.execute(_QUERIES["insert_session"], _digest(token), caller.key_id, now, now + SESSION_TIME)
         return caller, token
 
     async def end(self, token: str) -> None:
         """Sign out: the session with this token, if there is one, is deleted. Raises DatabaseUnavailableError."""
-        async with self._database.connection() as connection:
+        async with self._database.write_connection() as connection:
             await connection.execute(_QUERIES["delete_session"], _digest(token))
 
 

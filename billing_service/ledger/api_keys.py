@@ -19,6 +19,7 @@ from billing_client.contract.problems import ProblemError, customer_not_found
 from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, Message, Timestamp
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import commit_without_waiting
 
 Scope = Literal["usage:write", "usage:read", "usage:void", "usage:credit", "customers:write", "customers:read", "admin"]
 """What a key allows; `admin` allows everything."""
@@ -186,5 +187,7 @@ async def find_keys(connection: Connection, key_ids: list[str]) -> list[asyncpg.
 
 
 async def note_use(connection: Connection, key_ids: list[str], now: datetime, unless_after: datetime) -> None:
-    """Save that keys were used at `now`, except for keys with a saved use after `unless_after`."""
-    await connection.execute(_QUERIES["note_use"], key_ids, now, unless_after)
+    """Save that keys were used at `now`, except for those with a saved use after `unless_after`. It may be lost."""
+    async with connection.transaction():
+        await commit_without_waiting(connection)
+        await connection.execute(_QUERIES["note_use"], key_ids, now, unless_after)

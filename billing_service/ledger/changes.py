@@ -17,10 +17,10 @@ import asyncpg
 from billing_client.contract.outcomes import Decision
 from billing_service.database.pool import PARTING_SECONDS, Connection, Database, DatabaseUnavailableError
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import commit_without_waiting
 
 _log = logging.getLogger(__name__)
 _QUERIES = load_queries("changes")
-_REPLICATION = load_queries("replication")
 Kind: TypeAlias = Literal["totals", "refusals", "statements"]
 MAX_CUSTOMERS = 1_000  # that are named of one kind at a time
 GATHER_SECONDS, PAUSE_SECONDS = 0.2, 0.8  # before something is written, and after it
@@ -51,6 +51,7 @@ class Changes:
         self._database = database
         self._untold: dict[Kind, Customers] = {}
         self._writer: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
         self._is_told = True
         self._pruned_at = 0.0
 
@@ -85,22 +86,25 @@ class Changes:
 
     async def drain(self) -> None:
         """Tell what was not told yet, for at most PARTING_SECONDS."""
+        self._stop.set()
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-        if self._untold:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PARTING_SECONDS):
-                    await self._tell()
+            await asyncio.wait([self._writer], timeout=PARTING_SECONDS)
 
     async def _write(self) -> None:
         try:
             while self._untold:
-                await asyncio.sleep(GATHER_SECONDS)
+                await self._pause(GATHER_SECONDS)
                 await self._tell()
-                await asyncio.sleep(PAUSE_SECONDS)
+                if self._stop.is_set():
+                    return
+                await self._pause(PAUSE_SECONDS)
         finally:
             self._writer = None
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _tell(self) -> None:
         untold, self._untold = self._untold, {}
@@ -128,7 +132,7 @@ class Changes:
 async def _insert(connection: Connection, untold: dict[Kind, Customers]) -> None:
     texts = ["\n".join(customers.ids) for customers in untold.values()]
     async with connection.transaction():
-        await connection.execute(_REPLICATION["commit_without_waiting"])
+        await commit_without_waiting(connection)
         more = [customers.more for customers in untold.values()]
         await connection.execute(_QUERIES["tell_changes"], list(untold), texts, more)
 

@@ -67,7 +67,7 @@ class GroupCommit:
         """Record a batch in one transaction. Raises DatabaseUnavailableError."""
         started = time.perf_counter()
         with self._traces.commit("batch", [self._traces.place()]):
-            async with self._database.connection() as connection:
+            async with self._database.write_connection() as connection:
                 decisions = await self._usage.record(connection, submissions)
         self._changes.note_recorded(decisions)
         self._metrics.committed("batch", decisions, time.perf_counter() - started)

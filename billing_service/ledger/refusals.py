@@ -33,6 +33,7 @@ from billing_client.contract.wire import (
 from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Connection, Database, DatabaseUnavailableError
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import commit_without_waiting
 from billing_service.ledger.api_keys import key_id_bytes, key_name
 from billing_service.ledger.changes import Changes
 from billing_service.settings import Settings
@@ -40,7 +41,6 @@ from billing_service.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _QUERIES = load_queries("refusals")
-_REPLICATION = load_queries("replication")
 KEPT_CODES = frozenset(get_args(RefusalCode))
 CAPACITY = 1_000  # that may wait to be written
 PER_SECOND = 200  # written at most: 200 take 6 ms
@@ -112,6 +112,7 @@ class Refusals:
         self._most_of_customer = settings.refusals_per_customer
         self._waiting: list[Refusal] = []
         self._writer: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
         self._dropped = 0
         self._last_id = UUID(int=0)
         self._pruned_at = 0.0
@@ -162,18 +163,19 @@ class Refusals:
 
     async def drain(self) -> None:
         """Write what waits, for at most PARTING_SECONDS."""
+        self._stop.set()
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PARTING_SECONDS):
-                    await self._flush(CAPACITY)
+            await asyncio.wait([self._writer], timeout=PARTING_SECONDS)
 
     async def _write(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(FLUSH_SECONDS)
-                await self._flush(PER_SECOND)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_SECONDS):
+                        await self._stop.wait()
+                await self._flush(CAPACITY if self._stop.is_set() else PER_SECOND)
+                if self._stop.is_set():
+                    return
         finally:
             self._writer = None
 
@@ -242,7 +244,7 @@ async def _insert(connection: Connection, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals
     ]
     async with connection.transaction():
-        await connection.execute(_REPLICATION["commit_without_waiting"])
+        await commit_without_waiting(connection)
         await connection.execute(_QUERIES["keep_refusals"], *map(list, zip(*rows, strict=True)))
 
 

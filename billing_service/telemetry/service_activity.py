@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from billing_service.database.pool import Database
 from billing_service.database.queries import load_queries
+from billing_service.database.replication import commit_without_waiting
 
 _QUERIES = load_queries("service_activity")
 MAX_SERVICES = 100  # that are exposed by name
@@ -45,7 +46,9 @@ class ServiceActivity:
         async with database.connection() as connection:
             if saved:
                 moments = [datetime.fromtimestamp(moment, UTC) for moment in saved.values()]
-                await connection.execute(_QUERIES["save_activity"], list(saved), moments)
+                async with connection.transaction():
+                    await commit_without_waiting(connection)  # else reads would lack a connection without a standby
+                    await connection.execute(_QUERIES["save_activity"], list(saved), moments)
             rows = await connection.fetch(_QUERIES["most_active"], MAX_SERVICES)
         self._unsaved = {service: moment for service, moment in self._unsaved.items() if moment != saved.get(service)}
         last = {row["service"]: row["last_recorded_at"].timestamp() for row in rows}

@@ -109,6 +109,8 @@ class ServiceApp(Router):
         _tune_interpreter()
         services.traces.start()
         await services.database.open()
+        if services.read_database is not services.database:
+            await services.read_database.open()
         await services.sampler.start()
         services.shutdown.watch()
         services.changes.note_start()
@@ -123,6 +125,8 @@ class ServiceApp(Router):
             await services.sampler.stop()
             if services.rate_limits is not None:
                 await services.rate_limits.close()
+            if services.read_database is not services.database:
+                await services.read_database.close()
             await services.database.close()
             services.requests.flush()  # by now requests that were cut off have ended, too
             await services.traces.stop()
@@ -143,6 +147,7 @@ def create_app(
         make_group_commit: Creates the part that records usage; a test or a benchmark may replace it.
     """
     database = Database(settings)
+    read_database = database if settings.read_database_url is None else Database(settings.of_reads)
     clock = Clock()
     metrics = Metrics(metrics_folder())
     requests = RequestTelemetry(metrics, request_log)
@@ -153,6 +158,7 @@ def create_app(
     services = Services(
         settings=settings,
         database=database,
+        read_database=read_database,
         clock=clock,
         group_commit=group_commit,
         refusals=Refusals(database, settings, metrics, clock, changes),
@@ -166,7 +172,9 @@ def create_app(
         rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,
         shutdown=shutdown,
         metrics=metrics,
-        sampler=Sampler(metrics, requests, group_commit, database, clock),
+        sampler=Sampler(
+            metrics, requests, group_commit, database, clock, None if read_database is database else read_database
+        ),
         requests=requests,
         traces=traces,
         openapi=openapi_document(OPERATIONS),

@@ -19,7 +19,7 @@ from billing_service.currencies import MINOR_UNITS
 from billing_service.database_url import DatabaseUrlError, parse_database_url
 
 ENV_FILES = {"development": ".env", "staging": ".env.staging", "production": ".env.production"}
-_SECRET = {"DATABASE_URL", "BILLING_RATE_LIMIT_STORE"}
+_SECRET = {"DATABASE_URL", "BILLING_READ_DATABASE_URL", "BILLING_RATE_LIMIT_STORE"}
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _OTHER_PROGRAMS = frozenset({"BILLING_BASE_URL", "BILLING_API_KEY"})  # the client's, which may run beside the service
 _TESTS = "BILLING_TEST_"
@@ -72,6 +72,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
     database_url: Annotated[
         str | None, Meta(description="a URL such as postgresql://user:password@host:5432/database")
     ] = None
+    read_database_url: Annotated[
+        str | None, Meta(description="a URL such as postgresql://user:password@replica:5432/database")
+    ] = None
     data_dir: Annotated[str | None, Meta(description="the path of a folder")] = None
     host: Annotated[str, Meta(min_length=1, description="an address or host name")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")] = 3000
@@ -123,6 +126,16 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")
     ] = "info"
     traces: Annotated[Literal["off", "otlp"], Meta(description="one of off, otlp")] = "off"
+
+    @property
+    def of_reads(self) -> "Settings":
+        """These settings with the database for large reads: any server of BILLING_READ_DATABASE_URL if it is set."""
+        if self.read_database_url is None:
+            return self
+        url = self.read_database_url
+        if "target_session_attrs=" not in url:
+            url += ("&" if "?" in url else "?") + "target_session_attrs=any"
+        return msgspec.structs.replace(self, database_url=url, read_database_url=None)
 
     @property
     def log_is_json(self) -> bool:
@@ -246,10 +259,11 @@ def _check_database_url(settings: Settings) -> None:
             fault = f"it is not set, and BILLING_ENV={settings.env} does not run on the embedded database"
             raise SettingsError(f"DATABASE_URL: {fault}; {right}")
         return
-    try:
-        parse_database_url(settings.database_url)
-    except DatabaseUrlError as error:
-        raise SettingsError(f"DATABASE_URL: {error}; {right}") from error
+    for field in ("database_url", "read_database_url"):
+        try:
+            parse_database_url(getattr(settings, field) or settings.database_url)
+        except DatabaseUrlError as error:
+            raise SettingsError(f"{_variable(field)}: {error}; {right}") from error
 
 
 def _check_limits(settings: Settings) -> None:

@@ -14,6 +14,14 @@ SELECT system_identifier FROM pg_control_system();
 -- takes_no_writes: whether this is a standby, or a primary that was told to be read-only
 SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean;
 
+-- replica_lag: the seconds since the commit of the latest transaction that this standby has applied; 0 on a primary, null
+-- if none was applied yet
+SELECT CASE
+    WHEN pg_is_in_recovery()
+        THEN greatest(0, extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()))::double precision
+    ELSE 0
+END;
+
 -- durability: what a commit waits for. attached is null if the role may not see it (pg_read_all_stats lets it)
 SELECT current_setting('fsync')::boolean AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline,

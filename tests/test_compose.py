@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from billing_service.database_url import parse_database_url
 from billing_service.settings import Settings, load_settings
 
 COMPOSE = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
+HA_SERVICE = COMPOSE["services"]["ha-service"]
 SERVICE = COMPOSE["services"]["service"]
 # compose has a database of its own, the image listens on every address, and the port of the machine is mapped
 DECIDED_BY_COMPOSE = {"DATABASE_URL", "BILLING_DATA_DIR", "BILLING_HOST", "BILLING_PORT"}
@@ -25,7 +27,7 @@ def interpolated(environment: Mapping[str, str], given: Mapping[str, str]) -> di
     return {name: re.sub(r"\$\{(\w+):-(.*?)\}", value, text) for name, text in environment.items()}
 
 
-@pytest.mark.parametrize("container", ["service", "migrate"])
+@pytest.mark.parametrize("container", ["service", "migrate", "ha-service", "ha-migrate"])
 @pytest.mark.parametrize("name", PASSED_ON)
 def test_every_setting_is_passed_on(container: str, name: str) -> None:
     environment = COMPOSE["services"][container]["environment"]
@@ -48,3 +50,19 @@ def test_a_stop_has_the_time_that_the_settings_give_it() -> None:
     settings = Settings()
     needed = settings.drain_delay + settings.shutdown_timeout + settings.database_timeout
     assert float(SERVICE["stop_grace_period"].removesuffix("s")) > needed
+
+
+def test_two_servers_that_replicate_are_a_profile_of_their_own() -> None:
+    started = {name for name, service in COMPOSE["services"].items() if "profiles" not in service}
+    assert started == {"postgres", "migrate", "service"}
+    settings = load_settings(interpolated(HA_SERVICE["environment"], {}))
+    hosts = [host.name for host in parse_database_url(str(settings.database_url)).hosts]
+    assert hosts == ["db1:5432", "db2:5432"]
+    servers = [COMPOSE["services"][host.partition(":")[0]] for host in hosts]
+    assert [(server["environment"]["NAME"], server["environment"]["OTHER"]) for server in servers] == [
+        ("db1", "db2"),
+        ("db2", "db1"),
+    ]
+    assert {key: HA_SERVICE[key] for key in ("ports", "stop_grace_period")} == {
+        key: SERVICE[key] for key in ("ports", "stop_grace_period")
+    }

@@ -45,6 +45,7 @@ def test_every_setting_comes_from_its_variable() -> None:
         {
             "BILLING_ENV": "production",
             "DATABASE_URL": SECRET_URL,
+            "BILLING_READ_DATABASE_URL": SECRET_URL,
             "BILLING_DATA_DIR": "/data",
             "BILLING_HOST": "::1",
             "BILLING_PORT": "8080",
@@ -78,6 +79,7 @@ def test_every_setting_comes_from_its_variable() -> None:
     assert settings == Settings(
         env="production",
         database_url=SECRET_URL,
+        read_database_url=SECRET_URL,
         data_dir="/data",
         host="::1",
         port=8080,

@@ -19,7 +19,7 @@ from billing_client.contract.request_parsing import read_span
 from billing_client.contract.wire import UsageRecord
 from billing_service.http.negotiation import accepts_encoding, choose_format
 from billing_service.http.operations import Operation
-from billing_service.http.requests import ApiRequest
+from billing_service.http.requests import LAG_HEADER, ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.export import RecordStream, Selection
 
@@ -38,9 +38,14 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
     async with request.services.database.read_connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)
-    stream = RecordStream(request.services.database, selection, _encode_rows if format_ == "csv" else _encode_lines)
+    async with request.services.read_database.read_connection() as connection:
+        lag = await request.replica_lag(connection)
+    stream = RecordStream(
+        request.services.read_database, selection, _encode_rows if format_ == "csv" else _encode_lines
+    )
     body = _with_header(stream.chunks(), _rows([_COLUMNS.values()])) if format_ == "csv" else stream.chunks()
     headers = {"Content-Disposition": f'attachment; filename="usage.{format_}"', "Vary": "Accept, Accept-Encoding"}
+    headers |= lag
     if accepts_encoding(request, "gzip"):
         headers["Content-Encoding"] = "gzip"
         body = _gzip(body)
@@ -111,7 +116,7 @@ OPERATIONS = [
         reach="handler",
         query=ExportQuery,
         answer=str,
-        headers=("Content-Disposition",),
+        headers=("Content-Disposition", LAG_HEADER),
         media_types=tuple(EXPORT_TYPES.values()),
         problems=("customer_not_found", "not_acceptable"),
     )

@@ -9,7 +9,7 @@ from billing_client.contract.query_parameters import SummariesQuery, SummaryQuer
 from billing_client.contract.wire import Summary, SummaryPage
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.operations import Operation, PlainDecimal
-from billing_service.http.requests import ApiRequest
+from billing_service.http.requests import LAG_HEADER, ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger import summaries
 from billing_service.ledger.customers import require_customer
@@ -36,7 +36,8 @@ async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Res
     asked = read_summary_query(query)
     scope = f"summary {asked}"
     after = read_cursor(scope, query.cursor, summaries.Position) if query.cursor else None
-    async with request.services.database.read_connection(is_large=True) as connection:
+    async with request.services.read_database.read_connection(is_large=True) as connection:
+        lag = await request.replica_lag(connection)
         data, end = await summaries.summarize_customers(
             connection,
             asked,
@@ -46,7 +47,7 @@ async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Res
             seconds=min(summaries.PAGE_SECONDS, request.services.settings.read_timeout / 2),
         )
     cursor = write_cursor(scope, end) if end is not None else None
-    return JsonResponse(SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor))
+    return JsonResponse(SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor), headers=lag)
 
 
 def _frame(request: ApiRequest, asked: SummaryRequest) -> dict[str, Any]:
@@ -78,6 +79,7 @@ OPERATIONS = [
         scope="usage:read",
         reach="handler",
         query=SummariesQuery,
+        headers=(LAG_HEADER,),
         answer=SummaryPage[PlainDecimal],
     ),
 ]

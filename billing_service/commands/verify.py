@@ -16,7 +16,7 @@ def command() -> None:
     """Recompute every request id and every sum from the records; exit 1 and name what differs."""
     with named_or_embedded(load_settings()) as (settings, where):
         with unavailable_if_away():
-            report = asyncio.run(verify_ledger(settings))
+            report = asyncio.run(verify_ledger(settings.of_reads))
         for difference in report.differences:
             click.echo(difference)
         click.echo(f"{where}: {report.records} records, {report.rollups} sums, {len(report.differences)} differences")

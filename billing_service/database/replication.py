@@ -122,6 +122,22 @@ async def commit_without_waiting(connection: Connection) -> None:
     await connection.execute(_QUERIES["commit_without_waiting"])
 
 
+async def beat(connection: Connection) -> None:
+    """Commit something that says nothing, so that a standby that is not behind has just applied a commit. Waits for
+    nothing. Raises what asyncpg raises."""
+    async with connection.transaction():
+        await commit_without_waiting(connection)
+        await wait_for_standbys(connection)
+
+
+async def read_lag(connection: Connection) -> float | None:
+    """How many seconds ago the latest transaction was committed that this server has applied: 0 on a primary, None on a
+    standby that has applied none yet. While nothing is committed it grows, so it is an upper bound. Raises what asyncpg
+    raises."""
+    lag: float | None = await connection.fetchval(_QUERIES["replica_lag"])
+    return lag
+
+
 class StandbyWait:
     """Notes whether PostgreSQL stopped waiting for a standby: what was committed then is stored on the primary alone.
 

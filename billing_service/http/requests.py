@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.request_parsing import check_body_type, read_key
+from billing_service.database.pool import Connection
+from billing_service.database.replication import read_lag
 from billing_service.http.admission import SMALL_BODY_BYTES
 from billing_service.http.auth import ANYBODY, Caller
 from billing_service.http.errors import ProblemError, invalid_input, problem
@@ -17,6 +19,7 @@ from billing_service.http.rate_limits import Standing, address_of
 from billing_service.http.services import Services
 from billing_service.telemetry.request_log import RequestInfo
 
+LAG_HEADER = "Replica-Lag"
 DISCARD_SECONDS = 5  # how long the rest of a refused body is read
 FORM_TYPE = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 * 1024, 100
@@ -107,6 +110,16 @@ class ApiRequest(Request):
         if self.services.rate_limits is not None:
             key_id = self.caller.key_id
             await self.services.rate_limits.count_records(self.address, key_id, records, self.standings)
+
+    async def replica_lag(self, connection: Connection) -> dict[str, str]:
+        """The header that says how many seconds a connection of `read_database` is behind at most.
+
+        No header if there is no such database of its own, or if the standby has applied nothing yet.
+        """
+        if self.services.read_database is self.services.database:
+            return {}
+        lag = await read_lag(connection)
+        return {} if lag is None else {LAG_HEADER: f"{lag:.3f}"}
 
     async def _receive_body(self, limit: int) -> bytes:
         body, more = bytearray(), True  # one piece: a list of tiny chunks takes twenty times their bytes

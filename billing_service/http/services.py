@@ -27,6 +27,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     Attributes:
         settings: The settings of this process.
         database: Connections for everything but single records.
+        read_database: Connections for large reads that may be behind: `database`, or that of BILLING_READ_DATABASE_URL.
         clock: Tells the database's time.
         group_commit: Records usage; returns after the commit.
         refusals: Keeps what was refused.
@@ -48,6 +49,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
 
     settings: Settings
     database: Database
+    read_database: Database
     clock: Clock
     group_commit: GroupCommit
     refusals: Refusals

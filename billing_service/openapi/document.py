@@ -41,6 +41,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "Sent if the call is a retry. The response is that of the first attempt.",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "Replica-Lag": {
+        "description": "Sent if the response was read from a replica: how many seconds it is behind at most.",
+        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}$"},
+    },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
     "RateLimit": {
         "description": "What is left of each limit, and when there is more (draft-ietf-httpapi-ratelimit-headers).",

@@ -4,19 +4,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import asyncpg
 
 from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
-from billing_service.database.replication import Durability, read_durability
+from billing_service.database.replication import Durability, beat, read_durability, read_lag
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestTelemetry
 
 _log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 SYNCHRONISE_SECONDS = 5.0
+LAG_SECONDS = 1.0
 CLOCK_SECONDS = 60.0
 FIRST_CLOCK_SECONDS = 1.0  # Until the first synchronisation succeeds.
 
@@ -36,16 +38,25 @@ class Queue(Protocol):
 class Sampler:
     """Samples the queue and the pool every SAMPLE_SECONDS. Shares when each service was last active with the other
     processes, and asks the database what a commit waits for, every SYNCHRONISE_SECONDS. Looks at the database's clock
-    every CLOCK_SECONDS."""
+    every CLOCK_SECONDS, and at the lag of the database for large reads every LAG_SECONDS."""
 
     def __init__(
-        self, metrics: Metrics, requests: RequestTelemetry, queue: Queue, database: Database, clock: Clock
+        self,
+        metrics: Metrics,
+        requests: RequestTelemetry,
+        queue: Queue,
+        database: Database,
+        clock: Clock,
+        read_database: Database | None = None,
     ) -> None:
+        """Create the sampler. `read_database` is the one for large reads; None if they have none of their own."""
         self._metrics = metrics
         self._requests = requests
         self._queue = queue
         self._database = database
         self._clock = clock
+        self._read_database = read_database
+        self._reads_lag = True
         self._reads_clock = True
         self._durability: Durability | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,6 +73,10 @@ class Sampler:
             asyncio.create_task(_repeat(self._look_at_durability, SYNCHRONISE_SECONDS)),
             asyncio.create_task(self._follow_clock()),
         ]
+        if self._read_database is not None:
+            self._tasks.append(
+                asyncio.create_task(_repeat(partial(self._look_at_lag, self._read_database), LAG_SECONDS))
+            )
 
     async def stop(self) -> None:
         """Take a last sample and save what is not saved yet, for at most PARTING_SECONDS."""
@@ -99,6 +114,20 @@ class Sampler:
                 for fault in durability.faults:
                     _log.warning("database: %s", fault)
             self._durability = durability
+
+    async def _look_at_lag(self, read_database: Database) -> None:
+        """Commit something on the primary, and look how far behind it the other one is."""
+        lag = None
+        try:
+            async with self._database.connection() as connection:
+                await beat(connection)
+            async with read_database.read_connection() as connection:
+                lag = await read_lag(connection)
+        except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+            if self._reads_lag:  # said once, not every time
+                _log.warning("the lag of the database for large reads cannot be read: %s", error)
+        self._reads_lag = lag is not None
+        self._metrics.read_lag(lag)
 
     async def _follow_clock(self) -> None:
         while True:

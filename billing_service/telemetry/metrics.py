@@ -69,6 +69,13 @@ class Metrics:
             registry=own,
             multiprocess_mode="livemostrecent",
         )
+        self._lag = Gauge(
+            "billing_read_database_lag_seconds",
+            "How far the database for large reads is behind, at most",
+            registry=own,
+            multiprocess_mode="livemostrecent",
+        )
+        self._lag.set(math.nan)
         self._durability = _Durability(own)
         self._commits = _Commits(own)
         self._committed: dict[Way, list[_Commit]] = {way: [] for way in WAYS}
@@ -108,6 +115,10 @@ class Metrics:
     def clock_skew(self, skew: timedelta) -> None:
         """Set how far this machine's clock is ahead of the database's."""
         self._skew.set(skew.total_seconds())
+
+    def read_lag(self, seconds: float | None) -> None:
+        """Set how far the database for large reads is behind; None if that is not known."""
+        self._lag.set(math.nan if seconds is None else seconds)
 
     def durability(self, durability: Durability) -> None:
         """What a commit waits for at this moment."""

@@ -79,6 +79,7 @@ class Database:
         self._pool: Pool | None = None
         self._in_use: set[Connection] = set()
         self._users = 0
+        self._waiting = 0  # for the share of reads, or of writes
         self._kept: asyncpg.Connection[asyncpg.Record] | None = None
         self._kept_until = 0.0
         self._kept_wait = StandbyWait()
@@ -144,9 +145,13 @@ class Database:
     async def _share(self, share: asyncio.Semaphore, seconds: float) -> AsyncIterator["Connection"]:
         """Lend a connection out of a share of the pool, for so many seconds, the wait for it included."""
         cut_off = self._now() + seconds
-        with unavailable_if_away():
-            async with asyncio.timeout_at(cut_off):
-                await share.acquire()
+        self._waiting += 1
+        try:
+            with unavailable_if_away():
+                async with asyncio.timeout_at(cut_off):
+                    await share.acquire()
+        finally:
+            self._waiting -= 1
         try:
             async with self._connection(cut_off) as connection:
                 yield connection
@@ -243,7 +248,7 @@ class Database:
             raise RuntimeError("Call open() first.")
         idle = self._pool.get_idle_size()
         busy = self._pool.get_size() - idle
-        return PoolUse(busy, idle, max(0, self._users - busy), self._settings.pool_size)
+        return PoolUse(busy, idle, max(0, self._users - busy) + self._waiting, self._settings.pool_size)
 
 
 @asynccontextmanager

@@ -136,11 +136,10 @@ async def test_how_the_pool_is_used_is_seen(
         batches = [
             asyncio.create_task(post(http, "/usage/batch", {"records": [usage(eventId=f"{n}")]})) for n in range(12)
         ]
-        await until_a_write_waits(database_url, 10)
+        await until_a_write_waits(database_url, 6)  # of the pool of 10 writes get so many
         seen = await scrape(http)
-        assert seen.value("billing_pool_connections", state="busy") == 10
-        assert seen.value("billing_pool_connections", state="idle") == 0
-        assert seen.value("billing_pool_waiting") >= 2
+        assert 6 <= seen.value("billing_pool_connections", state="busy") <= 10
+        assert seen.value("billing_pool_waiting") >= 6
         assert seen.value("billing_pool_capacity_connections") == 10
     for answer in await asyncio.gather(*batches):
         answer.require(200)

@@ -57,8 +57,8 @@ async def test_what_is_refused_is_kept_and_what_is_not_is_not(
     (await post(shared_http, "/usage", usage(**event))).problem("duplicate_record")
     conflict = usage(**event, unitsConsumed="2")
     (await post(shared_http, "/usage", conflict)).problem("event_id_conflict")
-    invalid = usage(customerId=customer, eventId="2", unitsConsumed="-1", more="x")
-    (await post(shared_http, "/usage", invalid)).problem("validation_error", "/unitsConsumed", "/more")
+    invalid = usage(customerId=customer, eventId="2", pricePerUnit="-1", more="x")
+    (await post(shared_http, "/usage", invalid)).problem("validation_error", "/pricePerUnit", "/more")
     (await post(shared_http, "/usage/batch?dryRun=true", {"records": [conflict, invalid]})).require(200)
     (await post(shared_http, "/usage/batch", {"records": [usage(**event), conflict, invalid]})).require(200)
 
@@ -69,7 +69,7 @@ async def test_what_is_refused_is_kept_and_what_is_not_is_not(
     assert {each["customerId"] for each in found} == {customer}
     assert [each["requestId"] for each in found] == [None, recorded["requestId"]] * 2
     assert found[1]["conflicts"] == [{"field": "unitsConsumed", "recorded": "1.5", "submitted": "2"}]
-    assert sorted(error["pointer"] for error in found[0]["errors"]) == ["/more", "/unitsConsumed"]
+    assert sorted(error["pointer"] for error in found[0]["errors"]) == ["/more", "/pricePerUnit"]
     assert [json.loads(each["submitted"]) for each in found] == [invalid, conflict] * 2
     assert (found[0]["submittedBy"], found[0]["conflicts"], found[1]["errors"]) == (None, None, None)
 

@@ -35,7 +35,7 @@ async def test_each_outcome_of_a_single_record_is_counted(http: aiohttp.ClientSe
     (await post(http, "/usage", usage(eventId="1"))).problem("duplicate_record")
     (await post(http, "/usage", usage(eventId="1", service="compute"))).problem("event_id_conflict")
     (await post(http, "/usage", usage(customerId="nobody"))).problem("customer_not_found")
-    (await post(http, "/usage", usage(unitsConsumed="-1"))).problem("validation_error", "/unitsConsumed")
+    (await post(http, "/usage", usage(pricePerUnit="-1"))).problem("validation_error", "/pricePerUnit")
     expected = {"recorded": 2, "replayed": 1, "duplicate": 1, "conflict": 1, "rejected": 2}
     seen = await scrape(http)
     assert outcomes(seen, "single") == expected

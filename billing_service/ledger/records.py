@@ -59,30 +59,43 @@ class UsageWriter:
     def __init__(self) -> None:
         self._customers = KnownCustomers()
         self._wary = 0
+        self._repeats = False  # whether all usage of the latest call was there already
 
     async def record(self, connection: Connection, submissions: Sequence[Submission]) -> list[Decision]:
         """Record what is new, in one transaction. Decisions come in the order of the submissions, as if sent so."""
         first = await _first_of_known_customers(connection, self._customers, submissions)
+        # Who repeats one call repeats the next too, as a rule: to look before trying to insert costs half of the other.
+        stored = await _find(connection, list(first.values())) if self._repeats and len(first) > 1 else {}
         try:
-            fresh = await self._record(connection, first)
+            fresh = await self._record(connection, first, stored)
         except asyncpg.ForeignKeyViolationError:
             self._customers.forget()
             first = await _first_of_known_customers(connection, self._customers, submissions)
-            fresh = await self._record(connection, first)
+            fresh = await self._record(connection, first, stored)
         if len(fresh) == len(submissions):  # as in most calls
             return [Decision("recorded", submission.record) for submission in submissions]
-        stored = await _find(connection, [submission.record for id_, submission in first.items() if id_ not in fresh])
+        late = [each for id_, each in first.items() if id_ not in fresh and id_ not in stored]
+        stored |= await _find(connection, late)
         return await _decide(submissions, first, fresh, stored, "recorded")
 
-    async def _record(self, connection: Connection, first: dict[str, Submission]) -> Collection[str]:
-        """Record what is not there yet, and return the request ids of that."""
-        if not first:
+    async def _record(
+        self, connection: Connection, first: dict[str, Submission], stored: dict[str, Submission]
+    ) -> Collection[str]:
+        """Record what is not there yet, and return the request ids of that. `stored` was found there already."""
+        new = [each for id_, each in first.items() if id_ not in stored] if stored else list(first.values())
+        self._repeats = bool(stored) and not new
+        if not new:
+            if stored:
+                await wait_for_standbys(connection)
             return ()
-        if len(first) == 1:
-            return await _record_one(connection, *first.values())
-        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *await _columns(first.values()))
-        self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(first) else WARY_CALLS
-        return first.keys() if fresh is None else {request_id.hex() for request_id in fresh}
+        if len(new) == 1:
+            return await _record_one(connection, new[0])
+        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *await _columns(new))
+        self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(new) else WARY_CALLS
+        self._repeats = fresh is not None and not fresh
+        if fresh is None:
+            return {each.record.request_id for each in new} if stored else first.keys()
+        return {request_id.hex() for request_id in fresh}
 
 
 async def _record_one(connection: Connection, submission: Submission) -> Collection[str]:
@@ -108,7 +121,7 @@ async def _record_one(connection: Connection, submission: Submission) -> Collect
 async def decide_dry_run(connection: Connection, submissions: Sequence[Submission]) -> list[Decision]:
     """Say what `UsageWriter.record` would say, without writing anything."""
     first = await _first_of_known_customers(connection, KnownCustomers(), submissions)
-    stored = await _find(connection, [submission.record for submission in first.values()])
+    stored = await _find(connection, list(first.values()))
     return await _decide(submissions, first, first.keys() - stored.keys(), stored, "recordable")
 
 
@@ -182,13 +195,13 @@ def _once(values: list[T]) -> list[T]:
     return values[:1] if values.count(values[0]) == len(values) else values
 
 
-async def _find(connection: Connection, records: Sequence[UsageRecord[str]]) -> dict[str, Submission]:
+async def _find(connection: Connection, submissions: Sequence[Submission]) -> dict[str, Submission]:
     """The stored records with the same request ids. A later statement than the insert, so it sees rivals' commits."""
     found: dict[str, Submission] = {}
-    for start in range(0, len(records), FIND_RECORDS):
-        page = records[start : start + FIND_RECORDS]
-        customer_ids = [record.customer_id for record in page]
-        request_ids = [bytes.fromhex(record.request_id) for record in page]
+    for start in range(0, len(submissions), FIND_RECORDS):
+        page = submissions[start : start + FIND_RECORDS]
+        customer_ids = [submission.record.customer_id for submission in page]
+        request_ids = [bytes.fromhex(submission.record.request_id) for submission in page]
         rows = await connection.fetch(_USAGE["find_usage"], customer_ids, request_ids)
         async for part in in_slices(rows):
             found |= {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in part}

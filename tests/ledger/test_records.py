@@ -133,3 +133,26 @@ async def test_any_order_of_new_and_old_is_told_apart(database: Database, settin
         stored |= {str(one.record.event_id) for one in reports}
     found = await verify_ledger(settings)
     assert (found.records, found.differences) == (len(stored), [])
+
+
+async def test_repeated_calls_are_looked_for_first_and_decided_alike(database: Database, settings: Settings) -> None:
+    writer = UsageWriter()
+    rounds = [
+        (("1", "2"), ["recorded"] * 2),
+        (("1", "2"), ["duplicate"] * 2),
+        (("2", "1", "1"), ["duplicate"] * 3),
+        (("1", "3", "2", "3", "4"), ["duplicate", "recorded", "duplicate", "duplicate", "recorded"]),
+        (("4", "3"), ["duplicate"] * 2),
+        (("5", "4"), ["recorded", "duplicate"]),  # one that is new goes alone
+        (("5", "4"), ["duplicate"] * 2),
+        (("6", "7"), ["recorded"] * 2),
+    ]
+    async with database.connection() as connection:
+        for events, outcomes in rounds:
+            submissions = [report(event) for event in events]
+            assert [decision.outcome for decision in await writer.record(connection, submissions)] == outcomes
+        submissions = [report(event, customer_id="nobody") for event in ("1", "2")]
+        assert [decision.outcome for decision in await writer.record(connection, submissions)] == ["rejected"] * 2
+        conflicts = await writer.record(connection, [report("1", service="other"), report("7")])
+        assert [decision.outcome for decision in conflicts] == ["conflict", "duplicate"]
+    assert (await verify_ledger(settings)).differences == []

@@ -106,6 +106,18 @@ async def test_what_only_the_primary_has_is_not_acknowledged(servers: Replicatio
             assert len(await stored(http, "acme")) == 5
 
 
+async def test_what_is_found_before_anything_is_inserted_waits_too(servers: Replication, replicated_url: str) -> None:
+    """After a batch that was all there the service looks first."""
+    with running_service(Settings(database_url=replicated_url, database_timeout=TIMEOUT)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            await given_customer(http)
+            for key_, outcome in (("1", "recorded"), ("2", "duplicate")):
+                assert outcomes(await batch(key_, "1", "2")(http)) == [outcome] * 2
+            servers.standby.stop()
+            for _ in range(2):
+                await refused(http, batch("3", "1", "2"))
+
+
 @pytest.mark.parametrize("call", [single("1", "1"), batch("1", "1", "2"), customer("1"), rename])
 async def test_a_wait_that_was_cancelled_is_not_told_as_success(
     servers: Replication, replicated_url: str, call: Call

@@ -16,8 +16,10 @@ from billing_service.api import (
     events,
     exports,
     health,
+    issued_statements,
     keys,
     metrics,
+    proofs,
     refusals,
     statements,
     summaries,
@@ -38,6 +40,8 @@ from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.ledger.overviews import Overviews
 from billing_service.ledger.refusals import Refusals
+from billing_service.ledger.statements.signing import load_signer
+from billing_service.ledger.statements.worker import PieceWorker
 from billing_service.openapi.document import openapi_document
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
 from billing_service.telemetry.gauge_sampler import Sampler
@@ -54,6 +58,8 @@ OPERATIONS = [
     *events.OPERATIONS,
     *summaries.OPERATIONS,
     *statements.OPERATIONS,
+    *issued_statements.OPERATIONS,
+    *proofs.OPERATIONS,
     *keys.OPERATIONS,
     *health.OPERATIONS,
     *metrics.OPERATIONS,
@@ -112,11 +118,13 @@ class ServiceApp(Router):
         if services.read_database is not services.database:
             await services.read_database.open()
         await services.sampler.start()
+        services.pieces.start()
         services.shutdown.watch()
         services.changes.note_start()
         try:
             yield
         finally:
+            await services.pieces.stop()
             await services.group_commit.drain(services.settings.database_timeout)
             await services.event_streams.close()
             await services.refusals.drain()
@@ -165,6 +173,8 @@ def create_app(
         changes=changes,
         event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams),
         authenticator=authenticator,
+        pieces=PieceWorker(database, clock, settings.workers),
+        signer=load_signer(settings),
         sessions=Sessions(database, authenticator, clock),
         overviews=Overviews(database, clock),
         admission=Admission(settings.max_requests),

@@ -121,6 +121,9 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_variable):
         str | None, Meta(description="host names or IP addresses without ports, separated by commas")
     ] = None
     trusted_proxies: Annotated[str | None, Meta(description="addresses or networks, separated by commas")] = None
+    signing_key_file: Annotated[
+        str | None, Meta(description="the path of a file with Ed25519 keys in PEM, the one that signs first")
+    ] = None
     log_format: Annotated[Literal["auto", "json", "console"], Meta(description="one of auto, json, console")] = "auto"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="one of debug, info, warning, error")

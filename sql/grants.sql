@@ -11,21 +11,23 @@ DECLARE
     granted text;
 BEGIN
     EXECUTE format(
-        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, credit_rollups, dimension_rollups,'
-        ' prepared_dimensions, usage_refusals, changes, statements, service_activity, api_keys, console_sessions,'
-        ' schema_migrations FROM %I', grantee
+        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_pieces, credit_rollups,'
+        ' dimension_rollups, prepared_dimensions, usage_refusals, changes, statements, issued_statements,'
+        ' service_activity, api_keys, console_sessions, schema_migrations FROM %I', grantee
     );
     FOREACH granted IN ARRAY ARRAY[
         'SELECT, INSERT, UPDATE (name, updated_at) ON customers',
         'SELECT, INSERT ON usage_records',
         'SELECT, INSERT ON usage_voids',
-        'SELECT, INSERT, UPDATE (records, units, amount) ON usage_rollups',
+        'SELECT, INSERT, UPDATE (records, units, amount, voided) ON usage_rollups',
+        'SELECT, INSERT ON usage_pieces',
         'SELECT, INSERT, DELETE ON usage_refusals',
         'SELECT, INSERT, DELETE ON changes',
         'SELECT, INSERT, UPDATE (records, units, amount) ON credit_rollups',
         'SELECT, INSERT, UPDATE (records, units, amount, credit_records, credit_units, credit_amount) ON dimension_rollups',
         'SELECT ON prepared_dimensions',
         'SELECT, INSERT ON statements',
+        'SELECT, INSERT ON issued_statements',
         'SELECT, INSERT, UPDATE (last_recorded_at, times_active) ON service_activity',
         CASE current_setting('billing.with_keys')
             WHEN 'true' THEN 'SELECT, INSERT, UPDATE (last_used_at, revoked_at) ON api_keys'

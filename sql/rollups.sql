@@ -1,6 +1,6 @@
 -- take_from_rollups: subtract a voided record from one sum
 UPDATE usage_rollups
-SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric
+SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric, voided = voided + 1
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket = $3 AND service = $4;
 
 -- take_from_credits: subtract a voided credit from one sum

@@ -24,3 +24,12 @@ SELECT EXISTS (SELECT FROM schema_migrations WHERE version > $1 AND breaking);
 
 -- applied: note that a migration was applied
 INSERT INTO schema_migrations (version, name, applied_at, breaking) VALUES ($1, $2, now(), $3);
+
+-- index_state: whether an index is there and can be used; null if it is not there
+SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1));
+
+-- lock_indexes: let only one program build indexes at a time; released with unlock_indexes
+SELECT pg_try_advisory_lock(hashtext('billing_service.indexes'));
+
+-- unlock_indexes: let another program build indexes
+SELECT pg_advisory_unlock(hashtext('billing_service.indexes'));

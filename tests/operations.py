@@ -8,7 +8,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from billing_client.contract.query_parameters import EventsQuery, NoQuery, StatementQuery
+from billing_client.contract.query_parameters import EventsQuery, NoQuery, ProofQuery, StatementQuery, StatementsQuery
+from billing_client.contract.statements.structs import NewStatement, NewStatements
 from billing_client.contract.wire import Batch, CustomerChange, NewCustomer, NewUsage, NewVoid
 from billing_service.http.operations import Operation
 from billing_service.ledger.api_keys import NewKey
@@ -42,6 +43,7 @@ class Target(NamedTuple):
 
     customer_id: str
     request_id: str = "0" * 64
+    digest: str = "0" * 64
 
 
 def name_of(operation: Operation) -> str:
@@ -60,15 +62,19 @@ def examples(operation: Operation, target: Target) -> list[Example]:
 
 
 def path_of(operation: Operation, target: Target) -> str:
-    """The address of an operation: the first id in it is taken for a customer, the second for a record, whatever the
-    service calls them. So a test of who may reach what does not share the names that the service decides by."""
-    ids = iter((quote(target.customer_id, safe=""), target.request_id))
+    """The address of an operation: the first id in it is taken for a customer, the second for a record, or for a
+    statement behind `statements`, whatever the service calls them. So a test of who may reach what does not share the
+    names that the service decides by."""
+    second = target.digest if "/statements/" in operation.path else target.request_id
+    ids = iter((quote(target.customer_id, safe=""), second))
     return _ID.sub(lambda _: next(ids), operation.path)
 
 
 def _examples(operation: Operation, target: Target) -> Iterator[Example]:
     path = path_of(operation, target)
-    queries: dict[Any, list[str]] = {StatementQuery: ["month=2026-01"], EventsQuery: ["seconds=1"]}
+    month = ["month=2026-01"]
+    queries: dict[Any, list[str]] = {StatementQuery: month, StatementsQuery: month, EventsQuery: ["seconds=1"]}
+    queries[ProofQuery] = [f"digest={target.digest}"]
     query = queries.get(operation.query, [])
     if operation.path == "/console/find":
         query = [f"q={target.request_id}"]
@@ -98,6 +104,8 @@ def _body(struct: Any, target: Target) -> bytes | None:
         NewUsage: record,
         Batch: {"records": [record]},
         NewVoid: {"reason": "an example"},
+        NewStatement: {"month": "2026-01"},
+        NewStatements: {"month": "2026-01"},
         NewKey: {"name": "an example", "scopes": ["usage:read"], "customerId": target.customer_id},
     }
     body = bodies[get_origin(struct) or struct]

@@ -10,7 +10,7 @@ Periods follow each other without a gap, so each instant is in one hour, one day
 
 import re
 from bisect import bisect_left
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -91,20 +91,37 @@ def read_summary_query(query: SummaryQuery) -> SummaryRequest:
 def read_statement_query(customer_id: str, query: StatementQuery) -> Month:
     """The month that a statement is asked for. Raises ProblemError with all the faults of the query."""
     errors = []
-    if not _MONTH.fullmatch(query.month):
-        message = "must be a month such as 2026-11, from 0001-01 to 9998-12"
-        errors.append(FieldError(pointer="query/month", message=message))
     if query.since is not None and not _DIGEST.fullmatch(query.since):
         errors.append(FieldError(pointer="query/since", message="must be a digest: 64 lower-case hex digits"))
+    return read_month(customer_id, query.month, query.timezone, "query/", errors)
+
+
+def read_month(customer_id: str, month: str, timezone: str, where: str, errors: Sequence[FieldError] = ()) -> Month:
+    """A month of a customer, as a caller named it.
+
+    Args:
+        customer_id: The customer.
+        month: The month, such as 2026-11.
+        timezone: The name of a time zone in the IANA database.
+        where: What stands before the names of the two in the pointer of a fault: `query/`, or `/` for a body.
+        errors: Other faults of the request.
+
+    Raises:
+        ProblemError: 400, with all the faults.
+    """
+    faults = []
+    if not _MONTH.fullmatch(month):
+        message = "must be a month such as 2026-11, from 0001-01 to 9998-12"
+        faults.append(FieldError(pointer=f"{where}month", message=message))
     try:
-        check_timezone(query.timezone)
+        check_timezone(timezone)
     except ProblemError as error:
-        errors += error.details.errors or []
-    if errors:
-        raise ProblemError(invalid(errors))
-    zone, first = ZoneInfo(query.timezone), date.fromisoformat(f"{query.month}-01")
+        faults += [FieldError(pointer=f"{where}timezone", message=each.message) for each in error.details.errors or []]
+    if faults or errors:
+        raise ProblemError(invalid([*faults, *errors]))
+    zone, first = ZoneInfo(timezone), date.fromisoformat(f"{month}-01")
     following = _following_month(first)
-    return Month(customer_id, first, query.timezone, start_of_day(first, zone), start_of_day(following, zone))
+    return Month(customer_id, first, timezone, start_of_day(first, zone), start_of_day(following, zone))
 
 
 def periods_between(start: datetime, end: datetime, unit: PeriodUnit, zone: ZoneInfo) -> Iterator[Period]:

@@ -7,7 +7,12 @@ from msgspec import Meta, Struct
 from billing_client.contract.wire import MAX_GROUPS, MAX_PAGE, Id, Name, Timestamp
 
 EXPORT_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
-STATEMENT_TYPES = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
+STATEMENT_TYPES = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "html": "text/html",
+    "pdf": "application/pdf",
+}
 
 _MEMBER = "(service|hour|day|month)"
 # what a schema says of a parameter, where the code that reads it says more than msgspec could
@@ -128,3 +133,24 @@ class StatementQuery(Struct):
     timezone: Timezone = "UTC"
     since: StatementDigest | None = None
     format: StatementFormat | None = None
+
+
+class IssuedStatementQuery(Struct):
+    format: StatementFormat | None = None
+
+
+class IssuedStatementsQuery(Struct):
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
+    cursor: Cursor | None = None
+
+
+class StatementsQuery(Struct):
+    month: Month
+    timezone: Timezone = "UTC"
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description="The most customers on a page.")] = 100
+    cursor: Cursor | None = None
+
+
+class ProofQuery(Struct):
+    digest: StatementDigest
+    timezone: Timezone = "UTC"

@@ -77,19 +77,21 @@ def statement_total(lines: list[StatementLine[str]], minor_unit: int) -> Stateme
 
 
 def line_changes(before: list[StatementLine[str]], after: list[StatementLine[str]]) -> list[LineChange[str]]:
-    """The lines that differ between two statements, by service and price."""
+    """The lines that differ between two statements, by service and price, credits apart."""
     old, new = _by_price(before), _by_price(after)
     return [
         LineChange(service=service, price_per_unit=price, before=old.get(key, _NOTHING), after=new.get(key, _NOTHING))
         for key in sorted(old.keys() | new.keys(), key=lambda key: (key[0], Decimal(key[1])))
-        for service, price in [key]
+        for service, price, _ in [key]
         if old.get(key) != new.get(key)
     ]
 
 
-def _by_price(lines: list[StatementLine[str]]) -> dict[tuple[str, str], LineTotal[str]]:
+def _by_price(lines: list[StatementLine[str]]) -> dict[tuple[str, str, bool], LineTotal[str]]:
     return {
-        (line.service, line.price_per_unit): LineTotal(records=line.records, units=line.units, amount=line.amount)
+        (line.service, line.price_per_unit, line.units.startswith("-")): LineTotal(
+            records=line.records, units=line.units, amount=line.amount
+        )
         for line in lines
     }
 

@@ -1,53 +1,97 @@
-"""The statement endpoint: a customer's month as JSON, CSV or HTML.
-
-A statement's digest is the SHA-256 of the request ids (32 bytes each) of its records without the voided ones, joined in
-ascending byte order. So either side can prove which records it contained. With the client's `usage()`::
-
-    sha256(b"".join(sorted([bytes.fromhex(r.request_id) async for r in client.usage(
-        customer_id=customer_id, start=start, end=end) if r.voided_at is None]))).hexdigest()
-"""
+"""The statements of months as they stand: of one customer as JSON, CSV, HTML or PDF, of all customers as a list."""
 
 import asyncio
+from datetime import timedelta
 
-import msgspec
 from starlette.responses import Response
 
-from billing_client.contract.periods import read_statement_query
-from billing_client.contract.query_parameters import STATEMENT_TYPES, StatementQuery
-from billing_client.contract.statements.structs import Statement
+from billing_client.contract.periods import Month, read_month, read_statement_query
+from billing_client.contract.query_parameters import STATEMENT_TYPES, StatementQuery, StatementsQuery
+from billing_client.contract.statements.structs import Statement, StatementProgress, StatementSummaries
+from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
 from billing_service.http.requests import ApiRequest
-from billing_service.ledger.statements import issue_statement
+from billing_service.http.responses import JsonResponse
+from billing_service.ledger.statements.overview import list_statements
+from billing_service.ledger.statements.pieces import NotPreparedError
+from billing_service.ledger.statements.reading import read_statement
+from billing_service.rendering.pdf import render_pdf
 from billing_service.rendering.statements import STYLE_SOURCE, render_csv, render_html
 
-_encode = msgspec.json.Encoder().encode
 _POLICY = f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+RETRY_AFTER = {"Retry-After": "1"}
+PAGE_SECONDS = 2.0
 
 
 async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
-    """Read a customer's monthly statement, with `since` also the changes since an earlier one."""
+    """Read a customer's monthly statement, with `since` also the changes since an earlier one. A month that was issued,
+    and has not changed since, is answered with the statement as it was issued. A month of so many records that they
+    cannot be read at once is prepared first: the answer is 202 until it is."""
     month = read_statement_query(request.customer_id, query)
     format_ = choose_format(request, query.format, STATEMENT_TYPES)
     since = None if query.since is None else bytes.fromhex(query.since)
-    async with request.services.database.read_connection(is_large=True) as connection:
-        statement = await issue_statement(
-            connection, month, request.services.settings.currency, since, request.services.clock.now()
-        )
-    body = await asyncio.to_thread(_FORMATS[format_], statement)
-    return Response(body, headers=_headers(format_, query.month), media_type=STATEMENT_TYPES[format_])
+    services = request.services
+    try:
+        async with services.database.read_connection(is_large=True) as connection:
+            statement, document = await read_statement(
+                connection, month, services.settings.currency, since, services.clock.now()
+            )
+    except NotPreparedError as error:
+        services.pieces.want(*month.range)
+        return not_prepared(error.records, error.prepared)
+    return await statement_response(format_, statement, document)
 
 
-_FORMATS = {"json": _encode, "csv": render_csv, "html": render_html}
+def not_prepared(records: int, prepared: int) -> Response:
+    """The response while pieces are prepared."""
+    return JsonResponse(StatementProgress(records=records, prepared=prepared), 202, RETRY_AFTER)
 
 
-def _headers(format_: str, month: str) -> dict[str, str]:
+async def statement_response(format_: str, statement: Statement[str], document: bytes, status: int = 200) -> Response:
+    """A statement in a format; `document` is it as JSON."""
+    body = document if format_ == "json" else await asyncio.to_thread(_FORMATS[format_], statement)
+    headers = _headers(format_, statement)
+    return Response(body, status, headers=headers, media_type=STATEMENT_TYPES[format_])
+
+
+_FORMATS = {"csv": render_csv, "html": render_html, "pdf": render_pdf}
+
+
+def _headers(format_: str, statement: Statement[str]) -> dict[str, str]:
     headers = {"Vary": "Accept"}
+    name = f"statement-{statement.month}"
     if format_ == "csv":
-        headers["Content-Disposition"] = f'attachment; filename="statement-{month}.csv"'
+        headers["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+    if format_ == "pdf":
+        headers["Content-Disposition"] = f'inline; filename="{name}.pdf"'
     if format_ == "html":
         headers |= {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
     return headers
+
+
+async def list_all_statements(request: ApiRequest, query: StatementsQuery) -> Response:
+    """List the customers with usage in a month, by customer id: the total of each, and whether it is issued."""
+    month = read_month("", query.month, query.timezone, "query/")
+    scope = f"statements {query.month} {query.timezone}"
+    after = read_cursor(scope, query.cursor, str) if query.cursor else ""
+    services = request.services
+    async with services.database.read_connection(is_large=True) as connection:
+        data, end = await list_statements(
+            connection,
+            month,
+            services.settings.currency,
+            after,
+            query.limit,
+            only=request.caller.customer_id,
+            seconds=min(PAGE_SECONDS, services.settings.read_timeout / 2),
+        )
+    return JsonResponse(StatementSummaries(data=data, next_cursor=write_cursor(scope, end) if end else None))
+
+
+def is_over(month: Month, request: ApiRequest) -> bool:
+    """Whether a month is over by the database's clock."""
+    return month.end - request.services.clock.now() <= timedelta(0)
 
 
 OPERATIONS = [
@@ -60,7 +104,18 @@ OPERATIONS = [
         reach="customer",
         query=StatementQuery,
         answer=Statement[PlainDecimal],
+        accepted=StatementProgress,
         media_types=tuple(STATEMENT_TYPES.values()),
         problems=("customer_not_found", "statement_not_found", "not_acceptable"),
-    )
+    ),
+    Operation(
+        method="GET",
+        path="/statements",
+        handler=list_all_statements,
+        tag="owed",
+        scope="usage:read",
+        reach="handler",
+        query=StatementsQuery,
+        answer=StatementSummaries[PlainDecimal],
+    ),
 ]

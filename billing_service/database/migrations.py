@@ -1,10 +1,16 @@
 """Numbered migrations: `sql/migrations/NNNN_name.sql`, applied in order, one statement at a time.
 
+Indexes on tables that may be large are in `sql/indexes.sql`. They are built after the migrations and outside of their
+transaction (`CREATE INDEX CONCURRENTLY`), so that usage is recorded meanwhile. Nothing depends on them but speed.
+
 A program also runs on a newer schema, so that the old and the new version can serve side by side during an upgrade. A
 migration that does not allow this has a line `-- breaking: why`: programs that do not know it refuse to run.
 """
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +22,8 @@ from billing_service.database.queries import SQL_FOLDER, load_queries
 from billing_service.settings import Settings
 
 _QUERIES = load_queries("schema_migrations")
+_INDEXES = load_queries("indexes")
+LOCK_SECONDS = 0.1  # between two looks whether another program has built the indexes
 _FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 _BREAKING = re.compile(r"^-- breaking: ", re.MULTILINE)
 _STATEMENT_END = re.compile(r";[ \t]*(?:\n[ \t]*\n|\s*\Z)")  # followed by an empty line, unlike within a function
@@ -72,7 +80,34 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
             for statement in migration.statements:
                 await connection.execute(statement)
             await connection.execute(_QUERIES["applied"], migration.version, migration.name, migration.breaking)
+    await _build_indexes(settings)
     return migrations[current:]
+
+
+async def _build_indexes(settings: Settings) -> None:
+    """Build the indexes that are missing, and those anew whose building was cut off."""
+    async with connected(settings) as connection:
+        for name in _INDEXES:
+            if f"drop_{name}" in _INDEXES and await connection.fetchval(_QUERIES["index_state"], name) is not True:
+                async with _index_lock(connection, settings):
+                    if await connection.fetchval(_QUERIES["index_state"], name) is False:
+                        await connection.execute(_INDEXES[f"drop_{name}"])
+                    await connection.execute(_INDEXES[name])
+
+
+@asynccontextmanager
+async def _index_lock(connection: AnyConnection, settings: Settings) -> AsyncIterator[None]:
+    """Let one program at a time build indexes. Others look again and again: a statement that waited for the lock would
+    have a snapshot, and the building waits for those. Through PgBouncer there is no such lock."""
+    if settings.pgbouncer:
+        yield
+        return
+    while not await connection.fetchval(_QUERIES["lock_indexes"]):  # noqa: ASYNC110 - no event tells of another program
+        await asyncio.sleep(LOCK_SECONDS)
+    try:
+        yield
+    finally:
+        await connection.execute(_QUERIES["unlock_indexes"])
 
 
 async def check_schema(connection: AnyConnection) -> None:

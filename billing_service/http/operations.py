@@ -44,6 +44,7 @@ class Operation(Struct, frozen=True, kw_only=True):
         body: The struct of the request body; None without one.
         answer: The struct of a successful response in the first of `media_types`.
         status: The status of success.
+        accepted: The struct of a 202 response, which says that the caller must ask again; None without one.
         headers: The headers that a response may have besides those of every response.
         media_types: The media types of a successful response.
         problems: The problem codes of the operation besides those that `all_problems` derives.
@@ -63,6 +64,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     body: Any = None
     answer: Any = None
     status: int = 200
+    accepted: Any = None
     headers: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ("application/json",)
     problems: tuple[str, ...] = ()

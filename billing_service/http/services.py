@@ -14,6 +14,8 @@ from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
 from billing_service.ledger.overviews import Overviews
 from billing_service.ledger.refusals import Refusals
+from billing_service.ledger.statements.signing import Signer
+from billing_service.ledger.statements.worker import PieceWorker
 from billing_service.settings import Settings
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
@@ -33,6 +35,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         refusals: Keeps what was refused.
         changes: Tells those who watch what changed.
         event_streams: The streams of those who watch.
+        pieces: Prepares the pieces of statements in the background.
+        signer: Signs statements.
         authenticator: Finds the caller for an `Authorization` header.
         sessions: Finds the caller for the cookie of a signed-in browser.
         overviews: What the console's first page shows, kept for a moment.
@@ -55,6 +59,8 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     refusals: Refusals
     changes: Changes
     event_streams: EventStreams
+    pieces: PieceWorker
+    signer: Signer
     authenticator: Authenticator
     sessions: Sessions
     overviews: Overviews

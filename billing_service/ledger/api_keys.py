@@ -21,7 +21,16 @@ from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.database.replication import commit_without_waiting
 
-Scope = Literal["usage:write", "usage:read", "usage:void", "usage:credit", "customers:write", "customers:read", "admin"]
+Scope = Literal[
+    "usage:write",
+    "usage:read",
+    "usage:void",
+    "usage:credit",
+    "customers:write",
+    "customers:read",
+    "statements:issue",
+    "admin",
+]
 """What a key allows; `admin` allows everything."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)

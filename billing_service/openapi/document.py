@@ -38,7 +38,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Idempotent-Replayed": {
-        "description": "Sent if the call is a retry. The response is that of the first attempt.",
+        "description": "Sent if the call did nothing new: the response is that of the call that did.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Replica-Lag": {
@@ -87,7 +87,9 @@ def openapi_document(operations: Iterable[Operation]) -> bytes:
     """The document of these operations, as JSON."""
     operations = [operation for operation in operations if operation.documented]
     queries = [each.query for each in operations if each.query is not None]
-    structs: list[Any] = [struct for each in operations for struct in (each.body, each.answer) if struct is not None]
+    structs: list[Any] = [
+        struct for each in operations for struct in (each.body, each.answer, each.accepted) if struct is not None
+    ]
     structs += [NewUsage[SentDecimal], ProblemDetails[PlainDecimal]]
     _, schemas = _schemas([*queries, *structs])
     describe_members(schemas, structs)
@@ -164,6 +166,10 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.status): _with_headers({"description": "Success.", "content": content}, operation.headers)
     }
+    if operation.accepted is not None:
+        accepted = {"schema": _reference(operation.accepted), **_example(ANSWERS, operation.accepted)}
+        described = {"description": "Not yet: ask again.", "content": {"application/json": accepted}}
+        responses["202"] = _with_headers(described, ["Retry-After"])
     by_status: dict[int, list[str]] = {}
     for code in operation.all_problems:
         by_status.setdefault(KINDS[code].status, []).append(code)

@@ -9,10 +9,23 @@ from msgspec import Raw
 
 from billing_client.contract.decoding import decode_usage
 from billing_client.contract.problems import KINDS, invalid_input, problem
+from billing_client.contract.statements.content_hashes import record_hash
+from billing_client.contract.statements.digests import PieceRoot, inclusion_proof
+from billing_client.contract.statements.merkle import tree_root
 from billing_client.contract.statements.structs import (
+    InclusionProof,
+    IssuedStatement,
+    IssuedStatements,
+    IssueProgress,
+    JsonWebKeySet,
+    NewStatement,
+    NewStatements,
     Rounding,
     Statement,
     StatementLine,
+    StatementProgress,
+    StatementSummaries,
+    StatementSummary,
     StatementTotal,
     StatementVoids,
     VoidedTotal,
@@ -78,6 +91,53 @@ _SUM: SummaryTotal[str] = SummaryTotal(records=1, units="1.5", amount="0.03")
 _LINE: StatementLine[str] = StatementLine(
     service="storage", price_per_unit="0.02", records=1, units="1.5", amount="0.03"
 )
+_HASH = record_hash(_RECORD)
+_PROOF = inclusion_proof(
+    _RECORD, _HASH, [_HASH], [PieceRoot(datetime(2026, 11, 2, 9, 0, tzinfo=UTC), 1, tree_root([_HASH]))], 0
+)
+_TOTAL: StatementTotal[str] = StatementTotal(records=1, amount="0.03", rounded="0.03")
+_STATEMENT: Statement[str] = Statement(
+    customer_id="acme",
+    customer_name="Acme",
+    month="2026-11",
+    timezone="UTC",
+    from_=_BEGIN,
+    to=_END,
+    currency="USD",
+    rounding=Rounding(mode="half_up", minor_unit=2),
+    status="issued",
+    number=1,
+    as_of=_END,
+    issued_at=_END,
+    digest=_PROOF.digest,
+    digest_kind="merkle.v1",
+    lines=[_LINE],
+    total=_TOTAL,
+    late=[],
+    voided=StatementVoids(data=[], more=False, total=VoidedTotal(records=0, amount="0")),
+)
+_STATEMENT_SUMMARY: StatementSummary[str] = StatementSummary(
+    customer_id="acme",
+    customer_name="Acme",
+    month="2026-11",
+    timezone="UTC",
+    currency="USD",
+    status="issued",
+    number=1,
+    digest=_PROOF.digest,
+    issued_at=_END,
+    total=_TOTAL,
+)
+_ISSUED: IssuedStatement[str] = IssuedStatement(
+    customer_id="acme",
+    number=1,
+    month="2026-11",
+    timezone="UTC",
+    digest=_PROOF.digest,
+    issued_at=_END,
+    issued_by="bk_0123456789abcdef",
+    total=_TOTAL,
+)
 _DUPLICATE = problem(
     "duplicate_record", "This usage is recorded already.", request_id=_RECORD.request_id, existing=_RECORD
 )
@@ -106,6 +166,7 @@ class PathParameter(NamedTuple):
 IDS: Mapping[str, PathParameter] = {
     "customer_id": PathParameter("The customer's id.", "acme"),
     "request_id": PathParameter("The record's request id.", _RECORD.request_id),
+    "statement": PathParameter("The number of the statement, or its digest.", "1"),
     "key_id": PathParameter("The key's id, as the list of keys shows it.", _KEY.id),
 }
 """Path parameters by their names in routes."""
@@ -116,6 +177,8 @@ BODIES: Mapping[type, Any] = {
     NewCustomer: NewCustomer(name="Acme", id="acme"),
     CustomerChange: CustomerChange(name="Acme Ltd"),
     NewVoid: NewVoid(reason="measured twice", voided_for="Bob"),
+    NewStatement: NewStatement(month="2026-11"),
+    NewStatements: NewStatements(month="2026-11"),
     NewKey: NewKey(name="nightly job", scopes=("usage:write",), customer_id="acme"),
 }
 """Request bodies by their struct."""
@@ -147,21 +210,23 @@ ANSWERS: Mapping[type, Any] = {
         data=[CustomerSummary(customer_id="acme", groups=[_GROUP], total=_SUM)],
         next_cursor=None,
     ),
-    Statement: Statement(
-        customer_id="acme",
-        customer_name="Acme",
-        month="2026-11",
-        timezone="UTC",
-        from_=_BEGIN,
-        to=_END,
-        currency="USD",
-        rounding=Rounding(mode="half_up", minor_unit=2),
-        issued_at=_END,
-        digest="b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78",
-        lines=[_LINE],
-        total=StatementTotal(records=1, amount="0.03", rounded="0.03"),
-        late=[],
-        voided=StatementVoids(data=[], more=False, total=VoidedTotal(records=0, amount="0")),
+    Statement: _STATEMENT,
+    StatementSummaries: StatementSummaries(data=[_STATEMENT_SUMMARY], next_cursor=None),
+    IssuedStatements: IssuedStatements(data=[_ISSUED], next_cursor=None),
+    IssueProgress: IssueProgress(issued=[_ISSUED], unchanged=0, preparing=None, next_cursor=None),
+    StatementProgress: StatementProgress(records=1_000_000, prepared=250_000),
+    InclusionProof: _PROOF,
+    JsonWebKeySet: JsonWebKeySet(
+        keys=[
+            {
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "x": "0aqJNw_twaTgtT7tYItteOX9TLoChktSsB8zHEsDj58",
+                "kid": "l-UGDXe1LeoJxtSTpLGmiURQrqEUF5DXSklCzYk7EIM",
+                "use": "sig",
+                "alg": "Ed25519",
+            }
+        ]
     ),
 }
 """Response bodies by their struct."""

@@ -40,6 +40,10 @@ _COLUMNS = (
         "digest",
     ),
     "issuedAt",
+    "status",
+    "number",
+    "digestKind",
+    "signature",
 )
 Row = dict[str, str | int | None]
 
@@ -64,7 +68,13 @@ def render_csv(statement: Statement[str]) -> bytes:
 
 def _rows(statement: Statement[str]) -> Iterator[Row]:
     yield from _line_rows("line", statement.lines)
-    yield _total_row("total", statement.total, statement.digest, statement.issued_at)
+    yield from _line_rows("credit", statement.credits)
+    yield _total_row("total", statement.total, statement.digest, statement.issued_at) | {
+        "status": statement.status,
+        "number": statement.number,
+        "digestKind": statement.digest_kind,
+        "signature": statement.signature,
+    }
     yield from _line_rows("late", statement.late)
     yield from _record_rows("voided", statement.voided.data, statement.voided.more)
     yield {"row": "voidedTotal", "records": statement.voided.total.records, "amount": statement.voided.total.amount}
@@ -76,7 +86,10 @@ def _change_rows(changes: StatementChanges[str]) -> Iterator[Row]:
     for change in changes.lines:
         yield from _line_rows("before", [_side(change, "before")])
         yield from _line_rows("after", [_side(change, "after")])
-    yield _total_row("totalBefore", changes.total.before, changes.since, changes.issued_at)
+    yield _total_row("totalBefore", changes.total.before, changes.since, changes.issued_at) | {
+        "number": changes.number,
+        "digestKind": changes.digest_kind,
+    }
     yield _total_row("totalDifference", changes.total.difference)
     yield from _record_rows("recordedSince", changes.recorded, changes.more)
     yield from _record_rows("voidedSince", changes.voided, changes.more)
@@ -171,7 +184,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters |= {"number": _number, "local": _local, "month_name": _month_name, "python": repr}
+_templates.filters |= {"number": _number, "local": _local, "month_name": _month_name}
 _TEMPLATE = _templates.get_template("statement.html")
 STYLE_SOURCE = (
     f"'sha256-{b64encode(sha256(_templates.get_template('statement.css').render().encode()).digest()).decode()}'"

@@ -43,10 +43,12 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
         "credit_rollups",
         "customers",
         "dimension_rollups",
+        "issued_statements",
         "prepared_dimensions",
         "schema_migrations",
         "service_activity",
         "statements",
+        "usage_pieces",
         "usage_records",
         "usage_refusals",
         "usage_rollups",
@@ -202,7 +204,11 @@ def test_files_that_are_not_numbered_without_a_gap_are_refused(tmp_path: Path, n
 async def test_every_constraint_and_index_has_the_name_the_files_give_it(
     connection: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
-    files = [*(SQL_FOLDER / "migrations").glob("*.sql"), SQL_FOLDER / "schema_migrations.sql"]
+    files = [
+        *(SQL_FOLDER / "migrations").glob("*.sql"),
+        SQL_FOLDER / "schema_migrations.sql",
+        SQL_FOLDER / "indexes.sql",
+    ]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     rows = await connection.fetch(
         """SELECT conname AS name FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace

@@ -33,6 +33,13 @@ SELECT customer_id, 'model', bucket_minutes, bucket, service, 'large', records, 
 FROM usage_rollups;
 INSERT INTO statements
 SELECT customer_id, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), '[]', now(), '{}', '{}' FROM customers;
+INSERT INTO usage_pieces
+SELECT customer_id, bucket, 0, now(), sum(records), 0, sha256(''), sha256(''), now(), now(), sha256(''), true,
+    '', '', '', '',    array_agg(service), array_agg(0.01), array_agg(records), array_agg(units)
+FROM usage_rollups WHERE bucket_minutes = 180 GROUP BY customer_id, bucket;
+INSERT INTO issued_statements
+SELECT customer_id, 1, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), NULL, 1, 1, 1, '', '{}', '{}'
+FROM customers;
 ANALYZE;
 """
 IDS = [bytes(32)] * 3
@@ -58,8 +65,24 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "hour", "Asia/Kolkata"))),
     ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "month", "Europe/Berlin"))),
     ("rollups", "used_buckets", ("c1", 180, timedelta(days=1), *MARCH, 100)),
-    ("statements", "statement_lines", ("c1", *MARCH)),
-    ("statements", "statement_digest", ("c1", *MARCH)),
+    ("pieces", "read_pieces", ("c1", *MARCH)),
+    ("pieces", "hash_spans", ("c1", [MARCH[0]], [MARCH[1]], END)),
+    ("pieces", "late_arrivals", ("c1", [MARCH[0]] * 9, [MARCH[0]] * 9, IDS * 3, 1_000)),
+    ("pieces", "sum_lines", ("c1", [MARCH[0]] * 9, [0] * 9)),
+    ("pieces", "late_lines", ("c1", [MARCH[0]] * 9, MARCH[1])),
+    ("pieces", "just_late_lines", ("c1", MARCH[0], MARCH[0] + timedelta(hours=1), MARCH[1])),
+    ("pieces", "stored_leaves", ("c1", MARCH[0], 0)),
+    ("pieces", "run_changes", ("c1", [MARCH[0]] * 9, [0] * 9, [1] * 9)),
+    ("pieces", "piece_roots", ("c1", [MARCH[0]] * 9, [0] * 9)),
+    ("pieces", "piece_lines", ("c1", MARCH[0], 0)),
+    ("pieces", "stale_customers", (["c1", "c2"], *MARCH, MARCH[1])),
+    ("issued_statements", "latest_issued", ("c1", MARCH[0].date(), "UTC")),
+    ("issued_statements", "latest_listed", ("c1", MARCH[0].date(), "UTC")),
+    ("issued_statements", "find_issued", ("c1", 1, bytes(32))),
+    ("issued_statements", "list_issued", ("c1", 1, 101)),
+    ("issued_statements", "last_number", ("c1",)),
+    ("statements", "recorded_among", ("c1", IDS, 101)),
+    ("statements", "voided_among", ("c1", IDS, 101)),
     ("statements", "recorded_after", ("c1", *MARCH, MARCH[1], IDS, 101)),
     ("statements", "voided_after", ("c1", *MARCH, BEGINNING, [], 101)),
     ("statements", "find_statement", ("c1", MARCH[0].date(), "UTC", bytes(32))),

@@ -61,7 +61,8 @@ async def test_each_operation_takes_the_scope_that_it_names(service: Service, op
 def test_what_is_open_to_all_is_named_here() -> None:
     open_to_all = {operation.path for operation in OPERATIONS if operation.scope is None}
     console = {"/", "/console/sign-in", "/console/sign-out", "/console/static/{name}", "/console/{page}"}
-    assert open_to_all == {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}"} | console
+    documents = {"/openapi.json", "/docs", "/docs/{name}", "/.well-known/jwks.json"}
+    assert open_to_all == {"/healthz", "/readyz"} | documents | console
 
 
 async def test_a_void_says_which_key_asked_for_it(service: Service, admin: aiohttp.ClientSession) -> None:

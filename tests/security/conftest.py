@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from billing_service.settings import Settings
-from tests.calls import exchange, json_request, request_head, usage
+from tests.calls import exchange, json_request, usage
 from tests.databases import Server, database, execute, run
 from tests.keys import given_key
 from tests.services import Service, running_service
@@ -26,6 +26,7 @@ class Victim(NamedTuple):
     customer_id: str
     request_id: str
     voided_id: str
+    digest: str
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +87,8 @@ def victim(service: Service, admin: str) -> Victim:
     ]
     path = f"/customers/theirs/usage/{records[1]['requestId']}/void"
     post_json(path, {"reason": SECRETS[3]}).require(200)
-    exchange(service, request_head("GET", f"/customers/theirs/statement?month={MONTH}", admin)).require(200)
-    return Victim("theirs", records[0]["requestId"], records[1]["requestId"])
+    issued = post_json("/customers/theirs/statements", {"month": MONTH}).require(201)
+    return Victim("theirs", records[0]["requestId"], records[1]["requestId"], issued["digest"])
 
 
 TABLES = """SELECT array_agg(table_name::text) FROM information_schema.columns
@@ -106,5 +107,8 @@ def everything_of_theirs(database_url: str | None) -> dict[str, Any]:
         for table in tables
         if run(execute(str(database_url), keyed.format(table=table)))
     }
-    assert all(found[table] for table in ("customers", "usage_records", "usage_voids", "usage_rollups", "statements"))
+    assert all(
+        found[table]
+        for table in ("customers", "usage_records", "usage_voids", "usage_rollups", "usage_pieces", "issued_statements")
+    )
     return found

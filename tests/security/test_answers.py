@@ -47,7 +47,7 @@ def test_every_answer_is_safe_in_a_browser(
     service: Service, victim: Victim, admin: str, operation: Operation, key_of: Callable[..., str]
 ) -> None:
     shown = [[], [admin], [f"Authorization: Bearer {key_of('customers:read', customer_id='theirs')}"]]
-    for request in examples(operation, Target(victim.customer_id, victim.request_id)):
+    for request in examples(operation, Target(victim.customer_id, victim.request_id, victim.digest)):
         for headers in shown:
             answer = send_example(service, request, *headers)
             assert_safe(answer)

@@ -30,12 +30,15 @@ CHANGED = {
     ("usage_rollups", "amount"),
     *(("credit_rollups", sum_) for sum_ in ("records", "units", "amount")),
     *(("dimension_rollups", part + sum_) for part in ("", "credit_") for sum_ in ("records", "units", "amount")),
+    ("usage_rollups", "voided"),
     ("service_activity", "last_recorded_at"),
     ("service_activity", "times_active"),
     ("api_keys", "last_used_at"),
 }
 WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statements", "service_activity"} | {
     "changes",
+    "issued_statements",
+    "usage_pieces",
     "console_sessions",
     "credit_rollups",
     "dimension_rollups",
@@ -83,7 +86,7 @@ def key_of(database_url: str) -> Callable[..., str]:
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.documented], ids=name_of)
 def test_every_operation_works(service: Service, victim: Victim, admin: str, operation: Operation) -> None:
-    for request in examples(operation, Target(victim.customer_id, victim.request_id)):
+    for request in examples(operation, Target(victim.customer_id, victim.request_id, victim.digest)):
         answer = send_example(service, request, admin)
         if operation.tag == "keys" and operation.method != "GET":  # which was not granted
             assert "--with-keys" in answer.problem("forbidden")["detail"]

@@ -45,7 +45,7 @@ def test_the_operation_would_tell_all_to_whom_it_may(service: Service, victim: V
     told = ""
     for operation in GUARDED:
         if operation.method == "GET":
-            for request in examples(operation, Target(victim.customer_id, victim.request_id)):
+            for request in examples(operation, Target(victim.customer_id, victim.request_id, victim.digest)):
                 answer = send_example(service, request, admin)
                 told += answer.body.decode() if isinstance(answer.body, bytes) else json.dumps(answer.body)
     assert [secret for secret in SECRETS if secret not in told] == []

@@ -7,8 +7,9 @@ It is the SHA-256 of the UTF-8 bytes of a JSON array of strings without white sp
 
 Decimals are written as in the request id. Times are in UTC with six digits after the point, such as
 `2026-11-02T10:30:00.000000Z`. The pairs at the end are the members that not every record has, each only where it has a
-value, in the order of the code points of their names: `eventId` and `recordedBy`, for a void `voidedFor`. A member that
-is added to records later comes as such a pair, so the hashes of records without it stay as they are.
+value, in the order of the code points of their names: `eventId`, `recordedBy` and each dimension as `dimension.NAME`,
+for a void `voidedFor`. A member that is added to records later comes as such a pair, so that the hashes of records
+without it stay as they are.
 
 `content_hash_vectors.json` beside this file holds vectors for other languages.
 """
@@ -39,7 +40,8 @@ def record_content(record: UsageRecord[str] | UsageRecord[Decimal]) -> bytes:
             instant_text(record.occurred_at),
             instant_text(record.recorded_at),
         ),
-        {"eventId": record.event_id, "recordedBy": record.recorded_by},
+        {"eventId": record.event_id, "recordedBy": record.recorded_by}
+        | {f"dimension.{name}": value for name, value in (record.dimensions or {}).items()},
     )
 
 

@@ -58,6 +58,7 @@ def test_whatever_of_a_record_changes_so_does_its_hash_but_for_the_void() -> Non
         "occurred_at": later,
         "recorded_at": later,
         "recorded_by": None,
+        "dimensions": {"model": "large"},
     }
     same: dict[str, Any] = {"amount": "7", "voided_at": later}
     assert changes.keys() | same.keys() == set(UsageRecord.__struct_fields__)

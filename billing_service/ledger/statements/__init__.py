@@ -1,0 +1,1 @@
+"""Statements: pieces that are summed up and hashed as time passes, what they make, and what was issued."""

@@ -1,0 +1,77 @@
+"""Issues the statements of all customers, a part of them at a time."""
+
+import asyncio
+from typing import NamedTuple
+
+import msgspec
+
+from billing_client.contract.periods import Month
+from billing_client.contract.statements.structs import IssuedStatement, StatementProgress
+from billing_service.currencies import MINOR_UNITS
+from billing_service.database.pool import Database
+from billing_service.ledger.customers import list_customers
+from billing_service.ledger.statements.issued import latest_listed
+from billing_service.ledger.statements.issuing import IssueOrder, issue, require_over
+from billing_service.ledger.statements.overview import month_total
+
+PAGE_CUSTOMERS = 100
+
+
+class IssuedPart(NamedTuple):
+    """What was issued, how many were left as they are, what is being prepared, and after which customer to go on; None
+    once all are done."""
+
+    issued: list[IssuedStatement[str]]
+    unchanged: int
+    preparing: StatementProgress | None
+    after: str | None
+
+
+async def issue_all(database: Database, order: IssueOrder, after: str, until: float) -> IssuedPart:
+    """Issue the statements of the customers after one, those with usage in the month, by customer id.
+
+    Args:
+        database: Where they are stored.
+        order: What to issue; the customer of its month does not count.
+        after: After which customer to begin; empty for the first.
+        until: When to stop, on the event loop's clock. Something is done in any case.
+
+    Raises:
+        ProblemError: 409; the month is not over, or records of it were changed.
+        DatabaseUnavailableError: The database is away. What was issued stays; begin anew, or where the last call ended.
+    """
+    require_over(order)
+    issued: list[IssuedStatement[str]] = []
+    unchanged = 0
+    while customers := await _with_usage(database, order, after):
+        for customer_id, has_usage in customers:
+            if has_usage:
+                of_customer = order._replace(month=_month_of(order, customer_id))
+                result = await issue(database, of_customer, until)
+                if result.issued is None:
+                    return IssuedPart(issued, unchanged, StatementProgress(*result.progress), after)
+                if result.is_new:
+                    issued.append(result.issued.listed)
+                else:
+                    unchanged += 1
+            after = customer_id
+            if asyncio.get_running_loop().time() > until:
+                return IssuedPart(issued, unchanged, None, after)
+    return IssuedPart(issued, unchanged, None, None)
+
+
+def _month_of(order: IssueOrder, customer_id: str) -> Month:
+    return msgspec.structs.replace(order.month, customer_id=customer_id)
+
+
+async def _with_usage(database: Database, order: IssueOrder, after: str) -> list[tuple[str, bool]]:
+    """The next customers, each with whether there is usage in the month, or was when it was issued."""
+    month, minor_unit = order.month, MINOR_UNITS[order.currency]
+    found = []
+    async with database.read_connection(is_large=True) as connection:
+        for customer in await list_customers(connection, after, PAGE_CUSTOMERS):
+            total = await month_total(connection, customer.id, month.start, month.end, minor_unit)
+            has_usage = total.records > 0
+            has_usage = has_usage or await latest_listed(connection, _month_of(order, customer.id)) is not None
+            found.append((customer.id, has_usage))
+    return found

@@ -1,0 +1,48 @@
+"""Reads statements: a month as it stands, or as it was issued if nothing has changed since."""
+
+from datetime import datetime
+
+import msgspec
+
+from billing_client.contract.periods import Month
+from billing_client.contract.statements.structs import Statement
+from billing_service.database.pool import Connection
+from billing_service.ledger.statements.changes import changes_since
+from billing_service.ledger.statements.issued import latest_issued
+from billing_service.ledger.statements.months import provisional_statement, read_month
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def read_statement(
+    connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime
+) -> tuple[Statement[str], bytes]:
+    """Read the statement of a month, decoded and as it is sent. Nothing is written.
+
+    Args:
+        connection: A connection without an open transaction.
+        month: The customer and the month.
+        currency: The ISO 4217 code of the currency; its minor unit is what the total is rounded to.
+        since: The digest of an earlier statement (32 bytes) whose changes are wanted; None for none.
+        now: The time.
+
+    Raises:
+        ProblemError: 404; there is no such customer, or no such earlier statement.
+        NotPreparedError: More has to be hashed than a reading may take the time for.
+    """
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        content = await read_month(connection, month)
+        latest = await latest_issued(connection, month)
+        is_issued = latest is not None and latest.listed.digest == content.digest.hex()
+        if latest is not None and is_issued and since is None:
+            return latest.read(), latest.document
+        statement = provisional_statement(content, currency, now, None if latest is None else latest.reference)
+        if since is not None:
+            changes = await changes_since(connection, content, since, currency)
+            statement = msgspec.structs.replace(statement, changes=changes)
+    if latest is not None and is_issued:
+        listed = latest.listed
+        statement = msgspec.structs.replace(
+            statement, status="issued", number=listed.number, issued_at=listed.issued_at, previous=None
+        )
+    return statement, _encode(statement)

@@ -1,0 +1,209 @@
+"""Brings stored pieces up to date, slice by slice: by the worker as time passes, and before a statement is issued."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from billing_client.contract.statements.digests import PIECE
+from billing_client.contract.statements.merkle import split_hashes
+from billing_service.database.pool import Connection, Database
+from billing_service.ledger.periods import ceil, floor
+from billing_service.ledger.rollups import EARLIEST
+from billing_service.ledger.statements.lines import LineKey, Lines, add_arrays, add_line
+from billing_service.ledger.statements.pieces import QUERIES, Piece, ids_of, read_pieces
+
+_log = logging.getLogger(__name__)
+SLICE_RECORDS = 10_000  # that are hashed in a transaction, in 100 ms or so
+BUSY_SECONDS = 0.05  # until another program is done with its slice, or a few of these
+ALL = 1 << 62
+
+
+class Progress(NamedTuple):
+    """How far the pieces of some time are prepared: of how many records, and of how many of them."""
+
+    records: int
+    prepared: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.prepared == self.records
+
+
+async def refresh_slices(
+    database: Database, customer_id: str, start: datetime, end: datetime, until: float
+) -> Progress:
+    """Bring the pieces that have a part in the time from `start` to `end` up to date, slice by slice.
+
+    Args:
+        database: Where they are.
+        customer_id: Whose usage.
+        start: When the first begins, or before its end.
+        end: When the last one ends, or after its begin.
+        until: When to stop after a slice, on the event loop's clock.
+
+    Raises:
+        DatabaseUnavailableError: The database is away.
+    """
+    now = asyncio.get_running_loop().time
+    while True:
+        async with database.connection() as connection:
+            progress = await refresh_slice(connection, customer_id, start, end)
+        if progress is not None and (progress.is_done or now() > until):
+            return progress
+        if progress is None:
+            await asyncio.sleep(BUSY_SECONDS)
+
+
+async def refresh_slice(
+    connection: Connection, customer_id: str, start: datetime, end: datetime, max_records: int = SLICE_RECORDS
+) -> Progress | None:
+    """Bring at least one of the pieces up to date, and others as long as at most `max_records` are hashed.
+
+    None if another program is at work on this customer's.
+    """
+    try:
+        async with connection.transaction(isolation="repeatable_read"):
+            if not await connection.fetchval(QUERIES["try_lock"], customer_id):
+                return None
+            return await refresh(connection, customer_id, start, end, max_records)
+    except asyncpg.SerializationError:  # another program did the same
+        return None
+
+
+async def refresh(
+    connection: Connection, customer_id: str, start: datetime, end: datetime, max_records: int
+) -> Progress:
+    """As `refresh_slice`, in a transaction that reads one snapshot. Raises asyncpg.SerializationError."""
+    first, last = max(floor(start, PIECE), EARLIEST), ceil(end, PIECE)
+    rows = await connection.fetch(QUERIES["read_pieces"], customer_id, first, last)
+    records = sum(row["records"] for row in rows)
+    behind = [row for row in rows if _is_behind(row)]
+    chosen: list[datetime] = []
+    hashed = 0
+    for row in behind:
+        hashed += row["records"]
+        if chosen and hashed > max_records:
+            break
+        chosen.append(row["bucket"])
+    if chosen:
+        pieces = await read_pieces(connection, customer_id, chosen[0], chosen[-1] + PIECE, max_records=ALL)
+        for piece in pieces:
+            if piece.bucket in chosen:
+                await _add_run(connection, customer_id, piece)
+    left = sum(row["records"] for row in behind if row["bucket"] not in chosen)
+    return Progress(max(records, 1) if left else records, records - left)
+
+
+def _is_behind(row: asyncpg.Record) -> bool:
+    return row["run"] is None or (row["piece_records"], row["piece_voided"]) != (row["records"], row["voided"])
+
+
+class _Run(NamedTuple):
+    """What is stored of a run beside what its piece says: see the table `usage_pieces`."""
+
+    last_request_id: bytes | None
+    is_whole: bool
+    leaves: bytes
+    added: bytes
+    removed: bytes
+    voids: bytes
+    lines: Lines
+
+
+async def _add_run(connection: Connection, customer_id: str, piece: Piece) -> None:
+    run = await (_appended if piece.span is None else _whole)(connection, customer_id, piece)
+    if run is None:
+        return
+    keys = list(run.lines)
+    await connection.execute(
+        QUERIES["add_piece"],
+        customer_id,
+        piece.bucket,
+        0 if piece.newest is None else piece.newest + 1,
+        piece.records,
+        piece.voided,
+        piece.tree.root(),
+        piece.tree.subtrees,
+        piece.first,
+        piece.last,
+        run.last_request_id,
+        run.is_whole,
+        run.leaves,
+        run.added,
+        run.removed,
+        run.voids,
+        [key.service for key in keys],
+        [key.price for key in keys],
+        [run.lines[key][0] for key in keys],
+        [format(run.lines[key][1], "f") for key in keys],
+    )
+
+
+async def _appended(connection: Connection, customer_id: str, piece: Piece) -> _Run:
+    """A run that adds late arrivals to the newest one."""
+    before = await connection.fetchrow(QUERIES["piece_lines"], customer_id, piece.bucket, piece.newest)
+    if before is None:
+        raise RuntimeError("the newest run of a piece was read before")
+    lines: Lines = {}
+    add_arrays(lines, before)
+    for row in piece.arrivals:
+        units = row["units_consumed"]
+        add_line(lines, LineKey(row["service"], row["price_per_unit"], units.startswith("-")), 1, units)
+    ids = [row["request_id"] for row in piece.arrivals]
+    leaves = b"".join(row["hash"] for row in piece.arrivals)
+    return _Run(ids[-1], False, leaves, b"".join(ids), b"", before["voids"], lines)
+
+
+async def _whole(connection: Connection, customer_id: str, piece: Piece) -> _Run | None:
+    """A run with all leaves of its bucket. None where a record that counted before is neither there nor voided."""
+    span = piece.span
+    if span is None:
+        raise RuntimeError("a whole run is made of records that were read")
+    added = removed = b""
+    if piece.newest is not None:
+        before = set(await stored_leaves(connection, customer_id, piece.bucket, piece.newest))
+        difference = span_difference(span, before)
+        if difference.unknown:
+            _log.error(
+                "customer %r, usage from %s: %d records are not as they were when they were hashed, or were deleted; "
+                "run: billing-service verify",
+                customer_id,
+                piece.bucket.isoformat(),
+                difference.unknown,
+            )
+            return None
+        added, removed = b"".join(difference.added), b"".join(difference.removed)
+    lines: Lines = {}
+    add_arrays(lines, span)
+    ids = span["ids"]
+    return _Run(ids[-32:] or None, True, span["leaves"], added, removed, span["voids"], lines)
+
+
+class Difference(NamedTuple):
+    """The request ids that were added to a set of leaves, and those that were removed; and how many of the leaves are
+    of no record that there is."""
+
+    added: Sequence[bytes]
+    removed: Sequence[bytes]
+    unknown: int
+
+
+def span_difference(span: asyncpg.Record, before: set[bytes]) -> Difference:
+    """How the records that a span was read from differ from the leaves that counted before."""
+    counted = dict(zip(split_hashes(span["leaves"]), ids_of(span["ids"]), strict=True))
+    voided = dict(zip(split_hashes(span["voided_leaves"]), ids_of(span["voided_ids"]), strict=True))
+    return Difference(
+        added=[id_ for hash_, id_ in counted.items() if hash_ not in before],
+        removed=[id_ for hash_, id_ in voided.items() if hash_ in before],
+        unknown=len(before - counted.keys() - voided.keys()),
+    )
+
+
+async def stored_leaves(connection: Connection, customer_id: str, bucket: datetime, run: int) -> list[bytes]:
+    """The leaves of a piece at a run, in their order."""
+    rows: Iterable[asyncpg.Record] = await connection.fetch(QUERIES["stored_leaves"], customer_id, bucket, run)
+    return [leaf for row in rows for leaf in split_hashes(row["leaves"])]

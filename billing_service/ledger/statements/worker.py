@@ -1,0 +1,165 @@
+"""The worker that prepares pieces as time passes, so that statements of any size are read at once.
+
+Each process of the service has one; an advisory lock for each customer lets only one of them work on it. It goes over
+the customers in rounds. A round looks at usage of the last days; from time to time at all of it, so that late arrivals
+and what an earlier version recorded get their pieces too. A statement that somebody waits for comes first.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from billing_client.contract.statements.digests import PIECE
+from billing_service.database.clock import Clock
+from billing_service.database.pool import Database, DatabaseUnavailableError
+from billing_service.ledger.customers import list_customers
+from billing_service.ledger.periods import floor
+from billing_service.ledger.rollups import EARLIEST
+from billing_service.ledger.statements.pieces import QUERIES, SLIGHTLY_LATE
+from billing_service.ledger.statements.refreshing import Progress, refresh_slice
+
+_log = logging.getLogger(__name__)
+FIRST_SECONDS = 10.0  # after the start of the process
+ROUND_SECONDS = 60.0  # between two rounds
+FULL_SECONDS = 6 * 3600.0  # from a round over all usage to the next one
+FULL_PART_SECONDS = 30.0  # of such a round at a time
+PAUSE = 1.0  # seconds without work for each second of work
+PAGE_CUSTOMERS = 500
+RECENT = timedelta(days=2)
+# A piece is made when its three hours are over for so long: what comes after that is in the index of late records, even
+# if its commit took some time.
+SETTLED = SLIGHTLY_LATE + timedelta(minutes=15)
+FRESH = timedelta(hours=1)  # a piece is brought up to date no more often, unless somebody waits for it
+MAX_WANTED = 1_000
+
+
+class PieceWorker:
+    """Prepares pieces in the background.
+
+    Args:
+        database: Where they are.
+        clock: Tells the database's time.
+        processes: How many processes of this service there are; their rounds are so much less frequent.
+    """
+
+    def __init__(self, database: Database, clock: Clock, processes: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._processes = processes
+        self._wanted: dict[tuple[str, datetime, datetime], None] = {}
+        self._is_wanted = asyncio.Event()
+        self._full_after: str | None = ""
+        self._full_at = 0.0
+        self._has_failed = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop after what is under way, which is rolled back."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def want(self, customer_id: str, start: datetime, end: datetime) -> None:
+        """Prepare the pieces of some time before anything else. Nobody waits for it to be done."""
+        if len(self._wanted) < MAX_WANTED:
+            self._wanted[customer_id, start, end] = None
+            self._is_wanted.set()
+
+    async def _run(self) -> None:
+        await self._serve_wanted(FIRST_SECONDS)
+        while True:
+            try:
+                await self._round()
+                await self._part_of_full_round()
+                self._has_failed = False
+            except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                if not self._has_failed:  # said once, not every time
+                    _log.warning("pieces of statements are not prepared: %s", error)
+                self._has_failed = True
+            await self._serve_wanted(ROUND_SECONDS * self._processes)
+
+    async def _serve_wanted(self, seconds: float) -> None:
+        """Prepare what is wanted, for so many seconds."""
+        now = asyncio.get_running_loop().time
+        end = now() + seconds
+        while (left := end - now()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._is_wanted.wait()
+                await self._prepare_wanted()
+
+    async def _prepare_wanted(self) -> None:
+        """Prepare a slice of what is wanted first; what is left comes last."""
+        wanted = next(iter(self._wanted), None)
+        if wanted is None:
+            self._is_wanted.clear()
+            return
+        del self._wanted[wanted]
+        try:
+            progress = await self._slice(*wanted)
+        except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+            _log.warning("a statement is not prepared: %s", error)
+            return
+        if progress is not None and not progress.is_done:
+            self.want(*wanted)
+
+    async def _round(self) -> None:
+        """Prepare the recent usage of all customers."""
+        start = floor(self._clock.now() - RECENT, PIECE)
+        async for customers in self._pages(""):
+            await self._prepare(customers, start)
+            await self._prepare_wanted()
+
+    async def _part_of_full_round(self) -> None:
+        """Go on with a round over all usage, or begin one when it is time."""
+        now = asyncio.get_running_loop().time
+        if self._full_after is None and now() < self._full_at:
+            return
+        end = now() + FULL_PART_SECONDS
+        async for customers in self._pages(self._full_after or ""):
+            await self._prepare(customers, EARLIEST)
+            await self._prepare_wanted()
+            self._full_after = customers[-1]
+            if now() > end:
+                return
+        self._full_after, self._full_at = None, now() + FULL_SECONDS
+
+    async def _pages(self, after: str) -> AsyncIterator[list[str]]:
+        """The ids of the customers after one, page by page."""
+        while True:
+            async with self._database.read_connection() as connection:
+                ids = [customer.id for customer in await list_customers(connection, after, PAGE_CUSTOMERS)]
+            if not ids:
+                return
+            yield ids
+            after = ids[-1]
+
+    async def _prepare(self, customers: Sequence[str], start: datetime) -> None:
+        """Prepare the settled usage of some customers from `start` on."""
+        now = self._clock.now()
+        end = floor(now - SETTLED, PIECE)
+        async with self._database.read_connection(is_large=True) as connection:
+            rows = await connection.fetch(QUERIES["stale_customers"], customers, start, end, now - FRESH)
+        for row in rows:
+            while True:
+                progress = await self._slice(row["customer_id"], row["first"], end)
+                if progress is None or progress.is_done:
+                    break
+
+    async def _slice(self, customer_id: str, start: datetime, end: datetime) -> Progress | None:
+        """Bring some pieces up to date; None if another process is at it. Then pause, so that others get their turn."""
+        now = asyncio.get_running_loop().time
+        begin = now()
+        async with self._database.connection() as connection:
+            progress = await refresh_slice(connection, customer_id, start, end)
+        await asyncio.sleep((now() - begin) * PAUSE)
+        return progress

@@ -1,6 +1,6 @@
 """What the client reads of the service: records, customers, summaries, statements, exports."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -14,7 +14,7 @@ from billing_client._events import ServiceEvent, watch
 from billing_client._records import CustomerSummary, Statement, Summary, UsageRecord
 from billing_client._responses import decode_line, decode_record, decode_response
 from billing_client._transport import Transport
-from billing_client.contract.query_parameters import RefusalCode
+from billing_client.contract.query_parameters import DIMENSION, RefusalCode
 from billing_client.contract.wire import Customer, Refusal, RefusalCount, RefusalCounts
 
 T = TypeVar("T", bound=Struct)
@@ -61,19 +61,20 @@ class LedgerReads:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def get_usage(self, *, customer_id: str, request_id: str) -> UsageRecord:
+    async def get_usage(self, *, customer_id: str | None = None, request_id: str) -> UsageRecord:
         """Read one stored record.
 
         Args:
-            customer_id: Whose usage it is.
+            customer_id: Whose usage it is. Without it the service looks at all customers, which takes longer the more
+                there are, and needs an API key that is not bound to a customer.
             request_id: The request id of the record, 64 lower-case hex digits.
 
         Raises:
             UsageNotFoundError: The customer has no such record.
             CustomerNotFoundError: The service does not know the customer.
         """
-        path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}"
-        call = ApiCall("GET", path, request_id=request_id)
+        whose = "" if customer_id is None else f"/customers/{path_segment(customer_id)}"
+        call = ApiCall("GET", f"{whose}/usage/{path_segment(request_id)}", request_id=request_id)
         return decode_record(_RECORD, await self._transport.send(call), call)
 
     async def usage(
@@ -81,6 +82,8 @@ class LedgerReads:
         *,
         customer_id: str,
         service: str | None = None,
+        event_id: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
         page_size: int = 100,
@@ -90,6 +93,8 @@ class LedgerReads:
         Args:
             customer_id: Whose usage.
             service: Only usage of this service. By default of all.
+            event_id: Only the record with this event id.
+            dimensions: Only usage with these values of these dimensions, such as `{"model": "large"}`.
             start: Only what occurred then or later; with a time zone.
             end: Only what occurred before; with a time zone.
             page_size: How many records one request asks for, 1 to 1,000.
@@ -98,7 +103,8 @@ class LedgerReads:
             CustomerNotFoundError: The service does not know the customer.
             ValidationError: An argument is not valid.
         """
-        query = _span_query(service, start, end) | {"limit": str(page_size)}
+        query = _span_query(service, start, end) | _filter_query(dimensions) | {"limit": str(page_size)}
+        query |= {} if event_id is None else {"eventId": query_text("eventId", event_id)}
         async for page in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
             for record in page.data:
                 yield record
@@ -188,6 +194,7 @@ class LedgerReads:
         *,
         customer_id: str | None = None,
         service: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> AsyncGenerator[UsageRecord, None]:
@@ -196,6 +203,7 @@ class LedgerReads:
         Args:
             customer_id: Only this customer's usage. By default everybody's.
             service: Only usage of this service. By default of all.
+            dimensions: Only usage with these values of these dimensions.
             start: Only what occurred then or later; with a time zone.
             end: Only what occurred before; with a time zone.
 
@@ -203,7 +211,7 @@ class LedgerReads:
             CustomerNotFoundError: The service does not know the customer.
             TransportError: The stream broke off.
         """
-        call = _export_call(customer_id, service, start, end, "ndjson")
+        call = _export_call(customer_id, _span_query(service, start, end) | _filter_query(dimensions), "ndjson")
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
                 yield decode_line(_RECORD, line, call)
@@ -214,6 +222,7 @@ class LedgerReads:
         format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002 - the name that the service has for it
         customer_id: str | None = None,
         service: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> AsyncGenerator[bytes, None]:
@@ -223,6 +232,7 @@ class LedgerReads:
             format: "ndjson" or "csv". The first line of CSV is the heading.
             customer_id: See `export_usage`.
             service: See `export_usage`.
+            dimensions: See `export_usage`.
             start: See `export_usage`.
             end: See `export_usage`.
 
@@ -230,7 +240,7 @@ class LedgerReads:
             CustomerNotFoundError: The service does not know the customer.
             TransportError: The stream broke off.
         """
-        call = _export_call(customer_id, service, start, end, format)
+        call = _export_call(customer_id, _span_query(service, start, end) | _filter_query(dimensions), format)
         async with aclosing(self._transport.stream(call)) as lines:
             async for line in lines:
                 yield line
@@ -339,18 +349,22 @@ class LedgerReads:
         return decode_response(decoder, await self._transport.send(call), call)
 
 
+def _filter_query(dimensions: Mapping[str, str] | None) -> dict[str, str]:
+    return {
+        query_text("dimension", f"{DIMENSION}{name}"): query_text(name, value)
+        for name, value in (dimensions or {}).items()
+    }
+
+
 def _span_query(service: str | None, start: datetime | None, end: datetime | None) -> dict[str, str]:
     query = {"service": query_text("service", service)} if service is not None else {}
     query |= {"from": instant(start)} if start is not None else {}
     return query | ({"to": instant(end)} if end is not None else {})
 
 
-def _export_call(
-    customer_id: str | None, service: str | None, start: datetime | None, end: datetime | None, format_: str
-) -> ApiCall:
+def _export_call(customer_id: str | None, filters: dict[str, str], format_: str) -> ApiCall:
     query = {"customerId": query_text("customerId", customer_id)} if customer_id is not None else {}
-    query |= _span_query(service, start, end) | {"format": format_}
-    return ApiCall("GET", "/usage/export", query=query)
+    return ApiCall("GET", "/usage/export", query=query | filters | {"format": format_})
 
 
 def _summary_query(

@@ -28,7 +28,8 @@ FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
 JOIN usage_records USING (customer_id, request_id)
 LEFT JOIN usage_voids USING (customer_id, request_id);
 
--- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4
+-- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4,
+-- of the service $5 and with the dimensions $6, unless these are null
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, dimensions, voided_at
@@ -38,8 +39,9 @@ WHERE customer_id = $1
     AND (occurred_at, request_id) > ($2::timestamptz, $3::bytea)
     AND occurred_at < $4::timestamptz
     AND ($5::text IS NULL OR service = $5)
+    AND ($6::jsonb IS NULL OR dimensions @> $6)
 ORDER BY occurred_at, request_id
-LIMIT $6;
+LIMIT $7;
 
 -- void_usage: void a record; no row is returned if it was voided before
 INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_for, voided_at)

@@ -14,7 +14,7 @@ import click
 from msgspec import Struct
 
 from billing_client.cli.failures import Command, needs_extra
-from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
+from billing_client.cli.options import Connection, connection_options, filter_option, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
 from billing_client.contract.wire import printable
 
@@ -32,6 +32,7 @@ _SUFFIXES: dict[str, Format] = {
 class _Selection(Struct, frozen=True):
     customer_id: str | None
     service: str | None
+    dimensions: dict[str, str]
     start: datetime | None
     end: datetime | None
 
@@ -53,6 +54,7 @@ Examples:
 )
 @click.option("--customer", "customer_id", metavar="ID", help="One customer.  [default: all]")
 @click.option("--service", metavar="NAME", help="One service.  [default: all]")
+@filter_option
 @span_options
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="[default: as the FILE is named, else ndjson]")
 @click.option(
@@ -68,6 +70,7 @@ def export(
     connection: Connection,
     customer_id: str | None,
     service: str | None,
+    dimensions: dict[str, str],
     start: datetime | None,
     end: datetime | None,
     format_: Format | None,
@@ -78,7 +81,7 @@ def export(
 
     `billing import` reads what this writes. --json says what was written to FILE as JSON.
     """
-    selection = _Selection(customer_id, service, in_zone(start), in_zone(end))
+    selection = _Selection(customer_id, service, dimensions, in_zone(start), in_zone(end))
     chosen = format_ or _format_of(output)
     if output is None:
         if chosen == "parquet":
@@ -114,6 +117,7 @@ async def _lines(
             format=format_,
             customer_id=selection.customer_id,
             service=selection.service,
+            dimensions=selection.dimensions,
             start=selection.start,
             end=selection.end,
         )

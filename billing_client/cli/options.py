@@ -116,6 +116,15 @@ def pairs(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> 
     return given
 
 
+filter_option = click.option(
+    "--dimension",
+    "dimensions",
+    multiple=True,
+    callback=pairs,
+    metavar="NAME=VALUE",
+    help="Only usage with this dimension; repeatable.",
+)
+
 span_options = with_options(
     click.option(
         "--from", "start", callback=instant, metavar="TIME", help="What occurred then or later, e.g. 2026-11-01."

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import aclosing
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import click
@@ -14,6 +14,7 @@ from billing_client.cli.failures import Command, CommandError, repeatable
 from billing_client.cli.options import (
     Connection,
     connection_options,
+    filter_option,
     in_zone,
     instant,
     json_option,
@@ -137,6 +138,8 @@ Examples:
 )
 @_customer
 @click.option("--service", metavar="NAME", help="One service.  [default: all]")
+@click.option("--event-id", metavar="ID", help="The record with this event id.")
+@filter_option
 @span_options
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, metavar="N", show_default=True, help="How many at most."
@@ -147,29 +150,23 @@ def list_(
     connection: Connection,
     customer_id: str,
     service: str | None,
+    event_id: str | None,
+    dimensions: dict[str, str],
     start: datetime | None,
     end: datetime | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """A customer's records, by the time they occurred. With --json an object for each, a line each."""
-    asyncio.run(_list(connection, customer_id, service, in_zone(start), in_zone(end), limit, as_json))
+    filters: dict[str, Any] = {"service": service, "event_id": event_id, "dimensions": dimensions}
+    filters |= {"start": in_zone(start), "end": in_zone(end)}
+    asyncio.run(_list(connection, customer_id, filters, limit, as_json))
 
 
-async def _list(
-    connection: Connection,
-    customer_id: str,
-    service: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+async def _list(connection: Connection, customer_id: str, filters: dict[str, Any], limit: int, as_json: bool) -> None:
     found: list[UsageRecord] = []
     async with connection.client() as client:
-        records = client.usage(
-            customer_id=customer_id, service=service, start=start, end=end, page_size=min(limit + 1, 1_000)
-        )
+        records = client.usage(customer_id=customer_id, page_size=min(limit + 1, 1_000), **filters)
         async with aclosing(records):
             async for record in records:
                 if len(found) == limit:
@@ -205,10 +202,10 @@ Example:
   billing usage show --customer acme 36ccdaa281f821b047549fda8919feb3580cac9572794f4f95443216fe0d8d52""",
 )
 @_request_id
-@_customer
+@click.option("--customer", "customer_id", metavar="ID", help="Whose usage, where it is known.  [default: any]")
 @connection_options(timeout=10)
 @json_option
-def show(connection: Connection, request_id: str, customer_id: str, as_json: bool) -> None:
+def show(connection: Connection, request_id: str, customer_id: str | None, as_json: bool) -> None:
     """One record, by its request id."""
     record = asyncio.run(_show(connection, customer_id, request_id))
     if as_json:
@@ -231,7 +228,7 @@ def show(connection: Connection, request_id: str, customer_id: str, as_json: boo
     print_facts({name: value for name, value in facts.items() if value is not None})
 
 
-async def _show(connection: Connection, customer_id: str, request_id: str) -> UsageRecord:
+async def _show(connection: Connection, customer_id: str | None, request_id: str) -> UsageRecord:
     async with connection.client() as client:
         return await client.get_usage(customer_id=customer_id, request_id=request_id)
 

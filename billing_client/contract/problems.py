@@ -100,8 +100,11 @@ def customer_exists(customer_id: str) -> ProblemDetails[str]:
     return problem("customer_exists", f"The customer id {excerpt(customer_id)!r} is taken.")
 
 
-def usage_not_found(request_id: str) -> ProblemDetails[str]:
-    return problem("usage_not_found", f"This customer has no usage {excerpt(request_id)!r}.")
+def usage_not_found(request_id: str, *, of_all: bool = False) -> ProblemDetails[str]:
+    """The problem of a request id that a customer, or with `of_all` any customer, has no record of."""
+    whose = "No customer" if of_all else "This customer"
+    has = "has usage" if of_all else "has no usage"
+    return problem("usage_not_found", f"{whose} {has} {excerpt(request_id)!r}.")
 
 
 def duplicate_record(existing: UsageRecord[str] | None, record: UsageRecord[str]) -> ProblemDetails[str]:

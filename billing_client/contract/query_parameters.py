@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from billing_client.contract.wire import MAX_GROUPS, MAX_PAGE, Id, Name, Timestamp
+from billing_client.contract.wire import MAX_GROUPS, MAX_PAGE, DimensionName, Id, Name, Timestamp
 
 EXPORT_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 STATEMENT_TYPES = {
@@ -14,7 +14,9 @@ STATEMENT_TYPES = {
     "pdf": "application/pdf",
 }
 
-_MEMBER = "(service|hour|day|month)"
+DIMENSION = "dimension."  # begins a parameter, or a member of groupBy, that names a dimension
+DIMENSION_FILTERS = f"{DIMENSION}*"  # stands for the parameters that begin so
+_MEMBER = r"(service|hour|day|month|dimension\.[^,]{1,64})"
 # what a schema says of a parameter, where the code that reads it says more than msgspec could
 Cursor = Annotated[
     str, Meta(description="The `nextCursor` of the page before.", extra_json_schema={"format": "cursor"})
@@ -25,8 +27,15 @@ Timezone = Annotated[
 GroupBy = Annotated[
     str,
     Meta(
-        description="What to tell apart: any of service, hour, day and month, with commas between.",
+        description="What to tell apart: any of service, hour, day and month, and up to two dimensions, such as "
+        "dimension.model, with commas between.",
         extra_json_schema={"pattern": f"^({_MEMBER}(,{_MEMBER})*)?$"},
+    ),
+]
+DimensionFilters = Annotated[
+    dict[DimensionName, Name],
+    Meta(
+        description="Only records with this value of this dimension: `dimension.model=large`. Repeatable, for several."
     ),
 ]
 Month = Annotated[
@@ -48,7 +57,14 @@ ExportFormat = Annotated[str, Meta(extra_json_schema={"enum": list(EXPORT_TYPES)
 StatementFormat = Annotated[str, Meta(extra_json_schema={"enum": list(STATEMENT_TYPES)})]
 
 
-_NAMES = {"from_": "from", "customer_id": "customerId", "request_id": "requestId", "event_id": "eventId"}
+_NAMES = {
+    "dimensions": DIMENSION_FILTERS,
+    "group_by": "groupBy",
+    "from_": "from",
+    "customer_id": "customerId",
+    "request_id": "requestId",
+    "event_id": "eventId",
+}
 
 
 class NoQuery(Struct):
@@ -64,8 +80,10 @@ class BatchQuery(Struct, rename="camel"):
     dry_run: bool = False
 
 
-class UsageQuery(Struct, rename={"from_": "from"}):
+class UsageQuery(Struct, rename=_NAMES):
     service: Name | None = None
+    event_id: Annotated[Id | None, Meta(description="Only the record with this event id.")] = None
+    dimensions: DimensionFilters = field(default_factory=dict)
     from_: Timestamp | None = None
     to: Timestamp | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
@@ -107,15 +125,17 @@ class EventsQuery(Struct, rename={"customer_id": "customerId"}):
     seconds: Annotated[int, Meta(ge=1, le=86_400, description="After how many seconds the stream ends.")] = 86_400
 
 
-class ExportQuery(Struct, rename={"from_": "from", "customer_id": "customerId"}):
+class ExportQuery(Struct, rename=_NAMES):
     customer_id: Id | None = None
     service: Name | None = None
+    dimensions: DimensionFilters = field(default_factory=dict)
     from_: Timestamp | None = None
     to: Timestamp | None = None
     format: ExportFormat | None = None
 
 
-class SummaryQuery(Struct, rename={"from_": "from", "group_by": "groupBy"}):
+class SummaryQuery(Struct, rename=_NAMES):
+    dimensions: DimensionFilters = field(default_factory=dict)
     from_: Timestamp | None = None
     to: Timestamp | None = None
     group_by: GroupBy = ""
@@ -124,7 +144,7 @@ class SummaryQuery(Struct, rename={"from_": "from", "group_by": "groupBy"}):
     cursor: Cursor | None = None
 
 
-class SummariesQuery(SummaryQuery, rename={"from_": "from", "group_by": "groupBy"}):
+class SummariesQuery(SummaryQuery, rename=_NAMES):
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description="The most customers on a page.")] = 100
 
 

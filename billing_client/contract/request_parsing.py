@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from billing_client.contract.problems import ProblemError, excerpt, invalid, invalid_input, problem
-from billing_client.contract.query_parameters import NoQuery
+from billing_client.contract.query_parameters import DIMENSION, DIMENSION_FILTERS, NoQuery
 from billing_client.contract.timestamps import read_instant, read_timestamp
-from billing_client.contract.wire import FieldError, Id, readable
+from billing_client.contract.wire import DimensionName, FieldError, Id, Name, readable
 
 Q = TypeVar("Q", bound=Struct)
 
@@ -116,6 +116,9 @@ def read_query(query: bytes, struct: type[Q]) -> Q:
     names = {name for name, _ in items}
     for name, text in items:
         try:
+            if name.startswith(DIMENSION) and DIMENSION_FILTERS in parameters:
+                _add_filter(values.setdefault(parameters[DIMENSION_FILTERS].field, {}), name, text)
+                continue
             if name not in parameters:
                 raise ValueError(f"is not a parameter of this address; it takes {', '.join(parameters) or 'none'}")
             parameter = parameters[name]
@@ -130,6 +133,14 @@ def read_query(query: bytes, struct: type[Q]) -> Q:
     if errors:
         raise ProblemError(invalid(errors))
     return struct(**values)
+
+
+def _add_filter(filters: dict[str, str], parameter: str, text: str) -> None:
+    """Add the value that a dimension must have. Raises ValueError."""
+    name = msgspec.convert(parameter.removeprefix(DIMENSION), DimensionName)
+    if name in filters:
+        raise ValueError("must be given once")
+    filters[name] = msgspec.convert(text, Name)
 
 
 def instant_parameter(name: str, value: datetime | None, default: datetime) -> datetime:

@@ -173,12 +173,18 @@ class Endpoints:
     def list_usage(self, request: Request, customer_id: str) -> Response:
         query = read_query(request.query, UsageQuery)
         start, end = read_span(query.from_, query.to)
-        scope = ("usage", customer_id, query.service, start, end)
+        scope = ("usage", customer_id, query.service, query.dimensions, start, end)
         after = self._ledger.read_cursor(scope, query.cursor)
         self._ledger.customer(customer_id)
-        records = self._ledger.records(customer_id, start, end, query.service)
+        records = self._ledger.records(customer_id, start, end, query.service, query.dimensions)
+        if query.event_id is not None:
+            records = [record for record in records if record.event_id == query.event_id]
         page, cursor = self._page(records, scope, query.limit, after, _time_and_id)
         return json_response(UsagePage(data=page, next_cursor=cursor))
+
+    def find_usage(self, request: Request, request_id: str) -> Response:
+        read_query(request.query, NoQuery)
+        return json_response(self._ledger.find_anywhere(request_id))
 
     def get_usage(self, request: Request, customer_id: str, request_id: str) -> Response:
         read_query(request.query, NoQuery)
@@ -195,7 +201,9 @@ class Endpoints:
         start, end = read_span(query.from_, query.to)
         if query.customer_id is not None:
             self._ledger.customer(query.customer_id)
-        body = _encoder.encode_lines(self._ledger.records(query.customer_id, start, end, query.service))
+        body = _encoder.encode_lines(
+            self._ledger.records(query.customer_id, start, end, query.service, query.dimensions)
+        )
         return Response(200, body, {"Content-Type": "application/x-ndjson"})
 
     def summarize_customer(self, request: Request, customer_id: str) -> Response:
@@ -288,6 +296,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Response]]] = [
         ("POST", "/usage", Endpoints.record_usage),
         ("POST", "/usage/batch", Endpoints.record_batch),
         ("GET", "/usage/export", Endpoints.export_usage),
+        ("GET", "/usage/(?!(?:batch|export)$){}", Endpoints.find_usage),
         ("GET", "/customers/{}/usage", Endpoints.list_usage),
         ("GET", "/customers/{}/usage/{}", Endpoints.get_usage),
         ("POST", "/customers/{}/usage/{}/void", Endpoints.void_usage),

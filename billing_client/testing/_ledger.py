@@ -1,8 +1,9 @@
 """The data of the fake service, in memory. What becomes of reported usage is decided by `contract.outcomes`."""
 
 from collections import ChainMap
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -104,6 +105,13 @@ class FakeLedger:
             raise ProblemError(usage_not_found(request_id))
         return self._usage[customer_id, request_id].record
 
+    def find_anywhere(self, request_id: str) -> UsageRecord[str]:
+        """The record with a request id, of whichever customer."""
+        for record in self.all_records():
+            if record.request_id == request_id:
+                return record
+        raise ProblemError(usage_not_found(request_id, of_all=True))
+
     def void(self, customer_id: str, request_id: str, void: NewVoid) -> VoidedUsage[str]:
         """Void a record. A second void changes nothing and gives the first."""
         record, identity = self.find(customer_id, request_id), (customer_id, request_id)
@@ -116,7 +124,12 @@ class FakeLedger:
         return self._voids[identity]
 
     def records(
-        self, customer_id: str | None, start: datetime, end: datetime, service: str | None = None
+        self,
+        customer_id: str | None,
+        start: datetime,
+        end: datetime,
+        service: str | None = None,
+        dimensions: Mapping[str, str] = MappingProxyType({}),
     ) -> list[UsageRecord[str]]:
         """The records of a customer, or of all, by (customer, occurred at, request id); `start` is in, `end` is out."""
         records = [
@@ -124,6 +137,7 @@ class FakeLedger:
             for record in self.all_records()
             if (customer_id is None or record.customer_id == customer_id)
             and (service is None or record.service == service)
+            and dimensions.items() <= (record.dimensions or {}).items()
             and start <= record.occurred_at < end
         ]
         return sorted(records, key=lambda record: (record.customer_id, record.occurred_at, record.request_id))

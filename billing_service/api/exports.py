@@ -22,6 +22,7 @@ from billing_service.http.operations import Operation
 from billing_service.http.requests import LAG_HEADER, ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.export import RecordStream, Selection
+from billing_service.ledger.records import RecordFilter
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 _NUMBERS = ("units_consumed", "price_per_unit", "amount")  # a negative one is no formula
@@ -33,8 +34,9 @@ async def export_usage(request: ApiRequest, query: ExportQuery) -> Response:
     format_ = choose_format(request, query.format, EXPORT_TYPES)
     if query.customer_id is not None:
         request.caller.require_reach(query.customer_id)
-    span = read_span(query.from_, query.to)
-    selection = Selection(query.customer_id or request.caller.customer_id, query.service, *span)
+    start, end = read_span(query.from_, query.to)
+    wanted = RecordFilter(end, query.service, query.dimensions)
+    selection = Selection(query.customer_id or request.caller.customer_id, start, wanted)
     async with request.services.database.read_connection() as connection:
         if query.customer_id is not None:
             await require_customer(connection, query.customer_id)

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from starlette.responses import Response
 
 from billing_client.contract.decoding import RecordDecoder, decode_batch, decode_new_void, decode_usage
+from billing_client.contract.identity import event_request_id
 from billing_client.contract.outcomes import Decision, Submission, refusal_of, submissions_of
 from billing_client.contract.problems import usage_not_found
 from billing_client.contract.query_parameters import BatchQuery, NoQuery, UsageQuery
@@ -27,6 +28,7 @@ from billing_client.contract.wire import (
     VoidedUsage,
 )
 from billing_service.api.customers import path_of
+from billing_service.database.pool import Connection
 from billing_service.http.auth import Caller
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import ProblemError
@@ -34,8 +36,9 @@ from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
+from billing_service.ledger.finds import find_anywhere
 from billing_service.ledger.loop_slices import in_slices, taken_in_slices
-from billing_service.ledger.records import find_record, list_records, void_record
+from billing_service.ledger.records import RecordFilter, find_record, list_records, void_record
 from billing_service.telemetry import audit
 
 _encode = msgspec.json.Encoder().encode
@@ -154,20 +157,50 @@ async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
     """List a customer's records by time of occurrence."""
     customer_id = request.customer_id
     start, end = read_span(query.from_, query.to)
-    scope = repr(("usage", customer_id, query.service, start, end))
+    wanted = RecordFilter(end, query.service, query.dimensions)
+    scope = repr(("usage", customer_id, query.service, sorted(query.dimensions.items()), start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)
-    async with request.services.database.read_connection() as connection:
+    async with request.services.database.read_connection(is_large=bool(query.dimensions)) as connection:
         await require_customer(connection, customer_id)
-        records = await list_records(
-            connection, customer_id, (since, after.request_id), end, query.service, query.limit + 1
-        )
+        if query.event_id is not None:
+            return JsonResponse(await _page_of_event(connection, customer_id, query, start, end))
+        records = await list_records(connection, customer_id, (since, after.request_id), wanted, query.limit + 1)
     cursor = None
     if len(records) > query.limit:
         last = records[query.limit - 1]
         cursor = write_cursor(scope, _Position(last.occurred_at, bytes.fromhex(last.request_id)))
     page = UsagePage(data=records[: query.limit], next_cursor=cursor)
     return JsonResponse(page)
+
+
+async def _page_of_event(
+    connection: Connection, customer_id: str, query: UsageQuery, start: datetime, end: datetime
+) -> UsagePage[str]:
+    """The page of the one record with an event id, which is found by its request id; empty if a filter drops it."""
+    request_id = event_request_id(customer_id, query.event_id or "")
+    record = await find_record(connection, customer_id, bytes.fromhex(request_id))
+    is_wanted = (
+        record is not None
+        and query.service in (None, record.service)
+        and start <= record.occurred_at < end
+        and query.dimensions.items() <= (record.dimensions or {}).items()
+    )
+    return UsagePage(data=[record] if record is not None and is_wanted else [], next_cursor=None)
+
+
+async def find_usage(request: ApiRequest, _: NoQuery) -> Response:
+    """Find one record whose customer is not known, for callers that are not bound to a customer. It looks at each
+    customer, so it takes longer the more customers there are; the number of records does not matter."""
+    request.caller.require_reach(None)
+    request_id = request.ids["request_id"]
+    async with request.services.database.read_connection(is_large=True) as connection:
+        record = None
+        if _REQUEST_ID.fullmatch(request_id):
+            record = await find_anywhere(connection, bytes.fromhex(request_id))
+    if record is None:
+        raise ProblemError(usage_not_found(request_id, of_all=True))
+    return JsonResponse(record)
 
 
 async def get_usage(request: ApiRequest, _: NoQuery) -> Response:
@@ -229,6 +262,16 @@ OPERATIONS = [
         query=BatchQuery,
         body=Batch,
         answer=BatchResults[PlainDecimal],
+    ),
+    Operation(
+        method="GET",
+        path="/usage/{request_id}",
+        handler=find_usage,
+        tag="usage",
+        scope="usage:read",
+        reach="handler",
+        answer=UsageRecord[PlainDecimal],
+        problems=("usage_not_found",),
     ),
     Operation(
         method="GET",

@@ -24,7 +24,7 @@ from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
-from billing_service.ledger.records import list_records
+from billing_service.ledger.records import RecordFilter, list_records
 from billing_service.ledger.summaries import SummaryPart, summarize_customer
 
 RECORDS = 50  # on a page
@@ -99,7 +99,7 @@ async def _records(
     given = request.query_params.get("cursor")
     after = read_cursor(scope, given, _Position) if given else _Position(span.start, b"")
     position = (max(after.occurred_at, span.start), after.request_id)
-    found = await list_records(connection, customer_id, position, span.end, service, RECORDS + 1)
+    found = await list_records(connection, customer_id, position, RecordFilter(span.end, service), RECORDS + 1)
     records = found[:RECORDS]
     if len(found) <= RECORDS:
         return records, None

@@ -12,12 +12,12 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from billing_client.contract.wire import UsageRecord
 from billing_service.database.pool import Connection, Database
 from billing_service.ledger.customers import list_customers
-from billing_service.ledger.records import read_pages
+from billing_service.ledger.records import RecordFilter, read_pages
 
 PAGE_RECORDS = 500
 PAGE_CUSTOMERS = 1_000
@@ -30,15 +30,13 @@ class Selection(Struct, frozen=True):
 
     Attributes:
         customer_id: Only this customer's; None for all customers.
-        service: Only this service's; None for all services.
         start: The earliest time of occurrence, inclusive.
-        end: The latest time of occurrence, exclusive.
+        wanted: Which of these.
     """
 
     customer_id: str | None
-    service: str | None
     start: datetime
-    end: datetime
+    wanted: RecordFilter
 
 
 class _Place(NamedTuple):
@@ -125,12 +123,13 @@ class RecordStream:
                     last = page[-1]
                     self._place = _Place(customer_id, (last.occurred_at, bytes.fromhex(last.request_id)))
                     read += len(page)
-                    yield page
+                    yield self._selection.wanted.matching(page)
             yield []
 
     def _cursor(self, connection: Connection) -> AsyncIterator[list[UsageRecord[str]]]:
-        until, service = self._selection.end, self._selection.service
-        return read_pages(connection, *self._place, until, service, CURSOR_RECORDS, PAGE_RECORDS)
+        # Dimensions are looked at here: the database could search longer than a turn for the next record that has them.
+        wanted = structs.replace(self._selection.wanted, dimensions={})
+        return read_pages(connection, *self._place, wanted, CURSOR_RECORDS, PAGE_RECORDS)
 
     async def _customers(self, connection: Connection) -> AsyncIterator[str]:
         if self._selection.customer_id is not None:

@@ -1,13 +1,14 @@
 """What is stored: one statement records, one finds. The outcome of each submission is decided here."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import is_
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from billing_client.contract.outcomes import UNKNOWN_CUSTOMER, Decision, Submission, compare
 from billing_client.contract.wire import NewVoid, Outcome, UsageRecord, VoidedUsage
@@ -255,16 +256,41 @@ async def void_record(
     return voided_of(row)
 
 
+class RecordFilter(Struct, frozen=True):
+    """Which records of a customer to read.
+
+    Attributes:
+        end: Those that occurred before.
+        service: Only those of this service; None for all.
+        dimensions: Only those with these values of these dimensions.
+    """
+
+    end: datetime
+    service: str | None = None
+    dimensions: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """The filter as `list_usage` takes it."""
+        return self.end, self.service, dimensions_text(self.dimensions)
+
+    def matching(self, records: list[UsageRecord[str]]) -> list[UsageRecord[str]]:
+        """Those of some records that have the dimensions."""
+        if not self.dimensions:
+            return records
+        return [each for each in records if self.dimensions.items() <= (each.dimensions or {}).items()]
+
+
+def dimensions_text(dimensions: Mapping[str, str]) -> str | None:
+    """Dimensions as a parameter of a query; None without any."""
+    return _encode(dict(dimensions)).decode() if dimensions else None
+
+
 async def list_records(
-    connection: Connection,
-    customer_id: str,
-    after: tuple[datetime, bytes],
-    until: datetime,
-    service: str | None,
-    limit: int,
+    connection: Connection, customer_id: str, after: tuple[datetime, bytes], wanted: RecordFilter, limit: int
 ) -> list[UsageRecord[str]]:
     """At most `limit` records of a customer after a position, by (occurred at, request id)."""
-    rows = await connection.fetch(_USAGE["list_usage"], customer_id, *after, until, service, limit)
+    rows = await connection.fetch(_USAGE["list_usage"], customer_id, *after, *wanted.arguments, limit)
     return [record_of(row) for row in rows]
 
 
@@ -272,13 +298,12 @@ async def read_pages(
     connection: Connection,
     customer_id: str,
     after: tuple[datetime, bytes],
-    until: datetime,
-    service: str | None,
+    wanted: RecordFilter,
     limit: int,
     size: int,
 ) -> AsyncIterator[list[UsageRecord[str]]]:
     """The records that `list_records` gives, page by page from a cursor, within a transaction."""
-    cursor = await connection.cursor(_USAGE["list_usage"], customer_id, *after, until, service, limit)
+    cursor = await connection.cursor(_USAGE["list_usage"], customer_id, *after, *wanted.arguments, limit)
     while rows := await cursor.fetch(size):
         yield [record_of(row) for row in rows]
 

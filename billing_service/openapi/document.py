@@ -9,7 +9,8 @@ import msgspec
 from billing_client import __version__
 from billing_client.contract.decimals import MAX_DIGITS, MAX_FRACTION_DIGITS, MAX_NUMERAL, NUMERAL
 from billing_client.contract.problems import KINDS
-from billing_client.contract.wire import NO_CONTROL_CHARACTERS, Id, NewUsage, ProblemDetails
+from billing_client.contract.query_parameters import DIMENSION_FILTERS
+from billing_client.contract.wire import MAX_DIMENSIONS, NO_CONTROL_CHARACTERS, Id, NewUsage, ProblemDetails
 from billing_service.http.errors import PROBLEM_TYPE
 from billing_service.http.operations import Operation, PlainDecimal, SentDecimal
 from billing_service.openapi.examples import ANSWERS, BODIES, IDS, problem_example
@@ -150,10 +151,21 @@ def _parameters(operation: Operation, schemas: Mapping[str, Any]) -> list[dict[s
     ]
     query = {} if operation.query is None else schemas[operation.query.__name__]
     for name, schema in query.get("properties", {}).items():
+        if name == DIMENSION_FILTERS:
+            parameters.append(_dimension_filters(schema))
+            continue
         required = name in query["required"]
         schema = {key: value for key, value in without_null(schema).items() if (key, value) != ("default", None)}
         parameters.append({"name": name, "in": "query", "required": required, "schema": schema})
     return [*parameters, *([_IDEMPOTENCY_KEY] if operation.idempotency_key else [])]
+
+
+def _dimension_filters(schema: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that filter by dimensions: an object that is sent as a parameter for each of its members."""
+    values = {"type": "object", "additionalProperties": schema["additionalProperties"], "maxProperties": MAX_DIMENSIONS}
+    names = {"propertyNames": {"pattern": r"^dimension\.[^\u0000-\u001f\u007f-\u009f]{1,64}$"}}
+    said = {"description": schema["description"], "style": "form", "explode": True}
+    return {"name": "dimensions", "in": "query", "required": False, **said, "schema": values | names}
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import pytest
 from billing_client.contract.request_parsing import BEGINNING, END
 from billing_service.database.pool import Database
 from billing_service.ledger.export import CURSOR_RECORDS, PAGE_RECORDS, RecordStream, Selection
+from billing_service.ledger.records import RecordFilter
 from billing_service.settings import Settings
 from tests.calls import given_customer, post, request_head, usage
 from tests.services import ServeProcess, serve_process
 
-ALL = Selection(None, None, BEGINNING, END)
+ALL = Selection(None, BEGINNING, RecordFilter(END))
 IN_TURNS = """SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'billing-service' AND state LIKE 'idle in transaction%'"""
 IN_USE = """SELECT count(*) FROM pg_stat_activity

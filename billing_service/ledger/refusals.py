@@ -7,12 +7,11 @@ is counted and dropped. Nothing runs while nothing is refused.
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol, cast, get_args
+from typing import NamedTuple, Protocol, get_args
 from uuid import UUID
 
 import asyncpg
@@ -23,9 +22,9 @@ from billing_client.contract.identity import new_uuid
 from billing_client.contract.query_parameters import RefusalCode
 from billing_client.contract.wire import (
     MAX_ID_LENGTH,
-    NO_CONTROL_CHARACTERS,
     FieldConflict,
     FieldError,
+    Id,
     ProblemDetails,
     Refusal,
     RefusalCount,
@@ -50,7 +49,7 @@ MAX_EXTRACT = 1_000  # characters of what was submitted
 MAX_ERRORS = 10
 MAX_COUNTS = 1_000
 LAST = UUID(int=(1 << 128) - 1)
-_is_printable = re.compile(NO_CONTROL_CHARACTERS).match
+LONGEST_ID_JSON = 6 * MAX_ID_LENGTH + 2  # bytes: a character takes six when it is escaped
 _encode = msgspec.json.Encoder().encode
 _decode_errors = msgspec.json.Decoder(list[FieldError]).decode
 _decode_conflicts = msgspec.json.Decoder(list[FieldConflict]).decode
@@ -69,10 +68,14 @@ class Submitter(Protocol):
 
 
 class _Stated(Struct, rename="camel"):
-    """What refused usage says of itself, if it can be read at all."""
+    """What refused usage says of itself, if it can be read at all. What it says is not built: it may be anything."""
 
-    customer_id: Any = None
-    event_id: Any = None
+    customer_id: Raw = Raw(b"null")
+    event_id: Raw = Raw(b"null")
+
+
+_decode_stated = msgspec.json.Decoder(_Stated).decode
+_decode_id = msgspec.json.Decoder(Id).decode
 
 
 class Filter(NamedTuple):
@@ -139,7 +142,7 @@ class Refusals:
         now = self._clock.now()
         stated = _Stated()
         with suppress(ValueError, RecursionError):
-            stated = msgspec.json.decode(submitted, type=_Stated)
+            stated = _decode_stated(submitted)
         extract = submitted[: 4 * MAX_EXTRACT].decode("utf-8", "replace")[:MAX_EXTRACT]
         return Refusal(
             id=self._new_id(now),
@@ -221,10 +224,14 @@ def _milliseconds(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def _id(stated: object) -> str | None:
+def _id(stated: Raw) -> str | None:
     """A stated id, if it is one."""
-    is_id = isinstance(stated, str) and 1 <= len(stated) <= MAX_ID_LENGTH and _is_printable(stated)
-    return cast("str", stated) if is_id else None
+    if memoryview(stated).nbytes > LONGEST_ID_JSON:
+        return None
+    try:
+        return _decode_id(stated)
+    except (ValueError, RecursionError):
+        return None
 
 
 async def _insert(connection: Connection, refusals: Sequence[Refusal]) -> None:

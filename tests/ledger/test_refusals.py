@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,23 @@ async def test_usage_of_an_unknown_customer_and_what_is_no_usage(shared_http: ai
 
 
 MISSING = ("/customerId", "/pricePerUnit", "/service", "/unitsConsumed")
+
+
+@pytest.mark.parametrize("element", ["[]", "{}", '"a"'])
+@pytest.mark.parametrize("member", ["customerId", "eventId"])
+async def test_what_is_no_id_takes_no_memory(database_url: str, member: str, element: str) -> None:
+    settings = Settings(database_url=database_url)
+    clock = Clock()
+    noted = Refusals(Database(settings), settings, Metrics(), clock, Changes(Database(settings)))
+    body = json.dumps({"customerId": "acme", "eventId": "1"} | {member: ["..."]})
+    body = body.replace('"..."', ",".join([element] * 500_000))
+    tracemalloc.start()
+    try:
+        refusal = noted._refusal(ANYBODY, PROBLEM, body.encode())
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert (refusal.customer_id, refusal.event_id) == ((None, "1") if member == "customerId" else ("acme", None))
 
 
 async def test_pages_and_filters(shared_http: aiohttp.ClientSession, customer: str) -> None:

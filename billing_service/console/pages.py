@@ -137,14 +137,15 @@ def csrf_token(token: str) -> str:
 async def read_form(request: ApiRequest) -> dict[str, str]:
     """Read a form that a page of this browser holds.
 
-    A request with an API key in its `Authorization` header needs no token: a browser sends none by itself.
+    A request with a valid API key in its `Authorization` header needs no token: no page of another site knows one. What
+    else may stand in that header, a browser may send by itself, as with the password of a proxy.
 
     Raises:
         ProblemError: 403 for a form that does not come from a page of this browser; and those of `read_form`.
     """
     fields = await request.read_form()
     given = fields.pop(CSRF_FIELD, "")
-    if b"authorization" in request.fields:
+    if b"authorization" in request.fields and request.caller.key_id is not None:
         return fields
     token = request.cookies.get(SESSION_COOKIE)
     is_ours = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")

@@ -78,6 +78,15 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(stage: Stage) -> None:
     assert "secure" in over_tls.headers["Set-Cookie"].lower()
 
 
+@pytest.mark.parametrize("path", ["/console/sign-in", "/console/sign-out"])
+def test_another_site_signs_nobody_in_or_out_behind_the_password_of_a_proxy(stage: Stage, path: str) -> None:
+    """A browser sends that password by itself, with the forms of other sites too."""
+    stranger = Visitor(stage.service)
+    answer = stranger.post(path, {"key": stage.reader}, "Authorization: Basic cHJveHk6cGFzc3dvcmQ=")
+    assert answer.status == 403
+    assert stranger.get("/console").status == 303, "to sign in"
+
+
 def test_a_key_that_is_not_valid_does_not_sign_in_and_attempts_are_limited(stage: Stage) -> None:
     visitor = Visitor(stage.service)
     form = visitor.get("/console/sign-in")

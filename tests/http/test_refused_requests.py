@@ -157,6 +157,35 @@ def test_chunks_of_any_size_are_no_trailers(served: Served) -> None:
         assert len(read_answer(connection).require(200)["body"]) == 100_001
 
 
+@pytest.mark.parametrize(
+    "codings",
+    [
+        ("gzip, chunked",),
+        ("identity", "chunked"),
+        ("chunked", "chunked"),
+        ("identity",),
+        ("chunked, identity",),
+        ("chunked;q=1",),
+        ("xchunked",),
+        ("",),
+    ],
+    ids=str,
+)
+def test_a_body_whose_end_others_may_see_elsewhere_is_refused(served: Served, codings: tuple[str, ...]) -> None:
+    lines = [f"Transfer-Encoding: {coding}" for coding in codings]
+    with connect(served) as connection:
+        connection.sendall(request_head("POST", "/", *lines) + b"0\r\n\r\n" + request_head("GET", "/smuggled"))
+        read_answer(connection).problem("validation_error")
+        assert is_closed(connection)
+    assert served.app.heads == []
+
+
+def test_the_transfer_coding_may_be_in_capitals(served: Served) -> None:
+    with connect(served) as connection:
+        connection.sendall(request_head("POST", "/", "TRANSFER-ENCODING: Chunked") + b"1\r\nx\r\n0\r\n\r\n")
+        assert read_answer(connection).require(200)["body"] == "x"
+
+
 TARGETS = {
     "CONNECT host:443": None,
     "GET http:///x": None,

@@ -11,6 +11,12 @@ from billing_service.http.errors import PROBLEM_TYPE, RETRY_AFTER_SECONDS, SAFE_
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LINE_BYTES = len(b": \r\n")
+BUSY = "Too many requests arrive too slowly. Try again: a retry with the same Idempotency-Key is safe."
+TOO_SLOW = "The request arrived too slowly, or stopped. Try again, with a smaller one on a slow line."
+BAD_REQUEST = "This is not a valid HTTP/1.1 request."
+BAD_CODINGS = "The only transfer coding is `chunked`, given once."
+NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
+WATCHED = frozenset({b"expect", b"transfer-encoding"})  # headers that a connection looks at
 Headers = Iterable[tuple[bytes, bytes]]
 
 

@@ -24,10 +24,6 @@ _TOO_LARGE = (
     f"A request may have {MAX_HEADER_LINES} header lines at most, and {MAX_HEAD_BYTES} bytes in its line, headers and "
     "trailers. Send less."
 )
-_BUSY = "Too many requests arrive too slowly. Try again: a retry with the same Idempotency-Key is safe."
-_TOO_SLOW = "The request arrived too slowly, or stopped. Try again, with a smaller one on a slow line."
-_BAD_REQUEST = "This is not a valid HTTP/1.1 request."
-_NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
 
 
 class _HeadRefusedError(Exception):
@@ -105,16 +101,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._drop_trailer(name, value)
             return
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        if name in messages.WATCHED:
+            self._watch(name, value.lower())
         self.headers.append((name, value))
+
+    def _watch(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value == b"100-continue"
+        elif value != b"chunked" or any(name == other for other, _ in self.headers):
+            raise self._stop("validation_error", messages.BAD_CODINGS)  # RFC 9112, section 6.1
 
     def on_headers_complete(self) -> None:
         if self._earlier_reads + self._read_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
             self._check_head()
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise self._stop("validation_error", _NO_PROXY)
+                raise self._stop("validation_error", messages.NO_PROXY)
             return  # as if it had not come: it is parsed again, see `_read_without_upgrade`
         if not self.url.startswith(b"/"):
             self._read_target()
@@ -168,11 +170,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.url == b"*":
             return
         if sum(name == b"host" for name, _ in self.headers) != 1 and self.parser.get_http_version() != "1.0":
-            raise self._stop("validation_error", _BAD_REQUEST)  # RFC 9112, section 3.2: also where it does not count
+            raise self._stop("validation_error", messages.BAD_REQUEST)  # RFC 9112, section 3.2
         try:
             authority, self.url = messages.split_address(self.url)
         except ValueError as error:
-            raise self._stop("validation_error", _NO_PROXY) from error
+            raise self._stop("validation_error", messages.NO_PROXY) from error
         self.headers[:] = [(b"host", authority), *(line for line in self.headers if line[0] != b"host")]
 
     def _stop(self, code: str, detail: str) -> _HeadRefusedError:
@@ -260,7 +262,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _cut_off(self) -> None:
         if self._arriving and (self._in_head or not self.cycle.response_started):
-            self._refuse(problem("request_timeout", _TOO_SLOW))
+            self._refuse(problem("request_timeout", messages.TOO_SLOW))
         else:
             self.transport.close()
 
@@ -312,7 +314,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse_unparsed(self) -> None:
         if not self._refused:
-            self._refuse(self._fault or problem("validation_error", _BAD_REQUEST))
+            self._refuse(self._fault or problem("validation_error", messages.BAD_REQUEST))
 
     def _refuse(self, details: ProblemDetails[str], *, has_cycle: bool | None = None) -> None:
         """Answer a request with a problem, unless its answer has begun, or an earlier request waits for its own.
@@ -356,8 +358,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         request_id = http_request_id(dict(self.headers or ()))
         is_at_work = has_cycle and not self.pipeline
         if self._load.app is not None and not (is_at_work and cycle.response_complete):
-            has_head = has_cycle or self._fault is not None
-            method = self.parser.get_method().decode() if has_head else None
+            method = self.parser.get_method().decode() if has_cycle or self._fault is not None else None
             seconds = self.loop.time() - self._begun if self._begun else 0.0
             scope = cycle.scope if is_at_work else None
             self._load.app.log_refusal(details, request_id, method, seconds, scope)
@@ -380,8 +381,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         idle: Any = self.timeout_keep_alive_task
         cycle: Any = self.cycle
         if idle is not None:
-            since: float = idle.when() - self.timeout_keep_alive
-            return since
+            return float(idle.when() - self.timeout_keep_alive)
         if self._arriving or cycle is None:
             return self._begun or now
         if self._found[0] is not cycle:
@@ -395,6 +395,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.pipeline or self._refused or (is_at_work and cycle.response_started):
             self._raw.abort()
         elif self._in_head or is_at_work:
-            self._refuse(problem("unavailable", _BUSY), has_cycle=not self._in_head)
+            self._refuse(problem("unavailable", messages.BUSY), has_cycle=not self._in_head)
         else:
             self.transport.close()

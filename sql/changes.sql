@@ -15,4 +15,4 @@ ORDER BY change_id
 LIMIT $3;
 
 -- drop_changes: delete what is older than $1 seconds, but for the last ($2), which holds the number
-DELETE FROM changes WHERE changed_at < clock_timestamp() - make_interval(secs => $1) AND change_id < $2;
+DELETE FROM changes WHERE changed_at < now() - make_interval(secs => $1) AND change_id < $2;

@@ -34,16 +34,13 @@ ORDER BY refusals DESC, submitted_by, code
 LIMIT $4;
 
 -- find_excess_of_customers: for each of these customers that has more than $2 refusals the latest one beyond that
-SELECT wanted.customer_id, excess.refusal_id
-FROM unnest($1::text[]) AS wanted (customer_id)
-CROSS JOIN LATERAL (
-    SELECT refusal_id
+SELECT customer_id, refusal_id
+FROM (
+    SELECT customer_id, refusal_id, row_number() OVER (PARTITION BY customer_id ORDER BY refusal_id DESC) AS place
     FROM usage_refusals
-    WHERE usage_refusals.customer_id = wanted.customer_id
-    ORDER BY refusal_id DESC
-    OFFSET $2
-    LIMIT 1
-) AS excess;
+    WHERE customer_id = ANY($1::text[])
+) AS placed
+WHERE place = $2::bigint + 1;
 
 -- drop_excess_of_customer: delete the refusals of a customer up to this one
 DELETE FROM usage_refusals WHERE customer_id = $1 AND refusal_id <= $2;

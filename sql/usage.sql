@@ -1,32 +1,19 @@
 -- record_usage: record what is new and add it to the sums. Returns the request ids of what was new, or null if the caller
--- expected all of it to be new ($1) and it was. Text columns come joined by line feeds, which no value contains; dimensions
--- ($12) are null if no record has any. One time of recording ($9) stands for all; without times of occurrence ($8) they are
--- the times of recording.
-SELECT record_usage(
-    $1, string_to_array($2, E'\n'), $3, string_to_array($4, E'\n', ''), string_to_array($5, E'\n'),
-    string_to_array($6, E'\n'), string_to_array($7, E'\n'), coalesce($8, recorded), recorded,
-    string_to_array($10, E'\n', ''),
-    CASE cardinality($11::bytea[])
-        WHEN 1 THEN array_fill($11[1], ARRAY[cardinality($3::bytea[])]) ELSE $11
-    END,
-    string_to_array($12, E'\n', '')::jsonb[], position('-' IN $6) > 0
-)
-FROM (
-    SELECT CASE cardinality($9::timestamptz[])
-        WHEN 1 THEN array_fill($9[1], ARRAY[cardinality($3::bytea[])]) ELSE $9
-    END AS recorded
-) AS times;
+-- expected all of it to be new ($2) and it was. $1 is the first customer; the other arguments are those of record_usage_of.
+-- Citus runs a function at a customer's node if it stands alone in a SELECT without FROM, and gets the customer as it is
+SELECT record_usage_of($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- record_one_usage: record one use if it is new, and add it to the sums. Returns whether it was new
 SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10, $11);
 
 -- find_usage: the records with these (customer id, request id) pairs, in any order
-SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
+SELECT record.customer_id, record.request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, dimensions, idempotency_key, voided_at, reason, voided_by, voided_for
 FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
-JOIN usage_records USING (customer_id, request_id)
-LEFT JOIN usage_voids USING (customer_id, request_id);
+JOIN usage_records AS record USING (customer_id, request_id)
+LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
+WHERE record.customer_id = ANY($1);
 
 -- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4,
 -- of the service $5 and with the dimensions $6, unless these are null

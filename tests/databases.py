@@ -1,7 +1,8 @@
 """The PostgreSQL the tests run on, and one database a test.
 
-The server is, in this order: the one BILLING_TEST_DATABASE_URL names (a role that may create databases), a container of
-postgres:17-alpine where a Docker engine answers, the embedded one.
+The server is, in this order: the one BILLING_TEST_DATABASE_URL names (a role that may create databases), the cluster
+that BILLING_TEST_CITUS_URL names (its coordinator, and a superuser), on which migrated databases are distributed ones,
+a container of postgres:17-alpine where a Docker engine answers, the embedded one.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from testcontainers.community.postgres import PostgresContainer
 from billing_service.database.embedded import embedded_postgresql
 from billing_service.database.migrations import migrate
 from billing_service.settings import Settings
+from tests.citus import Cluster
 
 IMAGE = "postgres:17-alpine"
 T = TypeVar("T")
@@ -39,11 +41,15 @@ MEMORY_NEEDED = 2 << 30  # bytes
 
 
 class Server(NamedTuple):
-    """A PostgreSQL server: `url` names a database on it from which others can be created, by `strategy`."""
+    """A PostgreSQL server: `url` names a database on it from which others can be created, by `strategy`.
+
+    `is_cluster` says that it is the coordinator of a cluster of Citus.
+    """
 
     kind: str
     url: str
     strategy: str = "WAL_LOG"
+    is_cluster: bool = False
 
     def url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
@@ -71,6 +77,8 @@ def find_server() -> Iterator[Server]:
     """The server to test on, for the block."""
     if url := os.environ.get("BILLING_TEST_DATABASE_URL"):
         yield Server("BILLING_TEST_DATABASE_URL", url)
+    elif url := os.environ.get("BILLING_TEST_CITUS_URL"):
+        yield Server("BILLING_TEST_CITUS_URL, distributed over its nodes", url, is_cluster=True)
     elif container := _start_container():
         try:
             yield _throwaway(f"testcontainers {IMAGE}", container.get_connection_url())
@@ -212,6 +220,10 @@ def server_version(server: Server) -> str:
 def database(server: Server, template: str = "template1") -> Iterator[str]:
     """A new database for the block, copied from a template; gives its name."""
     name = f"billing_test_{os.getpid()}_{uuid4().hex[:12]}"
+    if server.is_cluster:
+        with _cluster_database(Cluster(server.url), name, is_migrated=template != "template1"):
+            yield name
+        return
     run(execute(server.url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {server.strategy}'))
     try:
         yield name
@@ -220,8 +232,20 @@ def database(server: Server, template: str = "template1") -> Iterator[str]:
 
 
 @contextmanager
+def _cluster_database(cluster: Cluster, name: str, *, is_migrated: bool) -> Iterator[None]:
+    """A new database on all nodes, which know each other."""
+    run(cluster.create(name))
+    try:
+        if is_migrated:
+            run(cluster.distribute(name))
+        yield
+    finally:
+        run(cluster.drop(name))
+
+
+@contextmanager
 def migrated_database(server: Server) -> Iterator[str]:
     """A new database with the service's schema for the block; gives its name."""
     with database(server) as name:
-        run(migrate(Settings(database_url=server.url_of(name))))
+        run(migrate(Settings(database_url=server.url_of(name))))  # of a cluster, each test's own is distributed
         yield name

@@ -3,6 +3,7 @@
 import asyncpg
 
 from billing_client.contract.problems import ProblemError
+from billing_service.database.distribution import DistributionError
 from billing_service.database.migrations import MigrationError
 from billing_service.database.pool import DatabaseUnavailableError
 from billing_service.ledger.api_keys import KeyRightsError
@@ -11,7 +12,7 @@ from billing_service.settings import SettingsError
 
 def explain(error: Exception) -> str | None:
     """The line for the operator, without secrets; None for an error that is a fault of the program."""
-    if isinstance(error, (SettingsError, MigrationError, KeyRightsError, ProblemError)):
+    if isinstance(error, (SettingsError, MigrationError, DistributionError, KeyRightsError, ProblemError)):
         return str(error)
     if isinstance(error, DatabaseUnavailableError):
         return f"the database cannot be reached: {error}. Check DATABASE_URL and the server."

@@ -45,6 +45,14 @@ def is_read_only(error: DatabaseUnavailableError) -> bool:
     return isinstance(error.__cause__, asyncpg.PostgresError) and error.__cause__.sqlstate == READ_ONLY
 
 
+def is_of_statement(error: BaseException | None) -> bool:
+    """Whether a fault ended a statement alone: its session goes on, and says nothing about others.
+
+    Through Citus, a node that is away is such a fault of the statements that need it.
+    """
+    return isinstance(error, asyncpg.PostgresError) and error.severity_en == "ERROR" and error.sqlstate != READ_ONLY
+
+
 def _says_not_now(error: asyncpg.PostgresError) -> bool:
     state = error.sqlstate or "08000"
     return (

@@ -114,7 +114,12 @@ class Hosts:
         return server.host is self._current or self._is_newer(server.state)
 
     def _is_newer(self, state: ServerState) -> bool:
-        return state.timeline is not None and state.timeline > self._timelines.get(state.system, 0)
+        """Whether a server of a system that was used or seen before is a newer primary of it.
+
+        The nodes of a cluster of Citus are systems of their own: none of them is newer than another.
+        """
+        known = self._timelines.get(state.system)
+        return state.timeline is not None and known is not None and state.timeline > known
 
     def _newest(self, servers: Iterable[_Server]) -> _Server | None:
         """The newest primary. Of several that are the same age, the one in use, else the first."""

@@ -5,6 +5,9 @@ transaction (`CREATE INDEX CONCURRENTLY`), so that usage is recorded meanwhile. 
 
 A program also runs on a newer schema, so that the old and the new version can serve side by side during an upgrade. A
 migration that does not allow this has a line `-- breaking: why`: programs that do not know it refuse to run.
+
+In a database that is distributed by customer, what a migration creates is distributed too. A new table gets its foreign
+keys in a later statement, since they can only refer to what is distributed in the same way.
 """
 
 import asyncio
@@ -17,6 +20,8 @@ from typing import TypeAlias
 import asyncpg
 from msgspec import Struct
 
+from billing_service.database.distribution import copy_functions, distribute_new_table, write_in_sequence
+from billing_service.database.nodes import is_distributed
 from billing_service.database.pool import Connection, connected
 from billing_service.database.queries import SQL_FOLDER, load_queries
 from billing_service.settings import Settings
@@ -76,10 +81,16 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
         await connection.execute(_QUERIES["add_breaking"])
         current = await connection.fetchval(_QUERIES["current_version"])
         await _refuse_too_new(connection, current, len(migrations))
+        await write_in_sequence(connection)
+        distributed = await is_distributed(connection)
         for migration in migrations[current:]:
             for statement in migration.statements:
                 await connection.execute(statement)
+                if distributed:
+                    await distribute_new_table(connection, statement)
             await connection.execute(_QUERIES["applied"], migration.version, migration.name, migration.breaking)
+        if distributed and migrations[current:]:
+            await copy_functions(connection)
     await _build_indexes(settings)
     return migrations[current:]
 

@@ -1,27 +1,29 @@
-"""The connection pool, and a dedicated connection for the group commit."""
+"""The connection pool, and dedicated connections for the group commit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
-from billing_client.contract.deadlines import Deadlines, Limit
+from billing_client.contract.deadlines import Deadlines
 from billing_service.database.connections import Connection, PooledConnection
 from billing_service.database.faults import (
-    FAULTS,
     DatabaseUnavailableError,
     as_unavailable,
+    is_of_statement,
     is_read_only,
     unavailable_if_away,
 )
 from billing_service.database.hosts import Hosts
+from billing_service.database.kept_connection import IDLE_SECONDS, PARTING_SECONDS, KeptConnection
 from billing_service.database.pgbouncer import PgBouncerConnection
-from billing_service.database.replication import StandbyWait, waits_for_standbys
+from billing_service.database.replication import waits_for_standbys
 from billing_service.settings import Settings
 
 __all__ = [
+    "PARTING_SECONDS",
     "Connection",
     "Database",
     "DatabaseUnavailableError",
@@ -30,13 +32,10 @@ __all__ = [
     "connected",
     "unavailable_if_away",
 ]
-T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-IDLE_SECONDS = 300.0  # An idle connection is then replaced: a firewall or proxy in between may have dropped it.
 TURNS_OF = 4  # All exports together hold at most one in so many connections.
 SHARE_OF_THREE = 2  # Reads hold at most so many of every three connections, and so do writes; API keys use the rest.
-PARTING_SECONDS = 1.0  # How long the database has to confirm a cancelled statement or a closed connection.
 
 
 @asynccontextmanager
@@ -71,7 +70,7 @@ class PoolUse(NamedTuple):
 
 
 class Database:
-    """A pool and one dedicated connection. Connections are opened when first needed and replaced when lost."""
+    """A pool and dedicated connections. Connections are opened when first needed and replaced when lost."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -80,9 +79,7 @@ class Database:
         self._in_use: set[Connection] = set()
         self._users = 0
         self._waiting = 0  # for the share of reads, or of writes
-        self._kept: asyncpg.Connection[asyncpg.Record] | None = None
-        self._kept_until = 0.0
-        self._kept_wait = StandbyWait()
+        self._kept: list[KeptConnection] = []
         self._kept_deadlines = Deadlines(settings.database_timeout)
         self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
         self._reads = asyncio.Semaphore(max(1, settings.pool_size * SHARE_OF_THREE // 3))
@@ -104,7 +101,8 @@ class Database:
     async def close(self) -> None:
         """Close the connections. If the database does not answer, they are dropped."""
         await self._hosts.close()
-        await self._part()
+        for kept in self._kept:
+            await kept.close()
         self._kept_deadlines.close()
         if self._pool is not None:
             with suppress(DatabaseUnavailableError), unavailable_if_away():
@@ -172,7 +170,8 @@ class Database:
                     finally:
                         self._in_use.discard(connection)
         except DatabaseUnavailableError as error:
-            self._kept_until = 0.0  # What broke one connection may have broken all.
+            for kept in self._kept if not is_of_statement(error.__cause__) else ():
+                kept.distrust()  # What broke one connection may have broken all.
             if is_read_only(error):  # Every connection of the pool leads to the same standby.
                 await self._pool.expire_connections()
             raise
@@ -191,52 +190,28 @@ class Database:
             async with self.read_connection() as connection, connection.transaction(readonly=True):
                 yield connection, end
 
-    async def on_kept_connection(self, work: Callable[["Connection"], Awaitable[T]]) -> T:
-        """Run `work` on the dedicated connection. Only one caller may use it, one call after the other.
+    def kept_connection(self) -> KeptConnection:
+        """A connection of its own for one caller that makes one call after the other."""
 
-        Taking a connection from the pool and giving it back costs more CPU time than a small statement, and a timer for
-        each call costs 2 µs more than one shared by all. Raises DatabaseUnavailableError.
-        """
-        try:
-            with Limit(self._kept_deadlines):
-                done = await work(await self._keep())
-                self._kept_wait.require_done()
-                return done
-        except FAULTS as error:
-            unavailable = as_unavailable(error)
-            if unavailable is None:
-                raise
-            await self._part()
-            if self._pool is not None:
-                await self._pool.expire_connections()
-            raise unavailable from error
+        async def connect() -> "asyncpg.Connection[asyncpg.Record]":
+            return await self._connect(**_options(self._settings))
 
-    async def _keep(self) -> "asyncpg.Connection[asyncpg.Record]":
-        now = asyncio.get_running_loop().time()
-        if self._kept is not None and now > self._kept_until:
-            self._kept.terminate()
-        self._kept_until = now + IDLE_SECONDS
-        if self._kept is None or self._kept.is_closed():
-            self._kept = await self._connect(**_options(self._settings))
-            self._kept_wait = StandbyWait()  # The old connection may still report a cancelled wait.
-            self._kept_wait.watch(self._kept)
-        return self._kept
+        kept = KeptConnection(connect, self._kept_deadlines, self._expire)
+        self._kept.append(kept)
+        return kept
+
+    async def _expire(self) -> None:
+        """Replace the connections of the pool before they are used again."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def _abandon(self) -> None:
         """Drop all connections at once, with the statements on them: they lead to an older primary."""
-        if self._pool is not None:
-            await self._pool.expire_connections()
+        await self._expire()
         for connection in list(self._in_use):
             connection.terminate()
-        if self._kept is not None:
-            self._kept.terminate()
-
-    async def _part(self) -> None:
-        """Close the dedicated connection, once the database has answered its last statement."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            with suppress(DatabaseUnavailableError), unavailable_if_away():
-                await kept.close(timeout=PARTING_SECONDS)
+        for kept in self._kept:
+            kept.terminate()
 
     @staticmethod
     def _now() -> float:

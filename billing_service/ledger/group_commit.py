@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -13,6 +13,8 @@ import asyncpg
 
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.database.clock import Clock
+from billing_service.database.kept_connection import KeptConnection
+from billing_service.database.nodes import THE_ONE, Nodes
 from billing_service.database.pool import Database, DatabaseUnavailableError
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.records import UsageWriter, decide_dry_run
@@ -30,7 +32,9 @@ ANSWERS_AT_ONCE = 16
 class GroupCommit:
     """Answers each submission after the commit that holds it, and never before.
 
-    `queue_records` bounds how many single submissions may wait; one more is refused at once.
+    A database that is distributed by customer has a writer for each node, so that a node that is slow or away holds up
+    its own customers alone. `queue_records` bounds how many single submissions may wait for a node; one more is refused
+    at once.
     """
 
     def __init__(
@@ -43,35 +47,76 @@ class GroupCommit:
         changes: Changes | None = None,
     ) -> None:
         self._database = database
-        self.capacity = queue_records
+        self._queue_records = queue_records
         self._metrics = metrics or Metrics()
         self._traces = traces
         self._clock = clock or Clock()
         self._changes = changes or Changes(database)
         self._usage = UsageWriter()
-        self._waiting: list[_Waiting] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._nodes = Nodes()
+        self._sorter = _Queue(self._sort)  # what waits until it is known where it belongs
+        self._writers: dict[int, _Queue] = {}
 
     async def record(self, submission: Submission) -> Decision:
         """Record one submission. Raises DatabaseUnavailableError; a retry of the same call is then safe."""
-        if len(self._waiting) >= self.capacity:
+        node = self._nodes.of(submission.record.customer_id)
+        queue = self._sorter if node is None else self._writer(node)
+        if len(queue.waiting) >= self._queue_records:
             raise DatabaseUnavailableError("the queue of records is full")
         future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         place = self._traces.place() if self._traces.is_on else None
-        self._waiting.append((submission, future, place))
-        if self._writer is None:  # The task also serves other callers, so it gets an empty context.
-            self._writer = asyncio.create_task(self._write(), context=Context())
+        queue.add((submission, future, place))
         return await future
 
     async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
-        """Record a batch in one transaction. Raises DatabaseUnavailableError."""
+        """Record a batch, in one transaction for each node. Raises DatabaseUnavailableError.
+
+        Where one node is away the others have recorded what is theirs; a retry of the call finds it.
+        """
         started = time.perf_counter()
         with self._traces.commit("batch", [self._traces.place()]):
-            async with self._database.write_connection() as connection:
-                decisions = await self._usage.record(connection, submissions)
+            parts = [] if self._nodes.is_one else await self._split(submissions)
+            if len(parts) <= 1:
+                decisions = await self._record_part(submissions)
+            else:
+                decisions = await self._record_parts(submissions, parts)
         self._changes.note_recorded(decisions)
         self._metrics.committed("batch", decisions, time.perf_counter() - started)
         return decisions
+
+    async def _record_part(self, submissions: Sequence[Submission]) -> list[Decision]:
+        try:
+            async with self._database.write_connection() as connection:
+                return await self._usage.record(connection, submissions)
+        except DatabaseUnavailableError:
+            self._nodes.forget()
+            raise
+
+    async def _record_parts(self, submissions: Sequence[Submission], parts: Sequence[list[int]]) -> list[Decision]:
+        """Record the parts of a batch beside each other. All of them end before one that failed is told."""
+        calls = [self._record_part([submissions[n] for n in part]) for part in parts]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        decisions: dict[int, Decision] = {}
+        for part, result in zip(parts, results, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            decisions |= zip(part, result, strict=True)
+        return [decisions[n] for n in range(len(submissions))]
+
+    async def _split(self, submissions: Sequence[Submission]) -> list[list[int]]:
+        """The places of the submissions in their batch, by the node that their customers are on."""
+        self._nodes.refresh()
+        customer_ids = {submission.record.customer_id for submission in submissions}
+        if missing := {id_ for id_ in customer_ids if self._nodes.of(id_) is None}:
+            async with self._database.connection() as connection:
+                await self._nodes.look_up(connection, missing)
+        nodes = {id_: self._nodes.of(id_) for id_ in customer_ids}
+        if len(set(nodes.values())) <= 1:
+            return [list(range(len(submissions)))]
+        parts: dict[int | None, list[int]] = {}
+        for n, submission in enumerate(submissions):
+            parts.setdefault(nodes[submission.record.customer_id], []).append(n)
+        return list(parts.values())
 
     async def dry_run_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Say what recording a batch would do. Nothing is written. Raises DatabaseUnavailableError."""
@@ -82,47 +127,99 @@ class GroupCommit:
         """Wait until every accepted record is written, for at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._writer is not None:
-                    await asyncio.shield(self._writer)
+                while tasks := [queue.task for queue in self._queues if queue.task is not None]:
+                    await asyncio.wait(tasks)
+
+    @property
+    def _queues(self) -> list["_Queue"]:
+        return [self._sorter, *self._writers.values()]
 
     @property
     def queued(self) -> int:
         """How many single submissions are waiting."""
-        return len(self._waiting)
+        return sum(len(queue.waiting) for queue in self._queues)
 
-    async def _write(self) -> None:
+    @property
+    def capacity(self) -> int:
+        """How many single submissions may wait, for all nodes together."""
+        return self._queue_records * max(1, len(self._writers))
+
+    def _writer(self, node: int) -> "_Queue":
+        """The writer of a node, which has a connection of its own."""
+        writer = self._writers.get(node)
+        if writer is None:
+            kept = self._database.kept_connection()
+            writer = self._writers[node] = _Queue(partial(self._write_group, kept))
+        return writer
+
+    async def _sort(self, group: list[_Waiting]) -> None:
+        """Find out which nodes submissions belong to, and have them written there."""
+        async with self._database.connection() as connection:
+            await self._nodes.look_up(connection, {submission.record.customer_id for submission, _, _ in group})
+        for waiting in group:
+            self._writer(self._nodes.of(waiting[0].record.customer_id) or THE_ONE).add(waiting)
+
+    async def _write_group(self, kept: KeptConnection, group: list[_Waiting]) -> None:
+        self._nodes.refresh()
+        self._metrics.waited((self._clock.now() - group[0][0].record.recorded_at).total_seconds())
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:GROUP_RECORDS], self._waiting[GROUP_RECORDS:]
-                self._metrics.waited((self._clock.now() - group[0][0].record.recorded_at).total_seconds())
-                try:
-                    await self._write_group(group)
-                except DatabaseUnavailableError as error:  # The waiting ones would fail too, group by group.
-                    waiting, self._waiting = self._waiting, []
-                    _fail(group + waiting, error)
-        finally:
-            self._writer = None
+            await self._write_together(kept, group)
+        except DatabaseUnavailableError:
+            self._nodes.forget()
+            raise
 
-    async def _write_group(self, group: list[_Waiting]) -> None:
+    async def _write_together(self, kept: KeptConnection, group: list[_Waiting]) -> None:
         submissions, futures, places = zip(*group, strict=True)
         started = time.perf_counter()
         try:
             with self._traces.commit("single", places):
-                record = partial(self._usage.record, submissions=submissions)
-                decisions = await self._database.on_kept_connection(record)
+                decisions = await kept.run(partial(self._usage.record, submissions=submissions))
         except DatabaseUnavailableError:
             raise
         except asyncpg.PostgresError as error:
             if len(group) == 1:
                 _fail(group, error)
             for waiting in group if len(group) > 1 else []:  # The one at fault then fails alone.
-                await self._write_group([waiting])
+                await self._write_together(kept, [waiting])
         except Exception as error:  # noqa: BLE001 - every call of the group must get an answer
             _fail(group, error)
         else:
             self._changes.note_recorded(decisions)
             self._metrics.committed("single", decisions, time.perf_counter() - started)
             _answer(zip(futures, decisions, strict=True))
+
+
+class _Queue:
+    """Submissions that wait, and the task that takes them, group by group.
+
+    Args:
+        take: Sees to it that a group is answered. May raise DatabaseUnavailableError.
+    """
+
+    def __init__(self, take: Callable[[list[_Waiting]], Awaitable[None]]) -> None:
+        self.waiting: list[_Waiting] = []
+        self.task: asyncio.Task[None] | None = None
+        self._take = take
+
+    def add(self, waiting: _Waiting) -> None:
+        """Add a submission. The task also serves other callers, so it gets an empty context."""
+        self.waiting.append(waiting)
+        if self.task is None:
+            self.task = asyncio.create_task(self._run(), context=Context())
+
+    async def _run(self) -> None:
+        try:
+            while self.waiting:
+                group, self.waiting = self.waiting[:GROUP_RECORDS], self.waiting[GROUP_RECORDS:]
+                try:
+                    await self._take(group)
+                except DatabaseUnavailableError as error:  # The waiting ones would fail too, group by group.
+                    waiting, self.waiting = self.waiting, []
+                    _fail(group + waiting, error)
+                except Exception as error:  # noqa: BLE001 - every call of the group must get an answer
+                    _fail(group, error)
+        finally:
+            self.task = None
 
 
 def _answer(answers: "Iterator[tuple[asyncio.Future[Decision], Decision]]") -> None:

@@ -91,7 +91,8 @@ class UsageWriter:
             return ()
         if len(new) == 1:
             return await _record_one(connection, new[0])
-        fresh = await connection.fetchval(_USAGE["record_usage"], not self._wary, *await _columns(new))
+        near, columns = new[0].record.customer_id, await _columns(new)
+        fresh = await connection.fetchval(_USAGE["record_usage"], near, not self._wary, *columns)
         self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(new) else WARY_CALLS
         self._repeats = fresh is not None and not fresh
         if fresh is None:

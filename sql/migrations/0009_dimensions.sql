@@ -147,7 +147,7 @@ BEGIN
             SELECT unnest(customer_ids), unnest(request_ids), unnest(event_ids), unnest(services),
                 unnest(units::numeric[]), unnest(prices::numeric[]), unnest(occurred), unnest(recorded),
                 unnest(idempotency_keys), unnest(record_usage.recorded_by), unnest(all_dimensions);
-        EXCEPTION WHEN unique_violation THEN
+        EXCEPTION WHEN unique_violation OR internal_error THEN  -- Citus loses the SQLSTATE of a row that it copies
             all_new := false;
         END;
     END IF;

@@ -23,7 +23,14 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert (code, output.strip()) == (0, f"billing-service, version {billing_client.__version__}")
     code, output = run_command(tmp_path, "--help")
     assert code == 0
-    assert re.findall(r"^  (\w+)  ", output, re.MULTILINE) == ["keys", "migrate", "openapi", "serve", "verify"]
+    assert re.findall(r"^  (\w+)  ", output, re.MULTILINE) == [
+        "distribute",
+        "keys",
+        "migrate",
+        "openapi",
+        "serve",
+        "verify",
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -17,7 +17,7 @@ class UsageRecorder(Blocking[AsyncRecorder]):
 
     It has the methods of the async `UsageRecorder`, which wait here, and any number of threads can share it. The `with`
     block opens and closes it. Outside a block its first use opens it; its `close` closes it, or that of the client. In
-    a forked process it begins anew, and its first use there opens a spool that no other process may have open.
+    a forked process it begins anew, and its first use there opens a file of its own, if it has a `spool_dir`.
     """
 
     def __init__(self, make: Callable[[], tuple[AsyncRecorder, LoopThread]]) -> None:

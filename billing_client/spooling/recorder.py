@@ -70,7 +70,7 @@ class UsageRecorder:
         self._adopter: Adopter | None = None
         self._adopting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._pid: int | None = None
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -78,6 +78,7 @@ class UsageRecorder:
         if self._loop is not None:
             raise RuntimeError("a recorder is opened once; make another")
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()  # it may have been made before a fork
         held = await self._outbox.open()
         self._capacity.occupy(held.pending + held.dead, held.bytes)
         self._delivery.to_settle = held.pending

@@ -97,7 +97,7 @@ def test_the_examples_of_the_recorder_run(service: Service, tmp_path: Path) -> N
 
 def test_the_examples_without_asyncio_run(service: Service, tmp_path: Path) -> None:
     given_customer(service)
-    script, notebook = blocks(BLOCKING)
+    script, *_, notebook = blocks(BLOCKING)
     said = run(script, service, tmp_path).splitlines()
     assert said[:4] == ["recorded 0.03", *(f"recorded job-{number}" for number in range(3))]
     assert "delivered=1, duplicates=0, dead=0, pending=0" in said[4]

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     )
     from billing_client._events import ServiceEvent
     from billing_client._records import CustomerSummary, Statement, Summary, Usage, UsageRecord, VoidedUsage
+    from billing_client.contract.statements.checks import StatementCheck, verify_statement
+    from billing_client.contract.statements.digests import check_inclusion
+    from billing_client.contract.statements.structs import InclusionProof
     from billing_client.contract.wire import Customer, FieldConflict, FieldError, Refusal, RefusalCount
     from billing_client.spooling.events import AttemptEvent, DeadEvent, DeliveredEvent, DuplicateEvent, RecorderEvent
     from billing_client.spooling.recorder import RecorderCounts, UsageRecorder
@@ -66,6 +69,7 @@ __all__ = [
     "EventIdConflictError",
     "FieldConflict",
     "FieldError",
+    "InclusionProof",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
@@ -86,6 +90,7 @@ __all__ = [
     "SpoolInUseError",
     "SpoolStatus",
     "Statement",
+    "StatementCheck",
     "StatementNotFoundError",
     "Summary",
     "TransportError",
@@ -99,6 +104,8 @@ __all__ = [
     "ValidationError",
     "VoidedUsage",
     "__version__",
+    "check_inclusion",
+    "verify_statement",
 ]
 
 # Every public error is in `_errors`; the module of each other name is named here.
@@ -107,6 +114,9 @@ _MODULES = {
     "_client": {"BillingSystemClient"},
     "_events": {"ServiceEvent"},
     "_records": {"CustomerSummary", "Statement", "Summary", "Usage", "UsageRecord", "VoidedUsage"},
+    "contract.statements.checks": {"StatementCheck", "verify_statement"},
+    "contract.statements.digests": {"check_inclusion"},
+    "contract.statements.structs": {"InclusionProof"},
     "contract.wire": {"Customer", "FieldConflict", "FieldError", "Refusal", "RefusalCount"},
     "spooling.events": {"AttemptEvent", "DeadEvent", "DeliveredEvent", "DuplicateEvent", "RecorderEvent"},
     "spooling.recorder": {"RecorderCounts", "UsageRecorder"},

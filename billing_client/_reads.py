@@ -1,4 +1,4 @@
-"""What the client reads of the service: records, customers, summaries, statements, exports."""
+"""What the client reads of the service: records, customers, summaries, exports; for statements see _statements."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -11,8 +11,9 @@ from msgspec import Struct
 from billing_client._calls import ApiCall
 from billing_client._encoding import instant, path_segment, query_text
 from billing_client._events import ServiceEvent, watch
-from billing_client._records import CustomerSummary, Statement, Summary, UsageRecord
+from billing_client._records import CustomerSummary, Summary, UsageRecord
 from billing_client._responses import decode_line, decode_record, decode_response
+from billing_client._statements import StatementCalls
 from billing_client._transport import Transport
 from billing_client.contract.query_parameters import DIMENSION, RefusalCode
 from billing_client.contract.wire import Customer, Refusal, RefusalCount, RefusalCounts
@@ -51,11 +52,10 @@ _COUNTS = msgspec.json.Decoder(RefusalCounts)
 _RECORD = msgspec.json.Decoder(UsageRecord)
 _RECORDS = msgspec.json.Decoder(_UsagePage)
 _SUMMARY = msgspec.json.Decoder(Summary)
-_STATEMENT = msgspec.json.Decoder(Statement)
 _SUMMARIES = msgspec.json.Decoder(_SummaryPage)
 
 
-class LedgerReads:
+class LedgerReads(StatementCalls):
     """The reading methods of the client."""
 
     def __init__(self, transport: Transport) -> None:
@@ -169,25 +169,6 @@ class LedgerReads:
                 last = customer
         if last is not None:
             yield last
-
-    async def statement(
-        self, *, customer_id: str, month: str, timezone: str = "UTC", since: str | None = None
-    ) -> Statement:
-        """Read the statement of a customer's month.
-
-        Args:
-            customer_id: Whose month.
-            month: The month, such as "2026-11".
-            timezone: The IANA time zone in which the month begins and ends.
-            since: The digest of an earlier statement of this month. `changes` then says what differs.
-
-        Raises:
-            CustomerNotFoundError: The service does not know the customer.
-            StatementNotFoundError: No statement with the digest `since` was issued.
-            ValidationError: An argument is not valid.
-        """
-        query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
-        return await self._get(f"/customers/{path_segment(customer_id)}/statement", _STATEMENT, query)
 
     async def export_usage(
         self,

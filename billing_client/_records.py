@@ -110,11 +110,18 @@ class Statement(structs.Statement[Decimal], frozen=True):
         to: When it ends, in UTC; not included.
         currency: The currency of the amounts (ISO 4217).
         rounding: How the total is rounded.
-        issued_at: When a statement with this digest was first issued.
-        digest: Identifies the set of records that count in it.
+        status: `provisional`, or `issued`: then it has a number and never changes.
+        number: Its number, one higher than the customer's last; None if it is provisional.
+        as_of: When it was read.
+        issued_at: When it was issued; None if it is provisional.
+        previous: The statement of the month that was issued last before it; None without any.
+        digest: Names the content of the records that count in it.
+        digest_kind: How the digest is made: `merkle.v1`, or `request-ids.v1` in earlier versions.
         lines: What is owed for each service and price: `records`, `units`, `amount`, exact.
-        total: The sum of the lines: `records`, `amount`, and `rounded` once.
+        credits: The lines of credits, with negative units.
+        total: The sum of the lines, credits included: `records`, `amount`, and `rounded` once.
         late: The part of the lines that was recorded after the month had ended.
         voided: The month's records that do not count.
-        changes: What differs from the statement that `since` named; None if none was.
+        changes: What differs from the statement that `since` named, in an issued one from `previous`; else None.
+        signature: The signature of an issued statement (JWS); None if the service had no key.
     """

@@ -56,6 +56,11 @@ class Transport:
             logger=None,
         )(self._fail_or_attempt)
 
+    @property
+    def timeout(self) -> float:
+        """The deadline of a call, in seconds."""
+        return self._config.timeout
+
     async def send(self, call: ApiCall) -> Response:
         """Send a call until it succeeds, and read the whole response. Raises BillingError."""
         return await self._send(call, read_whole)

@@ -35,7 +35,7 @@ ON CONFLICT (customer_id, number) DO NOTHING
 RETURNING number;
 
 -- all_issued: every statement that was issued, for verification
-SELECT customer_id, number, digest, document, buckets, runs FROM issued_statements ORDER BY customer_id, number;
+SELECT customer_id, number FROM issued_statements ORDER BY customer_id, number;
 
 -- latest_listed: what a list says of the statement of a month that was issued last
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,

@@ -200,3 +200,11 @@ WHERE piece.records IS NULL
     OR piece.made_at < $4::timestamptz AND (piece.records <> rollup.records OR piece.voided <> rollup.voided)
 GROUP BY rollup.customer_id
 ORDER BY rollup.customer_id;
+
+-- newest_pieces: the newest run of every piece, for verification
+SELECT DISTINCT ON (customer_id, bucket) customer_id, bucket, run, made_at, records, root, voids
+FROM usage_pieces
+ORDER BY customer_id, bucket, run DESC;
+
+-- recorded_before: those of some records ($2) of a customer that were recorded before $3
+SELECT request_id FROM usage_records WHERE customer_id = $1 AND request_id = ANY($2::bytea[]) AND recorded_at < $3;

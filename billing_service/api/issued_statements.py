@@ -52,7 +52,9 @@ async def issue_statement(request: ApiRequest, _: NoQuery) -> Response:
     response = await statement_response("json", result.issued.read(), result.issued.document, 201)
     path = request.scope["raw_path"].decode("ascii")
     response.headers["Location"] = f"{path}/{result.issued.listed.number}"
-    if not result.is_new:
+    if result.is_new:
+        request.services.changes.note("statements", [request.customer_id])
+    else:
         response.headers["Idempotent-Replayed"] = "true"
     return response
 
@@ -86,6 +88,8 @@ async def issue_statements(request: ApiRequest, _: NoQuery) -> Response:
     except ProblemError as error:
         raise invalid_input("/cursor", "is not a cursor of this month") from error
     done = await issue_all(request.services.database, _order(request, month), after, _until(request))
+    if done.issued:
+        request.services.changes.note("statements", [each.customer_id for each in done.issued])
     return JsonResponse(
         IssueProgress(
             issued=done.issued,

@@ -18,7 +18,7 @@ COMMANDS = {
     "migrate": "Bring the database's schema up to date.",
     "openapi": "Print the OpenAPI document.",
     "serve": "Run the service.",
-    "verify": "Recompute every request id and every sum from the records.",
+    "verify": "Recompute request ids, sums, content hashes and digests from the records.",
 }
 
 

@@ -13,12 +13,13 @@ from billing_service.settings import load_settings
 
 @click.command(name="verify")
 def command() -> None:
-    """Recompute every request id and every sum from the records; exit 1 and name what differs."""
+    """Recompute request ids, sums, content hashes and digests from the records; exit 1 and name what differs."""
     with named_or_embedded(load_settings()) as (settings, where):
         with unavailable_if_away():
             report = asyncio.run(verify_ledger(settings.of_reads))
         for difference in report.differences:
             click.echo(difference)
-        click.echo(f"{where}: {report.records} records, {report.rollups} sums, {len(report.differences)} differences")
+        checked = f"{report.records} records, {report.rollups} sums, {report.pieces} pieces"
+        click.echo(f"{where}: {checked}, {report.statements} statements, {len(report.differences)} differences")
     if report.differences:
         sys.exit(1)

@@ -1,16 +1,12 @@
 """Verification: recomputes from the records everything that is derived from them, and compares.
 
-Two things are derived: the sums (rollups), and each record's request id, which is a SHA-256 of the customer and the
-event id, or without an event id of customer, service, units, price and dimensions. So these changes to the database
-stay unseen:
+These are derived: the sums (rollups); each record's request id, which is a SHA-256 of the customer and the event id, or
+without an event id of customer, service, units, price and dimensions; the pieces of statements, which hold a hash of
+all that is said of each record and each void; and the digests of issued statements.
 
-- A record that was deleted and whose sums were reduced to match.
-- A void that was removed or added and whose sums were changed to match.
-- With an event id: another service, price or number of units, if the sums were changed to match; other dimensions.
-- Another time of occurrence, within the same 15 minutes or with the sums changed to match.
-- Changes that cancel each other out within one bucket of 15 minutes.
-- Whatever neither sums nor request ids depend on: when and by which key a record was stored, the texts of voids,
-  customers' names, API keys and issued statements.
+Pieces are made an hour and a quarter after their three hours of UTC are over. Of what no piece has seen yet, only
+changes that contradict the request ids or the sums are found. Unseen stay changes of the pieces themselves that match
+those of the records and the sums, unless a statement was issued from them; customers' names and API keys.
 """
 
 import asyncpg
@@ -21,6 +17,8 @@ from billing_service.database.migrations import check_schema
 from billing_service.database.pool import Connection, connected
 from billing_service.database.queries import load_queries
 from billing_service.ledger.records import dimensions_of
+from billing_service.ledger.statements.signing import load_signer
+from billing_service.ledger.statements.verification import verify_issued, verify_pieces
 from billing_service.settings import Settings
 
 _ROLLUPS = load_queries("rollups")
@@ -34,20 +32,26 @@ class Report(Struct, frozen=True):
     Attributes:
         records: How many records were checked.
         rollups: How many sums were checked.
+        pieces: How many pieces of statements were checked.
+        statements: How many issued statements were checked.
         differences: One line of text for each difference.
     """
 
     records: int
     rollups: int
+    pieces: int
+    statements: int
     differences: list[str]
 
 
 async def verify_ledger(settings: Settings) -> Report:
-    """Recompute all request ids and sums in one snapshot. Memory grows only with the number of differences.
+    """Recompute all that is derived, in one snapshot. Memory grows only with the number of differences.
 
     Raises:
         MigrationError: The database's schema does not fit this program.
+        SettingsError: There is a key for statements, and it cannot be read.
     """
+    key_set = load_signer(settings).public if settings.signing_key_file is not None else None
     async with connected(settings) as connection:
         await check_schema(connection)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -57,12 +61,11 @@ async def verify_ledger(settings: Settings) -> Report:
             credits_ = await connection.fetch(_ROLLUPS["verify_credits"])
             filled = [row["dimension"] for row in await connection.fetch(_ROLLUPS["filled_dimensions"])]
             dimensions = await connection.fetch(_ROLLUPS["verify_dimensions"], filled) if filled else []
+            pieces, changed = await verify_pieces(connection)
+            statements, faults = await verify_issued(connection, key_set)
     differences = wrong_ids + [_describe(row) for row in rows] + [_describe(row, "sum of credits") for row in credits_]
-    return Report(
-        records,
-        rollups,
-        differences + [_describe(row, f"sum by {row['dimension']} = {row['value']!r}") for row in dimensions],
-    )
+    differences += [_describe(row, f"sum by {row['dimension']} = {row['value']!r}") for row in dimensions]
+    return Report(records, rollups, pieces, statements, differences + changed + faults)
 
 
 async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncpg.Record]") -> tuple[int, list[str]]:

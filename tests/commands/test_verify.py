@@ -30,7 +30,7 @@ def test_verify_exits_with_1_and_names_the_difference(tmp_path: Path, database_u
     code, output = run_process(tmp_path, "verify", DATABASE_URL=database_url)
     assert code == 1
     assert output.startswith("customer 'acme', service 'storage', quarter of an hour from 2026-01-01")
-    assert output.endswith(": 0 records, 1 sums, 1 differences\n")
+    assert output.endswith(": 0 records, 1 sums, 0 pieces, 0 statements, 1 differences\n")
     run(execute(database_url, "DELETE FROM usage_rollups", "SELECT 1"))
     code, output = run_command(tmp_path, "verify", DATABASE_URL=database_url)
-    assert (code, output.endswith(": 0 records, 0 sums, 0 differences\n")) == (0, True)
+    assert (code, output.endswith(": 0 records, 0 sums, 0 pieces, 0 statements, 0 differences\n")) == (0, True)

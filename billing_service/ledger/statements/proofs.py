@@ -58,7 +58,7 @@ async def _prove_issued(connection: Connection, record: UsageRecord[str], issued
     if bucket not in runs or not statement.from_ <= record.occurred_at < statement.to:
         raise _not_counted(statement.digest)
     leaves = await _leaves(connection, record.customer_id, bucket, runs[bucket], (statement.from_, statement.to))
-    pieces = await _issued_roots(connection, record.customer_id, runs, (statement.from_, statement.to))
+    pieces = await issued_roots(connection, record.customer_id, runs, (statement.from_, statement.to))
     return _prove(record, leaves, pieces, statement.from_, statement.digest)
 
 
@@ -75,7 +75,7 @@ async def _leaves(
     return [leaf for leaf in leaves if leaf in inside]
 
 
-async def _issued_roots(
+async def issued_roots(
     connection: Connection, customer_id: str, runs: dict[datetime, int], within: tuple[datetime, datetime]
 ) -> list[PieceRoot]:
     """The pieces of an issued statement that count something, in order of time."""

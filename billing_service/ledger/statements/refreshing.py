@@ -85,7 +85,7 @@ async def refresh(
     chosen: list[datetime] = []
     hashed = 0
     for row in behind:
-        hashed += row["records"]
+        hashed += _to_read(row)
         if chosen and hashed > max_records:
             break
         chosen.append(row["bucket"])
@@ -100,6 +100,13 @@ async def refresh(
 
 def _is_behind(row: asyncpg.Record) -> bool:
     return row["run"] is None or (row["piece_records"], row["piece_voided"]) != (row["records"], row["voided"])
+
+
+def _to_read(row: asyncpg.Record) -> int:
+    """About how many records have to be read to bring a piece up to date: late arrivals, or all."""
+    if row["run"] is None or row["piece_voided"] != row["voided"]:
+        return int(row["records"])
+    return max(1, int(row["records"] - row["piece_records"]))
 
 
 class _Run(NamedTuple):

@@ -1,0 +1,85 @@
+"""The worker: it prepares what is over, what is late, and first what somebody waits for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from billing_service.database.clock import Clock
+from billing_service.database.pool import Database
+from billing_service.ledger.statements import pieces, worker
+from billing_service.ledger.statements.worker import PieceWorker
+from billing_service.settings import Settings
+from tests.calls import get, given_customer, post
+from tests.ledger.statements.test_pieces import january
+from tests.ledgers import record_all
+from tests.statements import record
+
+BUCKETS = "SELECT array_agg(DISTINCT bucket ORDER BY bucket) FROM usage_pieces"
+RUNS = "SELECT count(*) FROM usage_pieces"
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def until_value(connection: Any, query: str, holds: Callable[[Any], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds(await connection.fetchval(query)):  # noqa: ASYNC110 - no event tells of the worker
+            await asyncio.sleep(0.02)
+
+
+async def test_it_prepares_what_is_over_and_leaves_the_running_hours_alone(
+    http: aiohttp.ClientSession,
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "FULL_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "FRESH", timedelta(0))
+    now = datetime.now(UTC)
+    await given_customer(http)
+    for age in (timedelta(0), timedelta(hours=9), timedelta(days=40)):
+        await record(http, str(age), (now - age).isoformat())
+    preparing = PieceWorker(database, Clock(), processes=1)
+    preparing.start()
+    try:
+        await until_value(connection, RUNS, lambda count: count == 2)
+        found = await connection.fetchval(BUCKETS)
+        assert all(bucket < now - timedelta(hours=4) for bucket in found)
+        await record(http, "late", (now - timedelta(days=40)).isoformat())
+        await until_value(connection, RUNS, lambda count: count == 3)
+    finally:
+        await preparing.stop()
+
+
+async def test_a_month_that_is_too_large_to_be_read_at_once_is_prepared_while_its_reader_waits(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record_all(http, january(120, seed=1))
+    defaults = dict(pieces.read_pieces.__kwdefaults__ or {})
+    monkeypatch.setattr("billing_service.ledger.statements.months.read_month.__defaults__", (50,))
+    path = "/customers/acme/statement?month=2026-01"
+    answer = await get(http, path)
+    assert answer.require(202) == {"records": 120, "prepared": 0}
+    assert answer.headers["Retry-After"] == "1"
+    await until_value(connection, "SELECT coalesce(sum(records), 0) FROM usage_pieces", lambda records: records == 120)
+    assert (await get(http, path)).require(200)["total"]["records"] == 120
+    assert defaults["max_records"] == pieces.MAX_READ
+
+
+async def test_issuing_prepares_what_it_needs(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    await record_all(http, january(120, seed=1))
+    monkeypatch.setattr("billing_service.ledger.statements.months.read_month.__defaults__", (0,))
+    issued = (await post(http, "/customers/acme/statements", {"month": "2026-01"})).require(201)
+    assert issued["total"]["records"] == 120

@@ -17,7 +17,7 @@ from billing_client.spooling.intake import finish
 from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool_file import SpoolFile
-from billing_client.spooling.spool_folder import spools_in
+from billing_client.spooling.spool_folder import locks_left_in, spools_in
 
 LOOK_SECONDS = 5.0  # between two looks for spools of dead processes, at the mean
 MOST_ADOPTED = 16  # at a time
@@ -59,12 +59,16 @@ class Adopter:
                 await asyncio.wait(adopted)
 
     async def _look(self) -> None:
-        paths = await asyncio.to_thread(spools_in, self._own.parent)
+        paths = await asyncio.to_thread(self._found)
         self._seen = {path: state for path, state in self._seen.items() if path in paths}
         for path in paths:
             is_known = path == self._own or path in self._adopted or self._seen.get(path) == _state(path)
             if not is_known and len(self._adopted) < MOST_ADOPTED:
                 self._adopted[path] = asyncio.create_task(self._adopt(path))
+
+    def _found(self) -> list[Path]:
+        folder = self._own.parent
+        return [*spools_in(folder), *locks_left_in(folder)]
 
     async def _adopt(self, path: Path) -> None:
         outbox = Outbox(lambda: SpoolFile(path, create=False, read_only=False), self._options)

@@ -60,10 +60,10 @@ class SpoolFile:
     def _open_files(self, create: bool, read_only: bool) -> None:
         with ExitStack() as undo, self._errors():
             if self._path is not None and not create and not self._path.exists():
-                raise SpoolError(f"{self}: there is no such file")
+                self._refuse_missing(self._path, read_only)
             if self._path is not None and not read_only:
                 undo.enter_context(closing(self._locked(self._path)))
-                if not create and not self._path.exists():  # removed by another process since
+                if not create and not self._path.exists():  # another process removed it, or was killed meanwhile
                     self._remove_files()
                     raise SpoolError(f"{self}: there is no such file")
                 make_private(self._path)
@@ -157,7 +157,7 @@ class SpoolFile:
         """Delete the files, the lock last: who waits for it finds no spool then."""
         if self._path is not None:
             for suffix in ("", "-wal", "-shm", ".ballast", ".lock-journal", ".lock"):
-                self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+                _beside(self._path, suffix).unlink(missing_ok=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -171,18 +171,30 @@ class SpoolFile:
             kind = SpoolDiskFullError if error.errno == errno.ENOSPC else SpoolError
             raise kind(f"{self}: unable to open or make a file of the spool: {error}") from error
 
+    def _refuse_missing(self, path: Path, read_only: bool) -> None:
+        """Raises SpoolError, unless a lock of it is left that is to be removed."""
+        if read_only or not _beside(path, ".lock").exists():
+            raise SpoolError(f"{self}: there is no such file")
+
     def _locked(self, path: Path) -> sqlite3.Connection:
-        lock_path = path.with_name(path.name + ".lock")
-        make_private(lock_path)
-        lock = _connect(lock_path, create=True, timeout=0.0)
-        try:
-            lock.execute(SQL["begin_exclusive"])
-        except sqlite3.Error as error:
+        """The lock, held. A file that another process deleted before it was locked is no lock: then once more."""
+        lock_path = _beside(path, ".lock")
+        while True:
+            make_private(lock_path)
+            before = _identity(lock_path)
+            lock = _connect(lock_path, create=True, timeout=0.0)
+            try:
+                lock.execute(SQL["begin_exclusive"])
+            except sqlite3.Error as error:
+                lock.close()
+                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                    raise SpoolInUseError(f"{self} is in use by another recorder; give each its own spool") from error
+                if _identity(lock_path) == before:
+                    raise
+                continue
+            if before is not None and _identity(lock_path) == before:
+                return lock
             lock.close()
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise SpoolInUseError(f"{self} is in use by another recorder; give each its own spool") from error
-            raise
-        return lock
 
     def _prepare(self, read_only: bool) -> None:
         fault = self._value("check_pages")
@@ -219,6 +231,19 @@ def _connect(path: Path | None, create: bool, timeout: float = BUSY_SECONDS) -> 
     connection = sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
     connection.text_factory = _decode_text
     return connection
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _decode_text(data: bytes) -> str:

@@ -19,6 +19,12 @@ def spools_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(PATTERN) if path.is_file())
 
 
+def locks_left_in(folder: Path) -> list[Path]:
+    """The spools of which only the lock is left, as if a process was killed while it made or removed one."""
+    locks = (path.with_suffix("") for path in folder.glob(f"{PATTERN}.lock"))
+    return sorted(path for path in locks if not path.exists())
+
+
 def open_own(folder: Path) -> SpoolFile:
     """A spool in this folder for this process alone: one that a dead process left, or a new one. Raises SpoolError."""
     try:

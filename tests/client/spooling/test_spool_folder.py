@@ -3,16 +3,18 @@
 import asyncio
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from billing_client import BillingSystemClient, ConfigurationError, DeliveredEvent, Spool, SpoolError
-from billing_client.spooling import adoption
+from billing_client import BillingSystemClient, ConfigurationError, DeliveredEvent, Spool, SpoolError, SpoolInUseError
+from billing_client.spooling import adoption, spool_file
 from tests.client.answers import client_of, problem, record_all, usage
 from tests.client.misbehaving import misbehaving
 from tests.client.recorders import Hook, away, kept, records_of, settle, status_of
@@ -177,6 +179,34 @@ async def test_what_cannot_be_delivered_yet_stays_for_the_next(tmp_path: Path) -
         counts = await recorder.flush(0.1)
         assert counts.pending == 9
     assert sum(status_of(path).pending for path in spools(tmp_path)) == 9
+
+
+async def test_what_a_process_left_that_was_killed_while_it_made_or_removed_a_spool_goes_too(tmp_path: Path) -> None:
+    for name in ("usage-a.db.lock", "usage-b.db.lock", "usage-b.db.ballast", "usage-b.db.lock-journal"):
+        (tmp_path / name).write_bytes(b"")
+    async with away() as client, client.recorder(spool_dir=tmp_path):
+        await until(lambda: not any(name.startswith(("usage-a", "usage-b")) for name in files(tmp_path)))
+    assert files(tmp_path) == []
+
+
+async def test_a_lock_that_is_deleted_before_it_is_taken_is_none(tmp_path: Path) -> None:
+    spool, lock = tmp_path / "usage.db", tmp_path / "usage.db.lock"
+    await kept(spool, usage(1))
+    connect = spool_file._connect
+    deleted: list[Path] = []
+
+    def delete_first(path: Path | None, *arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, *arguments, **options)
+        if path == lock and not deleted:
+            lock.unlink()  # as another process that had removed its spool
+            deleted.append(lock)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_file, "_connect", delete_first)
+        with Spool(spool), pytest.raises(SpoolInUseError):
+            Spool(spool)
+    assert deleted
 
 
 async def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""A FastAPI application that records usage, for several workers with one folder of spools.
+
+BILLING_BASE_URL is the service, APP_SPOOL_DIR the folder, APP_JOURNAL a file of what is safe, APP_OPTIONS the other
+options of the recorder as JSON.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from billing_client import BillingSystemClient, SpoolError, Usage, UsageRecorder
+
+PIECE_SECONDS = 0.002
+
+
+def usages_of(name: str) -> list[Usage]:
+    """The usage of the request of this name: input and output of a call, with numbers that the name decides."""
+    digits = int(sha256(name.encode()).hexdigest()[:12], 16)
+    kinds = {"input": (f"{digits % 9_973}.25", "0.000003"), "output": (f"{digits % 997 + 1}", "0.000015")}
+    return [
+        Usage(
+            customer_id=f"customer-{digits % 10}",
+            service="tokens",
+            units_consumed=units,
+            price_per_unit=price,
+            event_id=f"{name}/{kind}",
+        )
+        for kind, (units, price) in kinds.items()
+    ]
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, UsageRecorder]]:
+    options = msgspec.json.decode(os.environ.get("APP_OPTIONS", "{}"))
+    async with (
+        BillingSystemClient(timeout=2) as client,
+        client.recorder(spool_dir=os.environ["APP_SPOOL_DIR"], **options) as recorder,
+    ):
+        yield {"recorder": recorder}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def _note(name: str) -> None:
+    """Note that the usage of a request is safe, in one write."""
+    file = os.open(os.environ["APP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{name}\n".encode())
+    os.close(file)
+
+
+@app.post("/calls/{name}")
+async def call(name: str, request: Request) -> JSONResponse:
+    """Record the usage of a call; once this is answered with 200, it is safe."""
+    recorder: UsageRecorder = request.state.recorder
+    try:
+        await recorder.record_many(usages_of(name))
+    except SpoolError as error:
+        return JSONResponse({"pid": os.getpid(), "error": error.detail}, 503)
+    return JSONResponse({"pid": os.getpid()})
+
+
+@app.get("/streams/{name}")
+async def stream(name: str, request: Request) -> StreamingResponse:
+    """Stream until the client hangs up, and record the usage then; once it is in the journal, it is safe."""
+    recorder: UsageRecorder = request.state.recorder
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"piece "
+                await asyncio.sleep(PIECE_SECONDS)
+        finally:
+            try:
+                await recorder.record_many(usages_of(name))
+            except asyncio.CancelledError as cancelled:  # it is reported once the usage is safe
+                if cancelled.__cause__ is None:
+                    _note(name)
+                raise
+            _note(name)
+
+    return StreamingResponse(pieces())

@@ -21,8 +21,9 @@ from billing_client.contract.statements.structs import (
     Statement,
     StatementProgress,
 )
+from billing_client.contract.wire import Id
 from billing_service.api.statements import not_prepared, statement_response
-from billing_service.http.cursors import read_cursor, write_cursor
+from billing_service.http.cursors import Number, read_cursor, write_cursor
 from billing_service.http.errors import ProblemError, invalid_input, problem
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
@@ -84,7 +85,7 @@ async def issue_statements(request: ApiRequest, _: NoQuery) -> Response:
     month = read_month("", new.month, new.timezone, "/")
     scope = f"issue {new.month} {new.timezone}"
     try:
-        after = read_cursor(scope, new.cursor, str) if new.cursor else ""
+        after = read_cursor(scope, new.cursor, Id) if new.cursor else ""
     except ProblemError as error:
         raise invalid_input("/cursor", "is not a cursor of this month") from error
     done = await issue_all(request.services.database, _order(request, month), after, _until(request))
@@ -103,7 +104,7 @@ async def issue_statements(request: ApiRequest, _: NoQuery) -> Response:
 async def list_issued_statements(request: ApiRequest, query: IssuedStatementsQuery) -> Response:
     """List the statements that were issued to a customer, by number."""
     scope = f"issued {request.customer_id}"
-    after = read_cursor(scope, query.cursor, int) if query.cursor else 0
+    after = read_cursor(scope, query.cursor, Number) if query.cursor else 0
     async with request.services.database.read_connection() as connection:
         found = await list_issued(connection, request.customer_id, after, query.limit + 1)
         if not found:

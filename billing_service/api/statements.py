@@ -8,6 +8,7 @@ from starlette.responses import Response
 from billing_client.contract.periods import Month, read_month, read_statement_query
 from billing_client.contract.query_parameters import STATEMENT_TYPES, StatementQuery, StatementsQuery
 from billing_client.contract.statements.structs import Statement, StatementProgress, StatementSummaries
+from billing_client.contract.wire import Id
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
@@ -74,7 +75,7 @@ async def list_all_statements(request: ApiRequest, query: StatementsQuery) -> Re
     """List the customers with usage in a month, by customer id: the total of each, and whether it is issued."""
     month = read_month("", query.month, query.timezone, "query/")
     scope = f"statements {query.month} {query.timezone}"
-    after = read_cursor(scope, query.cursor, str) if query.cursor else ""
+    after = read_cursor(scope, query.cursor, Id) if query.cursor else ""
     services = request.services
     async with services.database.read_connection(is_large=True) as connection:
         data, end = await list_statements(

@@ -13,6 +13,9 @@ _CHECK_BYTES = 8
 Cursor = Annotated[
     str, Meta(description="The `nextCursor` of the previous page.", extra_json_schema={"format": "cursor"})
 ]
+Number = Annotated[int, Meta(ge=0, lt=2**63)]
+"""A number in a cursor, as far as the database has room for it."""
+
 P = TypeVar("P")
 
 
@@ -33,7 +36,7 @@ def read_cursor(scope: str, cursor: str, type_: type[P]) -> P:
     Args:
         scope: Names the list, as for `write_cursor`.
         cursor: The cursor as the caller sent it.
-        type_: The type of the position.
+        type_: The type of the position, such as `Number` or `Id`: a forged position may be anything that it allows.
 
     Raises:
         ProblemError: 400; the cursor was altered, or belongs to another list.

@@ -61,3 +61,29 @@ def test_a_cursor_of_another_list_is_refused(service: Service, mine: str, admin:
     page(service, "/customers/mine/usage", theirs, mine).problem("validation_error", "query/cursor")
     for path in ("/customers", "/summary"):
         page(service, path, theirs, mine).problem("validation_error", "query/cursor")
+
+
+@pytest.mark.parametrize("position", [2**63, 2**64 - 1, -1, "a\0b", "", "x" * 129, None, 1.5, [1]], ids=repr)
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        ("/customers/mine/statements", "issued mine"),
+        ("/statements?month=2026-01", "statements 2026-01 UTC"),
+        ("/customers", "customers"),
+    ],
+)
+def test_no_position_makes_the_service_fail(
+    service: Service, admin: str, mine: str, path: str, scope: str, position: object
+) -> None:
+    assert mine
+    separator = "&" if "?" in path else "?"
+    head = request_head("GET", f"{path}{separator}cursor={quote(write_cursor(scope, position))}", admin)
+    exchange(service, head).problem("validation_error", "query/cursor")
+
+
+@pytest.mark.parametrize("position", ["a\0b", "", 1], ids=repr)
+def test_no_position_makes_issuing_fail(service: Service, admin: str, position: object) -> None:
+    body = {"month": "2026-01", "cursor": write_cursor("issue 2026-01 UTC", position)}
+    exchange(service, json_request("/statements", json.dumps(body).encode(), admin)).problem(
+        "validation_error", "/cursor"
+    )

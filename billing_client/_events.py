@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Literal, TypeAlias, cast, get_args
@@ -9,9 +10,10 @@ from typing import Literal, TypeAlias, cast, get_args
 import msgspec
 from msgspec import Struct
 
+from billing_client._bodies import MAX_LINE_BYTES
 from billing_client._calls import ApiCall
 from billing_client._encoding import query_text
-from billing_client._errors import RateLimitedError, TransportError, UnavailableError
+from billing_client._errors import RateLimitedError, TransportError, UnavailableError, UnexpectedResponseError
 from billing_client._responses import decode_line
 from billing_client._transport import Transport
 from billing_client.contract.wire import ChangeEvent
@@ -20,6 +22,7 @@ EventKind: TypeAlias = Literal["totals", "refusals", "statements", "reset"]
 _KINDS = get_args(EventKind)
 _PASSING = (TransportError, UnavailableError, RateLimitedError)
 LONGEST_WAIT_SECONDS = 5.0
+_is_id = re.compile(rb"[!-~]{0,128}").fullmatch  # what may stand in a header; another id is passed over
 _decoder = msgspec.json.Decoder(ChangeEvent)
 
 
@@ -78,12 +81,15 @@ async def _read(lines: AsyncIterator[bytes], call: ApiCall, state: _Broken) -> A
     async for line in lines:
         field, _, value = line.rstrip(b"\r\n").partition(b":")
         value = value.removeprefix(b" ")
-        if field == b"id":
+        if field == b"id" and _is_id(value):
             state.last_event_id = value.decode("latin-1")
         elif field == b"event":
             name = value.decode("utf-8", "replace")
         elif field == b"data":
             data += value
+            if len(data) > MAX_LINE_BYTES:
+                detail = f"an event of the stream is longer than {MAX_LINE_BYTES} bytes"
+                raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
         elif not line.strip():
             if data and name in _KINDS:  # a later service may have others
                 yield _event(cast("EventKind", name), data, call, state.last_event_id)

@@ -1,5 +1,6 @@
 """What became of the lines of an import, and the money in them."""
 
+import os
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
@@ -43,7 +44,7 @@ class LeftoverFile:
 
     def add(self, line: SourceRecord, reason: str) -> None:
         if self._file is None:
-            self._file = self.path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._file = _open_new(self.path)
             self._file.write(self._format.heading())
         self._file.writelines(self._format.left(line, reason))
         self.count += 1
@@ -54,6 +55,12 @@ class LeftoverFile:
             self._file.close()
         elif whole:
             self.path.unlink(missing_ok=True)
+
+
+def _open_new(path: Path) -> TextIO:
+    """Not through a link, which somebody else may have put into a shared folder."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 class Counts(Struct):

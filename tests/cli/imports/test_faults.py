@@ -180,6 +180,16 @@ def test_rejects_that_cannot_be_written_are_said_in_a_line(service: Service, tmp
     assert "usage.rejected.ndjson" in failure(billing("import", file, BILLING_BASE_URL=service.url), 2)
 
 
+def test_refused_lines_go_through_no_link(service: Service, tmp_path: Path) -> None:
+    given_customer(service)
+    file = write_ndjson(tmp_path / "usage.ndjson", usage(unitsConsumed="many"))
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "usage.rejected.ndjson").symlink_to(precious)
+    assert "usage.rejected.ndjson" in failure(billing("import", file, BILLING_BASE_URL=service.url), 2)
+    assert precious.read_text() == "precious"
+
+
 def peak_memory(file: Path, url: str) -> int:
     """The memory, in KiB, that a dry run of a file takes at most."""
     command = [sys.executable, "-m", "billing_client.cli", "import", str(file), "--dry-run", "--base-url", url]

@@ -1,6 +1,6 @@
 """A tour of the client and its edge cases. Each step prints what it expects and what it got.
 
-    pip install "billing-system[examples]"
+    pip install ".[examples]"
     python examples/demo.py
 
 Every run creates its own customer, so you can run it as often as you like. It exits with 1 if a step got something else

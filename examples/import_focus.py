@@ -1,6 +1,6 @@
 """Import a cloud bill in FOCUS 1.0 CSV, of any size. Each line is recorded once, however often you run it.
 
-    pip install "billing-system[examples]"
+    pip install ".[examples]"
     python examples/import_focus.py bill.csv
 
 This is the command `billing import --format focus` with all its options (`--help`). SubAccountId is the customer,

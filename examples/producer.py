@@ -1,6 +1,6 @@
 """A producer that loses no usage: each use is written to disk first and delivered in the background.
 
-    pip install billing-system
+    pip install .
     python examples/producer.py --spool usage.db --uses 1000
 
 Stop the service while it runs, or kill this program and run it again: everything that was on disk is delivered, and

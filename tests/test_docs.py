@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,13 @@ def leaves(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     nav = list(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(nav) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout")
+def test_what_the_examples_write_does_not_dirty_a_checkout() -> None:
+    text = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
+    names = set(re.findall(r"""(?:-o |--output |spool=")([\w-]+\.(?!ts\b)\w+)""", text))
+    assert {"usage.db", "usage.parquet", "statement.html"} <= names
+    for name in sorted(names):
+        ignored = subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT, check=False)
+        assert ignored.returncode == 0, name

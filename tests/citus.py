@@ -41,7 +41,7 @@ class Cluster:
         async with _connected(self.url_of(name)) as connection:
             await connection.execute("SELECT citus_set_coordinator_host($1, $2)", *nodes[0])
             for node in nodes[1:]:
-                await connection.execute(ADD, *node)
+                await _add(connection, node)
 
     async def _create(self, name: str, node: tuple[str, int]) -> None:
         await self.execute(f'CREATE DATABASE "{name}"', node)
@@ -67,6 +67,16 @@ class Cluster:
 
     async def _drop(self, name: str, node: tuple[str, int]) -> None:
         await self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', node)
+
+
+async def _add(connection: "asyncpg.Connection[asyncpg.Record]", node: tuple[str, int], attempts: int = 5) -> None:
+    """Add a node. Citus at times loses a connection to a database that is only just made."""
+    try:
+        await connection.execute(ADD, *node)
+    except asyncpg.InternalServerError:
+        if attempts == 1:
+            raise
+        await _add(connection, node, attempts - 1)
 
 
 def _database(url: str) -> str:

@@ -11,6 +11,7 @@ from billing_service.database_url import parse_database_url
 from billing_service.settings import Settings, load_settings
 
 COMPOSE = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
+CONFIGURED = ["service", "migrate", "ha-service", "ha-migrate", "citus-service", "citus-migrate"]
 HA_SERVICE = COMPOSE["services"]["ha-service"]
 SERVICE = COMPOSE["services"]["service"]
 # compose has a database of its own, the image listens on every address, and the port of the machine is mapped
@@ -27,7 +28,9 @@ def interpolated(environment: Mapping[str, str], given: Mapping[str, str]) -> di
     return {name: re.sub(r"\$\{(\w+):-(.*?)\}", value, text) for name, text in environment.items()}
 
 
-@pytest.mark.parametrize("container", ["service", "migrate", "ha-service", "ha-migrate"])
+@pytest.mark.parametrize(
+    "container", ["service", "migrate", "ha-service", "ha-migrate", "citus-service", "citus-migrate"]
+)
 @pytest.mark.parametrize("name", PASSED_ON)
 def test_every_setting_is_passed_on(container: str, name: str) -> None:
     environment = COMPOSE["services"][container]["environment"]
@@ -64,5 +67,19 @@ def test_two_servers_that_replicate_are_a_profile_of_their_own() -> None:
         ("db2", "db1"),
     ]
     assert {key: HA_SERVICE[key] for key in ("ports", "stop_grace_period")} == {
+        key: SERVICE[key] for key in ("ports", "stop_grace_period")
+    }
+
+
+def test_a_cluster_of_citus_is_a_profile_of_its_own() -> None:
+    services = {
+        name: service for name, service in COMPOSE["services"].items() if "citus" in service.get("profiles", ())
+    }
+    nodes = {name for name, service in services.items() if "volumes" in service}
+    joined = " ".join(services["citus-join"]["entrypoint"])
+    assert all(f"'{name}'" in joined for name in nodes)
+    settings = load_settings(interpolated(services["citus-service"]["environment"], {}))
+    assert [host.name for host in parse_database_url(str(settings.database_url)).hosts] == ["citus-coordinator:5432"]
+    assert {key: services["citus-service"][key] for key in ("ports", "stop_grace_period")} == {
         key: SERVICE[key] for key in ("ports", "stop_grace_period")
     }

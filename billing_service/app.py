@@ -130,6 +130,7 @@ class ServiceApp(Router):
             await services.refusals.drain()
             await services.changes.drain()
             await services.authenticator.drain()
+            await services.overviews.close()
             await services.sampler.stop()
             if services.rate_limits is not None:
                 await services.rate_limits.close()

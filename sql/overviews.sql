@@ -39,6 +39,13 @@ FROM usage_rollups
 WHERE bucket_minutes = 15 AND bucket >= $1::timestamptz AND bucket < $2::timestamptz
     AND ($3::text IS NULL OR customer_id = $3);
 
+-- credited_from: how many credits of all customers, or of customer $4, are in the rollups of $1 minutes from $2 to $3, and
+-- what they come to
+SELECT coalesce(sum(records), 0)::bigint AS records, coalesce(trim_scale(sum(amount)), 0)::text AS amount
+FROM credit_rollups
+WHERE bucket_minutes = $1 AND bucket >= $2::timestamptz AND bucket < $3::timestamptz
+    AND ($4::text IS NULL OR customer_id = $4);
+
 -- voided_from: how many records of all customers, or of customer $3, were voided from $1 to $2, and what they come to
 SELECT count(*) AS records, coalesce(trim_scale(sum(units_consumed * price_per_unit)), 0)::text AS amount
 FROM usage_voids AS void

@@ -36,8 +36,8 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
     """Show this month beside the month before, of all customers or of the one that the key is bound to."""
     zone = zone_of(request)
     caller = request.caller
-    # the script of the page asks so after a change, as a browser does when it reloads without its cache
-    is_fresh = "no-cache" in request.headers.get("cache-control", "")
+    # a browser asks so when somebody reloads the page, and its script after a change
+    is_fresh = any(word in request.headers.get("cache-control", "") for word in ("no-cache", "max-age=0"))
     overview = await request.services.overviews.read(caller.customer_id, zone, fresh=is_fresh)
     calendar = overview.calendar
     records = sum(day.records for day in overview.this_month)

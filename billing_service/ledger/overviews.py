@@ -1,8 +1,10 @@
 """Overviews for people: two months beside each other, by day and service, and the customers that changed most."""
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextvars import Context
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -19,13 +21,15 @@ from billing_service.database.pool import Connection, Database
 from billing_service.database.queries import load_queries
 from billing_service.ledger.periods import BUCKETS, floor
 
+_log = logging.getLogger(__name__)
 _QUERIES = load_queries("overviews")
 _MINUTE, _QUARTER = timedelta(minutes=1), min(BUCKETS)
 NAMED_SERVICES = 7  # are told apart; a chart of more is hard to read
 CHANGED_CUSTOMERS = 10
 MEAN_DAYS = 7  # a week: weekends count as often as they come
-KEPT_SECONDS = 1.0  # how long an overview of all customers is kept
-KEPT_TIMES = 5  # or so many times what it took to read, if that is more
+KEPT_SECONDS = 300.0  # how long an overview of all customers is shown at most, while a newer one is read
+NEW_SECONDS = 1.0  # how long it counts as new
+NEW_TIMES = 5  # or so many times what it took to read, if that is more
 MAX_KEPT = 100
 
 
@@ -120,6 +124,7 @@ class Overview(Struct, frozen=True):
         services: The names of the services that are told apart, by name; None is last, if there are others.
         before: The amount of the month before until the same moment.
         recent: How many records occurred from `recent_from` to `recent_to`.
+        credits: How many credits there are this month, and their amount, which is below zero.
         voided: How many records were voided this month, and their amount.
         changed: The customers that changed most; empty for one customer.
     """
@@ -131,6 +136,7 @@ class Overview(Struct, frozen=True):
     recent: int
     recent_from: datetime
     recent_to: datetime
+    credits: tuple[int, str]
     voided: tuple[int, str]
     changed: list[CustomerChange]
 
@@ -172,7 +178,7 @@ def _rounded(number: Fraction, digits: int) -> str:
 
 
 class _Kept(NamedTuple):
-    """An overview, when its reading began, and until when it is kept, on the loop's clock."""
+    """An overview, when its reading began, and until when it counts as new, on the loop's clock."""
 
     overview: Overview
     began: float
@@ -180,13 +186,18 @@ class _Kept(NamedTuple):
 
 
 class Overviews:
-    """Reads overviews. Those of all customers are kept for a moment, so that many readers cost as little as one."""
+    """Reads overviews.
+
+    To read one of all customers takes a moment, so the last is kept: a page shows it at once, says as of when it is,
+    and has a newer one read in the background, which its script then asks for.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._reading: dict[str, asyncio.Lock] = {}
+        self._readers: set[asyncio.Task[object]] = set()
 
     async def read(self, customer_id: str | None, zone: str, *, fresh: bool = False) -> Overview:
         """An overview. Raises DatabaseUnavailableError.
@@ -194,22 +205,45 @@ class Overviews:
         Args:
             customer_id: The customer; None for all.
             zone: The time zone of its days.
-            fresh: Whether it must hold all that was committed before this call; else it may be one that was kept.
+            fresh: Whether it must hold all that was committed before this call; else it may be one that was kept, of at
+                most KEPT_SECONDS ago.
         """
         if customer_id is not None:
             return await self._read(customer_id, zone)
+        now = asyncio.get_running_loop().time()
+        kept = self._kept.get(zone)
+        if fresh or kept is None or kept.began < now - KEPT_SECONDS:
+            return await self._read_since(zone, now)
+        if kept.until < now and not self._readers:
+            reader = asyncio.create_task(self._read_since(zone, now), context=Context())
+            self._readers.add(reader)
+            reader.add_done_callback(self._forget)
+        return kept.overview
+
+    async def close(self) -> None:
+        """End what is read in the background."""
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    def _forget(self, reader: "asyncio.Task[object]") -> None:
+        self._readers.discard(reader)
+        if not reader.cancelled() and (error := reader.exception()) is not None:
+            _log.warning("the console's overview could not be read: %s", error)
+
+    async def _read_since(self, zone: str, moment: float) -> Overview:
+        """An overview whose reading began at a moment or later. Whoever waits for one shares the next."""
         if len(self._reading) > MAX_KEPT:
             self._reading.clear()
             self._kept.clear()
         time = asyncio.get_running_loop().time
-        called = time()
         async with self._reading.setdefault(zone, asyncio.Lock()):
             kept = self._kept.get(zone)
-            if kept is not None and (kept.began >= called or (not fresh and kept.until > called)):
+            if kept is not None and kept.began >= moment:
                 return kept.overview
             began = time()
             overview = await self._read(None, zone)
-            until = began + max(KEPT_SECONDS, (time() - began) * KEPT_TIMES)
+            until = began + max(NEW_SECONDS, (time() - began) * NEW_TIMES)
             self._kept[zone] = _Kept(overview, began, until)
             return overview
 
@@ -230,7 +264,9 @@ async def read_overview(connection: Connection, customer_id: str | None, calenda
     days = _day_totals(rows, calendar, cuts)
     recent_to = floor(calendar.now, _QUARTER)
     recent = (recent_to - _QUARTER, recent_to)
-    voids = await connection.fetchrow(_QUERIES["voided_from"], bounds[first], bounds[-1], customer_id)
+    month = (bounds[first], bounds[-1], customer_id)
+    credited = await connection.fetchrow(_QUERIES["credited_from"], calendar.minutes, *month)
+    voided = await connection.fetchrow(_QUERIES["voided_from"], *month)
     services = {service for day in days for service in day.services}
     return Overview(
         calendar=calendar,
@@ -240,9 +276,14 @@ async def read_overview(connection: Connection, customer_id: str | None, calenda
         recent=await connection.fetchval(_QUERIES["records_from"], *recent, customer_id),
         recent_from=recent[0],
         recent_to=recent[1],
-        voided=(0, "0") if voids is None else (voids["records"], voids["amount"]),
+        credits=_sums(credited),
+        voided=_sums(voided),
         changed=[] if customer_id is not None else await _most_changed(connection, calendar),
     )
+
+
+def _sums(row: asyncpg.Record | None) -> tuple[int, str]:
+    return (0, "0") if row is None else (row["records"], row["amount"])
 
 
 def _day_totals(rows: Sequence[asyncpg.Record], calendar: Calendar, cuts: Sequence[datetime]) -> list[DayTotal]:

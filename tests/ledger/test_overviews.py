@@ -3,6 +3,7 @@
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -15,6 +16,7 @@ from billing_service.ledger.overviews import (
     read_overview,
     search_customers,
 )
+from tests.calls import given_customer, post, usage
 
 NOW = datetime(2026, 11, 28, 10, 40, tzinfo=UTC)
 
@@ -78,6 +80,24 @@ async def test_a_month_is_beside_the_one_before(connection: "asyncpg.Connection[
     assert (sum(day.records for day in alone.days), alone.recent, alone.changed) == (5, 0, [])
 
 
+async def test_credits_and_voids_are_told(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await given_customer(http)
+    records = [
+        (await post(http, "/usage", usage(eventId=str(n), unitsConsumed=units, pricePerUnit="0.5"))).require(201)
+        for n, units in enumerate(("10", "-3", "4"))
+    ]
+    path = f"/customers/acme/usage/{records[2]['requestId']}/void"
+    (await post(http, path, {"reason": "a test"})).require(200)
+    for customer in (None, "acme"):
+        overview = await read_overview(connection, customer, calendar_of(datetime.now(UTC), "UTC"))
+        assert (overview.credits, overview.voided) == ((1, "-1.5"), (1, "2"))
+        assert overview.this_month[overview.calendar.today - overview.calendar.first].amount == "3.5"
+    other = await read_overview(connection, "nobody", calendar_of(datetime.now(UTC), "UTC"))
+    assert (other.credits, other.voided) == ((0, "0"), (0, "0"))
+
+
 async def test_services_beyond_the_named_are_one(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     day = datetime(2026, 11, 3, tzinfo=UTC)
     await given(connection, *(("a", f"s{n}", day, 1, str(n)) for n in range(1, 11)))
@@ -100,6 +120,7 @@ def _overview(amounts: dict[date, str], now: datetime) -> Overview:
         recent=0,
         recent_from=now,
         recent_to=now,
+        credits=(0, "0"),
         voided=(0, "0"),
         changed=[],
     )

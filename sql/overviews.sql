@@ -46,6 +46,21 @@ FROM credit_rollups
 WHERE bucket_minutes = $1 AND bucket >= $2::timestamptz AND bucket < $3::timestamptz
     AND ($4::text IS NULL OR customer_id = $4);
 
+-- to_issue: how many customers, or whether customer $5, have usage in the rollups of $1 minutes from $2 to $3 and no
+-- statement of the month $4
+SELECT count(*)
+FROM (
+    SELECT customer_id
+    FROM usage_rollups
+    WHERE bucket_minutes = $1 AND bucket >= $2::timestamptz AND bucket < $3::timestamptz AND records > 0
+        AND ($5::text IS NULL OR customer_id = $5)
+    GROUP BY customer_id
+) AS used
+LEFT JOIN (
+    SELECT DISTINCT customer_id FROM issued_statements WHERE month = $4
+) AS issued USING (customer_id)
+WHERE issued.customer_id IS NULL;
+
 -- voided_from: how many records of all customers, or of customer $3, were voided from $1 to $2, and what they come to
 SELECT count(*) AS records, coalesce(trim_scale(sum(units_consumed * price_per_unit)), 0)::text AS amount
 FROM usage_voids AS void

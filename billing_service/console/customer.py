@@ -19,6 +19,7 @@ from billing_service.console.charts import Bar, Chart, draw
 from billing_service.console.formats import day_name, month_name, path, places, query
 from billing_service.console.pages import View, error_page, show, zone_of
 from billing_service.console.spans import Span, month_of, read_span
+from billing_service.console.statements import may_issue, recent_statements
 from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.operations import Operation
@@ -56,6 +57,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
     ):
         customer = await require_customer(connection, request.customer_id)
         part = await _summary(connection, customer.id, span)
+        statements = await recent_statements(request, connection, zone)
         records, cursor = await _records(connection, request, customer.id, span, service)
     services = _by_service(part)
     return show(
@@ -70,6 +72,8 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         total=part.total,
         unit_places=places(row.total.units for row in services if row.total.units is not None),
         amount_places=places(row.total.amount for row in services),
+        statements=statements,
+        may_issue=may_issue(request),
         service=service,
         records=records,
         record_places=places(record.amount for record in records),

@@ -81,6 +81,16 @@ def month_name(day: date) -> str:
     return f"{day:%B} {day.year}"
 
 
+def last_day(first: date) -> str:
+    """The last day of the month that begins with a day, as addresses have it."""
+    return ((first + timedelta(days=31)).replace(day=1) - timedelta(days=1)).isoformat()
+
+
+def first_of(month: str) -> date:
+    """The first day of a month such as 2026-10."""
+    return date.fromisoformat(f"{month}-01")
+
+
 def duration(span: timedelta) -> str:
     """A span of time in its two largest units: 2 days 9 hours."""
     minutes = span // timedelta(minutes=1)

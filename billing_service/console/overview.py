@@ -9,7 +9,7 @@ from starlette.responses import Response
 from billing_client.contract.decimals import difference, total
 from billing_client.contract.wire import RefusalCount
 from billing_service.console.charts import Bar, Chart, draw
-from billing_service.console.formats import day_name, duration, long_day, number, path, places, query
+from billing_service.console.formats import day_name, duration, long_day, month_name, number, path, places, query
 from billing_service.console.pages import View, error_page, show, zone_of
 from billing_service.console.refusals import COUNTED, REASONS, recent_counts, total_of
 from billing_service.currencies import MINOR_UNITS
@@ -57,7 +57,7 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
         more=difference(billed, overview.before),
         forecast=overview.forecast(MINOR_UNITS[request.services.settings.currency]),
         rate=_rate(overview),
-        faults=await _faults(request, calendar.now),
+        faults=[*await _faults(request, calendar.now), *_to_issue(overview)],
     )
 
 
@@ -110,6 +110,17 @@ async def _faults(request: ApiRequest, now: datetime) -> list[Fault]:
         advice = "Nothing can be recorded until they are back: start them, or let commits wait for fewer."
         faults.append(Fault(text, advice, is_bad=True))
     return faults + refused + _silent_services(services.metrics.silence.silences(now.timestamp()), now)
+
+
+def _to_issue(overview: Overview) -> list[Fault]:
+    """The statements of the month before that are to be issued."""
+    if not overview.to_issue:
+        return []
+    count, month = overview.to_issue, overview.calendar.days[0]
+    text = f"{number(count)} statement{' is' if count == 1 else 's are'} to be issued for {month_name(month)}."
+    zone = overview.calendar.zone
+    address = path("statements") + query(month=month.isoformat()[:7], timezone=zone if zone != "UTC" else None)
+    return [Fault(text, address=address)]
 
 
 def _refused(counts: list[RefusalCount]) -> list[Fault]:

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import check_timezone
-from billing_service.console.formats import FILTERS, change, path, places, query
+from billing_service.console.formats import FILTERS, change, first_of, last_day, path, places, query
 from billing_service.currencies import MINOR_UNITS
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE, SESSION_TIME
@@ -50,6 +50,8 @@ _templates.globals |= {
     "query": query,
     "places": places,
     "change": change,
+    "first_of": first_of,
+    "last_day": last_day,
     "zones": Markup("").join(Markup('<option value="{}"></option>').format(zone) for zone in _ZONES),
     "version": VERSION,
 }

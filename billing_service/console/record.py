@@ -2,14 +2,18 @@
 
 import re
 import shlex
+from datetime import datetime
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import msgspec
 from starlette.responses import Response
 
 from billing_client.contract.decoding import decode_new_void
+from billing_client.contract.periods import day_at, read_month
 from billing_client.contract.problems import usage_not_found
 from billing_client.contract.statements.content_hashes import record_hash, void_hash
+from billing_client.contract.statements.structs import IssuedStatement
 from billing_client.contract.wire import VoidedUsage
 from billing_service.console.formats import path, query
 from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
@@ -20,6 +24,7 @@ from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.finds import RecordDetails, read_details
 from billing_service.ledger.records import void_record
+from billing_service.ledger.statements.issued import latest_listed
 from billing_service.telemetry import audit
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
@@ -52,9 +57,18 @@ async def _show(request: ApiRequest, problem: ProblemError | None = None, reason
         problem=problem.details if problem else None,
         reason=reason,
         refusals=refused,
+        statement=await _statement(request, record.occurred_at, zone),
         reasons=REASONS,
         curl=f'curl -H "Authorization: Bearer $BILLING_API_KEY" {shlex.quote(address)}',
     )
+
+
+async def _statement(request: ApiRequest, occurred_at: datetime, zone: str) -> IssuedStatement[str] | None:
+    """The statement of the record's month that was issued last; None without any."""
+    day = day_at(occurred_at, ZoneInfo(zone))
+    month = read_month(request.customer_id, f"{day:%Y-%m}", zone, "query/")
+    async with request.services.database.read_connection() as connection:
+        return await latest_listed(connection, month)
 
 
 def _api_address(request: ApiRequest) -> str:

@@ -126,6 +126,7 @@ class Overview(Struct, frozen=True):
         recent: How many records occurred from `recent_from` to `recent_to`.
         credits: How many credits there are this month, and their amount, which is below zero.
         voided: How many records were voided this month, and their amount.
+        to_issue: How many customers have usage in the month before, and no statement of it.
         changed: The customers that changed most; empty for one customer.
     """
 
@@ -138,6 +139,7 @@ class Overview(Struct, frozen=True):
     recent_to: datetime
     credits: tuple[int, str]
     voided: tuple[int, str]
+    to_issue: int
     changed: list[CustomerChange]
 
     @property
@@ -278,6 +280,9 @@ async def read_overview(connection: Connection, customer_id: str | None, calenda
         recent_to=recent[1],
         credits=_sums(credited),
         voided=_sums(voided),
+        to_issue=await connection.fetchval(
+            _QUERIES["to_issue"], calendar.minutes, bounds[0], bounds[first], calendar.days[0], customer_id
+        ),
         changed=[] if customer_id is not None else await _most_changed(connection, calendar),
     )
 

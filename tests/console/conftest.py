@@ -64,7 +64,7 @@ def stage(database_server: Server, template_database: str) -> Iterator[Stage]:
 def _usages() -> Iterator[dict[str, str]]:
     now = datetime.now(UTC)
     for n in range(60):
-        at = now - timedelta(hours=11 * n, minutes=n)
+        at = now - timedelta(hours=18 * n, minutes=n)
         yield {
             "customerId": "acme" if n % 3 else "zenith",
             "service": ("compute", "storage", "requests", HOSTILE)[n % 4],

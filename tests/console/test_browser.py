@@ -26,6 +26,7 @@ PAGES = {
     "record": "/console/find?q=job/1",
     "find": f"/console/find?q={quote('e')}",
     "refusals": "/console/refusals",
+    "statements": "/console/statements",
     "keys": "/console/keys",
     "no page": "/console/nowhere",
 }
@@ -197,6 +198,22 @@ def test_pages_follow_what_changes(opened: Open, stage: Stage) -> None:
     before = records.inner_text()
     stage.record("live/2", "1")
     expect(records).not_to_have_text(before)
+
+
+def test_a_statement_is_issued_and_opened(opened: Open) -> None:
+    page = opened(viewport={"width": 390, "height": 800})
+    page.get_by_role("link", name="Statements").click()
+    rows = page.get_by_role("region", name="Statements").locator("tbody tr")
+    expect(rows.first).to_contain_text("provisional")
+    page.get_by_role("button", name=re.compile("^Issue all of")).click()
+    expect(rows.first).to_contain_text("issued")
+    page.get_by_role("link", name=re.compile("Statement 1 of .* as HTML")).first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Statement")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "the statement is wider than a telephone"
+    )
+    page.go_back()
+    expect(rows.first).to_contain_text("issued")
 
 
 def test_everything_works_without_scripts(opened: Open) -> None:

@@ -124,7 +124,11 @@ def test_a_session_ends_when_somebody_signs_out_and_after_its_time(stage: Stage)
     assert visitor.get("/console").status == 200
     until = run(execute(str(stage.service.settings.database_url), "SELECT max(expires_at) FROM console_sessions"))
     assert is_now(until - timedelta(hours=12), datetime.now(UTC) - timedelta(minutes=5))
-    run(execute(str(stage.service.settings.database_url), "UPDATE console_sessions SET expires_at = now()"))
+    run(
+        execute(
+            str(stage.service.settings.database_url), "UPDATE console_sessions SET expires_at = now() - interval '9 s'"
+        )
+    )
     assert visitor.get("/console").status == 303
 
 
@@ -296,6 +300,55 @@ def _until(visitor: Visitor, path: str, text: str) -> Page:
             return page
         time.sleep(0.1)
     raise AssertionError(page.shown)
+
+
+def test_statements_are_issued_and_downloaded(stage: Stage, admin: Visitor) -> None:
+    for n, customer in enumerate(("acme", "zenith")):
+        body = {"customerId": customer, "service": "old", "unitsConsumed": "10", "pricePerUnit": "0.333"}
+        stage.post("/usage", body | {"eventId": f"old/{n}", "occurredAt": "2026-01-15T12:00:00Z"})
+    page = admin.get("/console/statements?month=2026-01")
+    assert [row[:5] for row in page.rows("Statements")[1:]] == [
+        ["Acme Corporation acme", "provisional", "1", "3.33", "HTML PDF CSV JSON"],
+        ["Zenith Ltd zenith", "provisional", "1", "3.33", "HTML PDF CSV JSON"],
+    ]
+    reader = Visitor(stage.service)
+    reader.sign_in(stage.reader)
+    form = reader.get("/console/statements?month=2026-01")
+    assert "Issue all" not in form.shown
+    assert reader.submit(form, "/console/statements", month="2026-01", timezone="UTC").status == 403
+    one = admin.submit(page, "/console/customers/zenith/statements", month="2026-01", timezone="UTC")
+    assert one.headers["Location"] == "/console/customers/zenith#statements"
+    every = admin.submit(page, "/console/statements", month="2026-01", timezone="UTC")
+    page = admin.get(every.headers["Location"])
+    assert [row[1].split(" no. ")[0] for row in page.rows("Statements")[1:]] == ["issued", "issued"]
+    for format_, type_ in (("html", "text/html"), ("csv", "text/csv"), ("json", "application/json")):
+        issued = admin.get(f"/console/customers/acme/statements/1?format={format_}")
+        assert (issued.status, issued.headers["Content-Type"].partition(";")[0]) == (200, type_)
+        standing = admin.get(f"/console/customers/acme/statement?month=2026-02&format={format_}")
+        assert (standing.status, standing.headers["Content-Type"].partition(";")[0]) == (200, type_)
+    assert reader.get("/console/customers/acme/statements/9").status == 404
+    of_acme = Visitor(stage.service)
+    of_acme.sign_in(stage.of_acme)
+    assert [row[0] for row in of_acme.get("/console/statements?month=2026-01").rows("Statements")[1:]] == [
+        "Acme Corporation acme"
+    ]
+    assert of_acme.get("/console/customers/zenith/statements/1").status == 403
+    record = admin.get(admin.get("/console/find?q=old/0").headers["Location"])
+    assert "proof that it counts there" in record.shown
+    proof = record.text.partition("/proof?")[2].partition('"')[0].replace("&amp;", "&")
+    address = record.text.partition("/proof?")[0].rpartition('href="')[2]
+    assert admin.get(f"{address}/proof?{proof}").status == 200
+    late = {"customerId": "acme", "service": "old", "unitsConsumed": "1", "pricePerUnit": "1", "eventId": "old/late"}
+    stage.post("/usage", late | {"occurredAt": "2026-01-16T12:00:00Z"})
+    row = admin.get("/console/statements?month=2026-01").rows("Statements")[1]
+    assert "since then +1 in +1 records" in row[1]
+    assert admin.submit(page, "/console/customers/acme/statements", month="2099-01", timezone="UTC").status == 409
+    assert admin.submit(page, "/console/customers/acme/statements", month="x", timezone="UTC").status == 400
+    assert admin.get("/console/statements?month=x").status == 400
+
+
+def test_the_statements_of_the_month_before_are_to_be_issued(stage: Stage, admin: Visitor) -> None:
+    assert "to be issued for" in admin.get("/console", "Cache-Control: no-cache").shown
 
 
 def test_a_form_that_is_not_ours_writes_nothing(stage: Stage, admin: Visitor) -> None:

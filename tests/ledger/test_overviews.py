@@ -122,6 +122,7 @@ def _overview(amounts: dict[date, str], now: datetime) -> Overview:
         recent_to=now,
         credits=(0, "0"),
         voided=(0, "0"),
+        to_issue=0,
         changed=[],
     )
 

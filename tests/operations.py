@@ -91,7 +91,8 @@ def _form(operation: Operation, target: Target) -> bytes | None:
     """The form of a page that writes."""
     if operation.method == "GET":
         return None
-    fields = {"name": "an example", "scope usage:read": "on", "customer": target.customer_id, "reason": "an example"}
+    fields = {"name": "an example", "scope usage:read": "on", "customer": target.customer_id}
+    fields |= {"reason": "an example", "month": "2026-01", "timezone": "UTC"}
     return urlencode(fields).encode()
 
 

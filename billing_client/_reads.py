@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +20,8 @@ from billing_client.contract.wire import Customer, Refusal, RefusalCount, Refusa
 
 T = TypeVar("T", bound=Struct)
 P = TypeVar("P", bound="_Page | Summary")
-GroupBy = Literal["service", "hour", "day", "month"]
+GroupBy: TypeAlias = Literal["service", "hour", "day", "month"] | str
+"""What a summary tells apart; a dimension is named as in `dimension.model`."""
 
 
 class _Page(Struct, rename="camel", kw_only=True):
@@ -116,6 +117,7 @@ class LedgerReads(StatementCalls):
         start: datetime | None = None,
         end: datetime | None = None,
         group_by: Sequence[GroupBy] = (),
+        dimensions: Mapping[str, str] | None = None,
         timezone: str = "UTC",
     ) -> Summary:
         """Sum a customer's usage, without what was voided. All pages of groups are read and put together.
@@ -124,14 +126,16 @@ class LedgerReads(StatementCalls):
             customer_id: Whose usage.
             start: Only what occurred then or later; with a time zone.
             end: Only what occurred before; with a time zone.
-            group_by: Any of "service", "hour", "day" and "month". By default there are no groups, only the total.
+            group_by: Any of "service", "hour", "day" and "month", and up to two dimensions such as "dimension.model".
+                By default there are no groups, only the total.
+            dimensions: Only usage with these values of these dimensions.
             timezone: The IANA time zone of hours, days and months.
 
         Raises:
             CustomerNotFoundError: The service does not know the customer.
-            ValidationError: An argument is not valid.
+            ValidationError: An argument is not valid, or too many records would have to be added up for it.
         """
-        query = _summary_query(start, end, group_by, timezone)
+        query = _summary_query(start, end, group_by, timezone) | _filter_query(dimensions)
         path = f"/customers/{path_segment(customer_id)}/summary"
         pages = [page async for page in self._pages(path, _SUMMARY, query)]
         return msgspec.structs.replace(pages[-1], groups=[group for page in pages for group in page.groups])
@@ -142,6 +146,7 @@ class LedgerReads(StatementCalls):
         start: datetime | None = None,
         end: datetime | None = None,
         group_by: Sequence[GroupBy] = (),
+        dimensions: Mapping[str, str] | None = None,
         timezone: str = "UTC",
         page_size: int = 100,
     ) -> AsyncGenerator[CustomerSummary, None]:
@@ -150,14 +155,15 @@ class LedgerReads(StatementCalls):
         Args:
             start: Only what occurred then or later; with a time zone.
             end: Only what occurred before; with a time zone.
-            group_by: Any of "service", "hour", "day" and "month". By default there are no groups, only totals.
+            group_by: See `summary`. By default there are no groups, only totals.
+            dimensions: Only usage with these values of these dimensions.
             timezone: The IANA time zone of hours, days and months.
             page_size: How many customers one request asks for, 1 to 1,000.
 
         Raises:
-            ValidationError: An argument is not valid.
+            ValidationError: An argument is not valid, or too many records would have to be added up for it.
         """
-        query = _summary_query(start, end, group_by, timezone) | {"limit": str(page_size)}
+        query = _summary_query(start, end, group_by, timezone) | _filter_query(dimensions) | {"limit": str(page_size)}
         last: CustomerSummary | None = None
         async for page in self._pages("/summary", _SUMMARIES, query):
             for customer in page.data:

@@ -135,7 +135,7 @@ def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dic
         conflict = EventIdConflictError(detail, **given)
         conflict.existing, conflict.conflicts = _stored_before(problem.existing), problem.conflicts or []
         return conflict
-    if status in (400, 415):
+    if status in (400, 415) or problem.code == "summary_too_large":
         return ValidationError(detail, errors=problem.errors or [], **given)
     kind = _BY_CODE.get(problem.code) or _BY_STATUS.get(status, UnexpectedResponseError)
     return kind(detail, **given)

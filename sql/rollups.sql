@@ -14,13 +14,14 @@ SELECT pg_advisory_xact_lock_shared(hashtext('billing_service.prepared_dimension
 -- prepared_dimensions: the names of the dimensions that are summed up with the records
 SELECT dimension FROM prepared_dimensions ORDER BY dimension;
 
--- take_from_dimensions: subtract a voided record from one sum by a dimension
+-- take_from_dimensions: subtract a voided record from one sum by a dimension. A sum that is still being filled may not hold it
 UPDATE dimension_rollups AS rollup
 SET records = records - 1, units = units - $7::text::numeric, amount = amount - $8::text::numeric,
     credit_records = credit_records - ($7::text::numeric < 0)::integer,
     credit_units = credit_units - least($7::text::numeric, 0),
     credit_amount = credit_amount - least($8::text::numeric, 0)
-WHERE customer_id = $1 AND dimension = $2 AND bucket_minutes = $3 AND bucket = $4 AND service = $5 AND value = $6;
+WHERE customer_id = $1 AND dimension = $2 AND bucket_minutes = $3 AND bucket = $4 AND service = $5 AND value = $6
+    AND records > 0;
 
 -- used_buckets: the UTC intervals of length $3 between $4 and $5 in which a customer has usage, found in the rollups of $2
 -- minutes

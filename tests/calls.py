@@ -36,6 +36,7 @@ CODES = {
     "key_not_found": 404,
     "unsupported_media_type": 415,
     "event_id_conflict": 422,
+    "summary_too_large": 422,
     "rate_limited": 429,
     "header_too_large": 431,
     "internal_error": 500,

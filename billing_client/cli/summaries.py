@@ -6,7 +6,6 @@ from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
-from typing import cast
 
 import click
 from msgspec import Struct
@@ -15,10 +14,11 @@ from rich.table import Column
 from billing_client import BillingSystemClient, CustomerSummary
 from billing_client._reads import GroupBy
 from billing_client.cli.failures import Command
-from billing_client.cli.options import Connection, connection_options, in_zone, json_option, span_options
+from billing_client.cli.options import Connection, connection_options, filter_option, in_zone, json_option, span_options
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column, whole_column
 from billing_client.contract.decimals import EXACT, plain
+from billing_client.contract.query_parameters import DIMENSION
 from billing_client.contract.wire import CreditTotal, SummaryGroup, SummaryTotal
 
 MEMBERS = ("service", "hour", "day", "month")
@@ -29,13 +29,14 @@ class _Asked(Struct, frozen=True):
     end: datetime | None
     group_by: tuple[GroupBy, ...]
     timezone: str
+    dimensions: dict[str, str]
 
 
 def _members(_: click.Context, param: click.Parameter, value: str) -> tuple[GroupBy, ...]:
     members = tuple(member.strip() for member in value.split(",")) if value else ()
-    if unknown := [member for member in members if member not in MEMBERS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MEMBERS)}.", param=param)
-    return cast("tuple[GroupBy, ...]", members)
+    if unknown := [member for member in members if member not in MEMBERS and not member.startswith(DIMENSION)]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MEMBERS)} or dimension.NAME.", param=param)
+    return members
 
 
 @click.command(
@@ -44,13 +45,19 @@ def _members(_: click.Context, param: click.Parameter, value: str) -> tuple[Grou
 Examples:
   billing summary
   billing summary --customer acme --from 2026-11-01 --to 2026-12-01 --group-by service,day
+  billing summary --customer acme --group-by dimension.model --dimension region=eu
   billing summary --customer acme --group-by month --timezone Europe/Berlin --json""",
 )
 @click.option("--customer", "customer_id", metavar="ID", help="One customer.  [default: each]")
 @span_options
 @click.option(
-    "--group-by", callback=_members, default="", metavar="MEMBERS", help="Any of service,hour,day,month, with commas."
+    "--group-by",
+    callback=_members,
+    default="",
+    metavar="MEMBERS",
+    help="Any of service,hour,day,month and two of dimension.NAME, with commas.",
 )
+@filter_option
 @click.option("--timezone", default="UTC", metavar="ZONE", show_default=True, help="IANA zone of hours, days, months.")
 @connection_options(timeout=10)
 @json_option
@@ -61,13 +68,14 @@ def summary(
     end: datetime | None,
     group_by: tuple[GroupBy, ...],
     timezone: str,
+    dimensions: dict[str, str],
     as_json: bool,
 ) -> None:
     """What usage adds up to, exact, less what was voided.
 
     With --json an object; without --customer one for each customer, a line each.
     """
-    asked = _Asked(in_zone(start, timezone), in_zone(end, timezone), group_by, timezone)
+    asked = _Asked(in_zone(start, timezone), in_zone(end, timezone), group_by, timezone, dimensions)
     asyncio.run(_summarize(connection, customer_id, asked, as_json))
 
 
@@ -79,6 +87,7 @@ async def _summarize(connection: Connection, customer_id: str | None, asked: _As
                 start=asked.start,
                 end=asked.end,
                 group_by=asked.group_by,
+                dimensions=asked.dimensions,
                 timezone=asked.timezone,
             )
             if as_json:
@@ -95,7 +104,12 @@ async def _summarize(connection: Connection, customer_id: str | None, asked: _As
 
 async def _each(client: BillingSystemClient, asked: _Asked) -> AsyncIterator[CustomerSummary]:
     summaries = client.summaries(
-        start=asked.start, end=asked.end, group_by=asked.group_by, timezone=asked.timezone, page_size=1_000
+        start=asked.start,
+        end=asked.end,
+        group_by=asked.group_by,
+        dimensions=asked.dimensions,
+        timezone=asked.timezone,
+        page_size=1_000,
     )
     async with aclosing(summaries) as each:
         async for customer in each:
@@ -117,16 +131,24 @@ def _print(
     for customer_id, groups, sums in rows:
         first = [customer_id] if customer else []
         if members:
-            lines += [[*first, *(getattr(group, member) for member in members), *figures(group)] for group in groups]
+            lines += [[*first, *(_label(group, member) for member in members), *figures(group)] for group in groups]
         elif customer:
             lines.append([*first, *figures(sums)])
-    columns = [*customer, *(text_column(each) if each == "service" else whole_column(each) for each in members)] or [
-        text_column("")
-    ]
+    columns = [
+        *customer,
+        *(whole_column(each) if each in ("hour", "day", "month") else text_column(each) for each in members),
+    ] or [text_column("")]
     lines.append(["total", *[""] * (len(columns) - 1), *figures(total)])
     amount = f"amount ({currency})" if currency else "amount"
     apart = ("usage", "credits") if total.credits else ()
     print_table([*columns, *map(number_column, ("records", "units", *apart, amount))], lines)
+
+
+def _label(group: SummaryGroup[Decimal], member: GroupBy) -> str:
+    """What a group is of; `-` if it is of the records without a dimension."""
+    if member.startswith(DIMENSION):
+        return (group.dimensions or {}).get(member.removeprefix(DIMENSION)) or "-"
+    return str(getattr(group, member))
 
 
 _Sums = SummaryGroup[Decimal] | SummaryTotal[Decimal]

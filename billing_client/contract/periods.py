@@ -17,13 +17,14 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from billing_client.contract.problems import ProblemError, invalid, invalid_input
-from billing_client.contract.query_parameters import StatementQuery, SummaryQuery
+from billing_client.contract.problems import ProblemError, excerpt, invalid, invalid_input
+from billing_client.contract.query_parameters import DIMENSION, StatementQuery, SummaryQuery
 from billing_client.contract.request_parsing import check_timezone, read_span
-from billing_client.contract.wire import FieldError
+from billing_client.contract.wire import MAX_DIMENSION_NAME_LENGTH, FieldError
 
 PeriodUnit = Literal["hour", "day", "month"]
 _UNITS: tuple[PeriodUnit, ...] = ("hour", "day", "month")  # the finest first: its periods lie within the others'
+MAX_GROUP_DIMENSIONS = 2
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 _MINUTE, _SECOND = timedelta(minutes=1), timedelta(seconds=1)
 _FIRST = datetime(1, 1, 1, 0, 0, 1, tzinfo=UTC)  # the second before is -infinity to asyncpg
@@ -39,15 +40,18 @@ class Period(NamedTuple):
 
 
 class Grouping(Struct, frozen=True):
-    """What a summary is asked to tell apart: services, and the finest of hour, day and month in a time zone."""
+    """What a summary is asked to tell apart: services, the finest of hour, day and month in a time zone, and the values
+    of up to MAX_GROUP_DIMENSIONS dimensions."""
 
     service: bool
     period: PeriodUnit | None
     timezone: str
+    dimensions: tuple[str, ...] = ()
 
 
 class SummaryRequest(Struct, frozen=True):
-    """What a summary is asked for; `from_` and `to` are None where not given."""
+    """What a summary is asked for; `from_` and `to` are None where not given. `filters` are the names of dimensions,
+    and the values that they must have."""
 
     start: datetime
     end: datetime
@@ -55,6 +59,7 @@ class SummaryRequest(Struct, frozen=True):
     to: datetime | None
     grouping: Grouping
     members: tuple[str, ...]
+    filters: tuple[tuple[str, str], ...] = ()
 
 
 class Month(Struct, frozen=True):
@@ -80,12 +85,23 @@ class Month(Struct, frozen=True):
 def read_summary_query(query: SummaryQuery) -> SummaryRequest:
     """Read the query of a summary. Raises ProblemError."""
     members = tuple(query.group_by.split(",")) if query.group_by else ()
-    if unknown := [member for member in members if member not in ("service", *_UNITS)]:
-        raise invalid_input("query/groupBy", f"holds {unknown[0]!r}, but takes service, hour, day and month")
+    names = tuple(dict.fromkeys(each.removeprefix(DIMENSION) for each in members if each.startswith(DIMENSION)))
+    known = (
+        "service",
+        *_UNITS,
+        *(f"{DIMENSION}{name}" for name in names if 0 < len(name) <= MAX_DIMENSION_NAME_LENGTH),
+    )
+    if unknown := [member for member in members if member not in known]:
+        what = "takes service, hour, day, month and dimensions such as dimension.model"
+        raise invalid_input("query/groupBy", f"holds {excerpt(unknown[0])!r}, but {what}")
+    if len(names) > MAX_GROUP_DIMENSIONS:
+        raise invalid_input("query/groupBy", f"must name at most {MAX_GROUP_DIMENSIONS} dimensions")
     period = next((unit for unit in _UNITS if unit in members), None)
     start, end = read_span(query.from_, query.to)
-    grouping = Grouping(service="service" in members, period=period, timezone=check_timezone(query.timezone))
-    return SummaryRequest(start, end, query.from_ and start, query.to and end, grouping, members)
+    zone = check_timezone(query.timezone)
+    grouping = Grouping(service="service" in members, period=period, timezone=zone, dimensions=names)
+    filters = tuple(sorted(query.dimensions.items()))
+    return SummaryRequest(start, end, query.from_ and start, query.to and end, grouping, members, filters)
 
 
 def read_statement_query(customer_id: str, query: StatementQuery) -> Month:

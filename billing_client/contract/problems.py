@@ -34,6 +34,7 @@ KINDS = {
     "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),
     "misdirected_request": Kind(421, "This host name is not served here"),
     "event_id_conflict": Kind(422, "This event id is recorded with other data"),
+    "summary_too_large": Kind(422, "There are too many records to sum up for this answer"),
     "header_too_large": Kind(431, "The head of the request is too large"),
     "rate_limited": Kind(429, "Too many requests"),
     "internal_error": Kind(500, "The service failed"),

@@ -1,6 +1,6 @@
 """What lines and groups add up to, and how two statements differ."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from billing_client.contract.decimals import EXACT, difference, plain, round_half_up, total
@@ -33,6 +33,11 @@ class _Sums:
     @property
     def amount(self) -> str:
         return plain(self._amount)
+
+
+def group_dimensions(names: Sequence[str], values: Sequence[str]) -> dict[str, str | None] | None:
+    """The member `dimensions` of a group, from an empty value for records without one; None if none were asked for."""
+    return {name: value or None for name, value in zip(names, values, strict=True)} if names else None
 
 
 class RunningTotal:

@@ -129,12 +129,14 @@ class CreditTotal(Message, Generic[D], frozen=True):
 class SummaryGroup(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=True):
     """What the usage of one group adds up to. `hour` (RFC 3339), `day` (2026-11-30) and `month` (2026-11) are in the
     summary's time zone; only the members asked for by `groupBy` are there. `units` are null where several services are
-    in the group: their units make no sum. `credits` are the part of these sums that has negative units."""
+    in the group: their units make no sum. `credits` are the part of these sums that has negative units. `dimensions`
+    are the values of those asked for; null is for records without them."""
 
     service: str | None = None
     hour: str | None = None
     day: str | None = None
     month: str | None = None
+    dimensions: dict[str, str | None] | None = None
     records: int
     units: D | None
     amount: D

@@ -227,7 +227,7 @@ class Endpoints:
         return json_response(SummaryPage(**self._frame(asked), data=data, next_cursor=cursor))
 
     def _summary(self, customer_id: str, asked: SummaryRequest) -> CustomerSummary[str]:
-        records = self._ledger.records(customer_id, asked.start, asked.end)
+        records = self._ledger.records(customer_id, asked.start, asked.end, dimensions=dict(asked.filters))
         shown = summary_groups(records, asked) if asked.members else []
         return CustomerSummary(customer_id=customer_id, groups=shown, total=summary_total(records))
 

@@ -1,5 +1,8 @@
 """The endpoints of summaries: what is owed, by service, hour, day or month."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.responses import Response
@@ -7,23 +10,28 @@ from starlette.responses import Response
 from billing_client.contract.periods import SummaryRequest, read_summary_query
 from billing_client.contract.query_parameters import SummariesQuery, SummaryQuery
 from billing_client.contract.wire import Summary, SummaryPage
+from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
+from billing_service.http.errors import ProblemError, problem
 from billing_service.http.operations import Operation, PlainDecimal
 from billing_service.http.requests import LAG_HEADER, ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger import summaries
 from billing_service.ledger.customers import require_customer
+from billing_service.ledger.dimension_groups import reads_records
 from billing_service.ledger.rollups import GroupKey
 
 
 async def summarize_customer(request: ApiRequest, query: SummaryQuery) -> Response:
-    """Sum up a customer's usage, by service, hour, day or month. The total is that of all pages of groups."""
+    """Sum up a customer's usage, by service, hour, day or month and by up to two dimensions. The total is that of all
+    pages of groups."""
     customer_id = request.customer_id
     asked = read_summary_query(query)
     scope = f"summary {customer_id} {asked}"
     after = read_cursor(scope, query.cursor, GroupKey) if query.cursor else None
     async with request.services.database.read_connection(is_large=True) as connection:
-        part = await summaries.summarize_customer(connection, customer_id, asked, query.limit, after)
+        async with _in_time(request, connection, asked):
+            part = await summaries.summarize_customer(connection, customer_id, asked, query.limit, after)
         if not part.total.records:
             await require_customer(connection, customer_id)
     cursor = write_cursor(scope, part.next) if part.next is not None else None
@@ -38,16 +46,37 @@ async def summarize_customers(request: ApiRequest, query: SummariesQuery) -> Res
     after = read_cursor(scope, query.cursor, summaries.Position) if query.cursor else None
     async with request.services.read_database.read_connection(is_large=True) as connection:
         lag = await request.replica_lag(connection)
-        data, end = await summaries.summarize_customers(
-            connection,
-            asked,
-            query.limit,
-            after,
-            only=request.caller.customer_id,
-            seconds=min(summaries.PAGE_SECONDS, request.services.settings.read_timeout / 2),
-        )
+        async with _in_time(request, connection, asked):
+            data, end = await summaries.summarize_customers(
+                connection,
+                asked,
+                query.limit,
+                after,
+                only=request.caller.customer_id,
+                seconds=min(summaries.PAGE_SECONDS, request.services.settings.read_timeout / 2),
+            )
     cursor = write_cursor(scope, end) if end is not None else None
     return JsonResponse(SummaryPage(**_frame(request, asked), data=data, next_cursor=cursor), headers=lag)
+
+
+@asynccontextmanager
+async def _in_time(request: ApiRequest, connection: Connection, asked: SummaryRequest) -> AsyncIterator[None]:
+    """Raise ProblemError (422) if the block adds up records for longer than it may."""
+    if not await reads_records(connection, asked):
+        yield
+        return
+    try:
+        async with asyncio.timeout(request.services.settings.read_timeout * 0.8):
+            yield
+    except TimeoutError as error:
+        names = sorted({*asked.grouping.dimensions, *dict(asked.filters)})
+        shorter = "Ask for a shorter time with from and to"
+        if len(names) == 1:
+            advice = f"{shorter}, or let the operator prepare the dimension: billing-service dimensions add {names[0]}"
+        else:
+            advice = f"{shorter}, or name one dimension that is prepared: billing-service dimensions list"
+        detail = f"There is too much usage to add it up by {' and '.join(names)} from the records. {advice}."
+        raise ProblemError(problem("summary_too_large", detail)) from error
 
 
 def _frame(request: ApiRequest, asked: SummaryRequest) -> dict[str, Any]:
@@ -69,7 +98,7 @@ OPERATIONS = [
         reach="customer",
         query=SummaryQuery,
         answer=Summary[PlainDecimal],
-        problems=("customer_not_found",),
+        problems=("customer_not_found", "summary_too_large"),
     ),
     Operation(
         method="GET",
@@ -81,5 +110,6 @@ OPERATIONS = [
         query=SummariesQuery,
         headers=(LAG_HEADER,),
         answer=SummaryPage[PlainDecimal],
+        problems=("summary_too_large",),
     ),
 ]

@@ -13,6 +13,7 @@ from billing_client import __version__
 
 # The name of each module in this package that holds a subcommand, with the summary that `--help` shows.
 COMMANDS = {
+    "dimensions": "Say which dimensions are summed up with the records.",
     "distribute": "Distribute the database over the nodes of a Citus cluster, by customer.",
     "keys": "Create, list and revoke API keys.",
     "migrate": "Bring the database's schema up to date.",

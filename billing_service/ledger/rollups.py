@@ -3,18 +3,27 @@
 They are written in the transaction that writes the records, so a summary always agrees with the records.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Annotated, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 import asyncpg
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from billing_client.contract.periods import DAY, HOUR, Grouping, Period, PeriodUnit, SummaryRequest, periods_between
+from billing_client.contract.periods import (
+    DAY,
+    HOUR,
+    MAX_GROUP_DIMENSIONS,
+    Grouping,
+    Period,
+    PeriodUnit,
+    SummaryRequest,
+    periods_between,
+)
 from billing_client.contract.request_parsing import BEGINNING
-from billing_client.contract.wire import Name, Timestamp, UsageRecord
+from billing_client.contract.wire import MAX_NAME_LENGTH, Name, Timestamp, UsageRecord
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.periods import BUCKETS, floor, split
@@ -42,20 +51,66 @@ async def take_from_rollups(connection: Connection, record: UsageRecord[str]) ->
                 await connection.execute(_QUERIES["take_from_dimensions"], record.customer_id, name, *place, *sums)
 
 
+_Value = Annotated[str, Meta(max_length=MAX_NAME_LENGTH)]
+
+
 class GroupKey(Struct, array_like=True, frozen=True):
-    """The place of a group among those of a summary, which are ordered by period, then service.
+    """The place of a group among those of a summary, which are ordered by period, service, then dimensions.
 
     Attributes:
         period: When the hour, day or month of the group begins; without periods, when the time summed up does.
         service: Its service; None where services are not told apart.
+        values: The values of the dimensions that are told apart; an empty one for records without.
     """
 
     period: Timestamp
     service: Name | None
+    values: Annotated[
+        list[Annotated[str, Meta(max_length=MAX_NAME_LENGTH)]], Meta(max_length=MAX_GROUP_DIMENSIONS)
+    ] = []
+
+
+Seen = tuple[datetime, str, str, str]
+"""The period, the service and the values of two dimensions of the last group that was read."""
+Sizes = tuple[timedelta, ...]
+
+
+class GroupSource(Protocol):
+    """Where groups are read from."""
+
+    @property
+    def query(self) -> str:
+        """The query that reads them."""
+
+    def arguments(
+        self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], "Plan"]
+    ) -> tuple[object, ...]:
+        """The arguments of the query. `plan_of` makes a plan of buckets of these sizes."""
+
+
+class Rollups:
+    """Groups of all usage, from the sums of all records."""
+
+    query = _QUERIES["read_groups"]
+
+    def arguments(
+        self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], "Plan"]
+    ) -> tuple[object, ...]:
+        """See GroupSource."""
+        pieces = plan_of(BUCKETS)
+        return customer_id, by_service, limit, *seen[:2], *pieces.rollups, *pieces.records
+
+
+ROLLUPS = Rollups()
 
 
 async def read_groups(
-    connection: Connection, customer_id: str, asked: SummaryRequest, limit: int, after: GroupKey | None = None
+    connection: Connection,
+    customer_id: str,
+    asked: SummaryRequest,
+    limit: int,
+    after: GroupKey | None = None,
+    source: GroupSource = ROLLUPS,
 ) -> list[asyncpg.Record]:
     """At most `limit` of the groups that a customer's usage makes, in order, all from one snapshot.
 
@@ -65,19 +120,22 @@ async def read_groups(
         asked: Which time to sum up, and what to tell apart.
         limit: How many groups to read.
         after: The last group of the page before.
+        source: Where the groups are read from.
 
     Returns:
         `period` (see GroupKey), `service` ("" where services are not told apart), `records`, `units` and `amount`; what
         the credits among them add up to; and the service of all, and of all credits, where it is only one.
     """
-    start, end, seen = max(asked.start, EARLIEST), min(asked.end, LATEST), (BEGINNING, "")
+    start, end = max(asked.start, EARLIEST), min(asked.end, LATEST)
+    seen: Seen = (BEGINNING, "", "", "")
     if after is not None:
-        seen = (min(max(after.period, EARLIEST), LATEST), after.service or "")
+        first, second = (*after.values, "", "")[:2]
+        seen = (min(max(after.period, EARLIEST), LATEST), after.service or "", first, second)
         start = max(start, seen[0])
     if not _is_long(start, end, asked.grouping.period):
-        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen)
+        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen, source)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen)
+        return await _read(connection, customer_id, start, end, asked.grouping, limit, seen, source)
 
 
 async def _read(
@@ -87,13 +145,14 @@ async def _read(
     end: datetime,
     grouping: Grouping,
     limit: int,
-    seen: tuple[datetime, str],
+    seen: Seen,
+    source: GroupSource,
 ) -> list[asyncpg.Record]:
     groups: list[asyncpg.Record] = []
     while start < end and len(groups) < limit:
-        plan, start = await _next_plan(connection, customer_id, start, end, grouping)
-        arguments = (customer_id, grouping.service, limit - len(groups), *seen, *plan.rollups, *plan.records)
-        groups += await connection.fetch(_QUERIES["read_groups"], *arguments)
+        plan_of, start = await _next_plan(connection, customer_id, start, end, grouping)
+        arguments = source.arguments(customer_id, grouping.service, limit - len(groups), seen, plan_of)
+        groups += await connection.fetch(source.query, *arguments)
     return groups
 
 
@@ -106,25 +165,27 @@ class Plan(NamedTuple):
 
 async def _next_plan(
     connection: Connection, customer_id: str, start: datetime, end: datetime, grouping: Grouping
-) -> tuple[Plan, datetime]:
-    """The pieces of the next periods from `start` on, and where these end."""
+) -> tuple[Callable[[Sizes], Plan], datetime]:
+    """What plans the pieces of the next periods from `start` on, and where these end."""
     unit, zone = grouping.period, grouping.timezone
     if unit is None or not _is_long(start, end, unit):
-        return plan(start, end, unit, zone), end
+        return partial(plan, start, end, unit, zone), end
     periods = await _used_periods(connection, customer_id, start, end, unit, zone)
-    return _plan(periods, start, end), periods[-1].end if periods else end
+    return partial(_plan, periods, start, end), periods[-1].end if periods else end
 
 
 @lru_cache(maxsize=32)
-def plan(start: datetime, end: datetime, unit: PeriodUnit | None, zone: str) -> Plan:
+def plan(start: datetime, end: datetime, unit: PeriodUnit | None, zone: str, sizes: Sizes = BUCKETS) -> Plan:
     """The pieces of each period from `start` to `end`; without a unit all that time is one period."""
     periods = [Period(start, end)] if unit is None else periods_between(start, end, unit, ZoneInfo(zone))
-    return _plan(periods, start, end)
+    return _plan(periods, start, end, sizes)
 
 
-def _plan(periods: Iterable[Period], start: datetime, end: datetime) -> Plan:
+def _plan(periods: Iterable[Period], start: datetime, end: datetime, sizes: Sizes) -> Plan:
     pieces = [
-        (max(p.start, EARLIEST), *piece) for p in periods for piece in split(max(p.start, start), min(p.end, end))
+        (max(p.start, EARLIEST), *piece)
+        for p in periods
+        for piece in split(max(p.start, start), min(p.end, end), sizes)
     ]
     rollups = [(period, size // _MINUTE, first, last) for period, size, first, last in pieces if size is not None]
     records = [(period, first, last) for period, size, first, last in pieces if size is None]

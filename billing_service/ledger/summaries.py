@@ -1,6 +1,7 @@
 """Summaries: what usage adds up to, page by page."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,10 +11,11 @@ import asyncpg
 from msgspec import Struct, structs
 
 from billing_client.contract.periods import Grouping, SummaryRequest, period_labels
-from billing_client.contract.totals import RunningTotal
+from billing_client.contract.totals import RunningTotal, group_dimensions
 from billing_client.contract.wire import MAX_GROUPS, CreditTotal, CustomerSummary, Id, SummaryGroup, SummaryTotal
 from billing_service.database.pool import Connection
 from billing_service.ledger.customers import list_customers
+from billing_service.ledger.dimension_groups import source_for
 from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import GroupKey, read_groups
 
@@ -42,12 +44,15 @@ async def summarize_customer(
     """At most `limit` groups of a customer's usage, those after a group. A summary without `groupBy` shows none."""
     if not asked.members:
         return SummaryPart([], await _total(connection, customer_id, asked), None)
-    rows = await read_groups(connection, customer_id, asked, limit + 1, after)
+    source = await source_for(connection, asked)
+    rows = await read_groups(connection, customer_id, asked, limit + 1, after, source)
     groups, total = await _add_up(rows[:limit], asked)
     is_whole = after is None and len(rows) <= limit
     if not is_whole:
         total = await _total(connection, customer_id, asked)
-    last = GroupKey(rows[limit - 1]["period"], groups[-1].service) if len(rows) > limit else None
+    last = None
+    if len(rows) > limit:
+        last = GroupKey(rows[limit - 1]["period"], groups[-1].service, list(_values(rows[limit - 1], asked)))
     return SummaryPart(groups, total, last)
 
 
@@ -102,8 +107,9 @@ async def _customers_after(connection: Connection, limit: int, after: Position |
 
 
 async def _total(connection: Connection, customer_id: str, asked: SummaryRequest) -> SummaryTotal[str]:
-    rows = await read_groups(connection, customer_id, structs.replace(asked, grouping=_EVERYTHING), 1)
-    return (await _add_up(rows, asked))[1]
+    whole = structs.replace(asked, grouping=_EVERYTHING, members=())
+    rows = await read_groups(connection, customer_id, whole, 1, source=await source_for(connection, whole))
+    return (await _add_up(rows, whole))[1]
 
 
 async def _add_up(
@@ -133,11 +139,17 @@ def _group(row: asyncpg.Record, asked: SummaryRequest) -> SummaryGroup[str]:
     return SummaryGroup(
         service=row["service"] or None,
         **_labels(row["period"], asked.members, asked.grouping.timezone),
+        dimensions=group_dimensions(asked.grouping.dimensions, _values(row, asked)),
         records=row["records"],
         units=row["units"] if row["only_service"] is not None else None,
         amount=row["amount"],
         credits=credits_,
     )
+
+
+def _values(row: asyncpg.Record, asked: SummaryRequest) -> Sequence[str]:
+    """The values of the dimensions that are told apart."""
+    return (row["value"], row["other_value"])[: len(asked.grouping.dimensions)] if asked.grouping.dimensions else ()
 
 
 @lru_cache(maxsize=1_000)

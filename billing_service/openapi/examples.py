@@ -237,6 +237,10 @@ def problem_example(code: str) -> ProblemDetails[str]:
     match code:
         case "validation_error":
             return invalid_input("/pricePerUnit", "must not be negative").details
+        case "summary_too_large":
+            return problem(
+                code, "There is too much usage to add it up by model. Ask for a shorter time with from and to."
+            )
         case "duplicate_record":
             return _DUPLICATE
         case "event_id_conflict":

@@ -24,6 +24,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     code, output = run_command(tmp_path, "--help")
     assert code == 0
     assert re.findall(r"^  (\w+)  ", output, re.MULTILINE) == [
+        "dimensions",
         "distribute",
         "keys",
         "migrate",

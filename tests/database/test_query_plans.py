@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -10,6 +11,7 @@ import pytest
 from billing_client.contract.periods import PeriodUnit
 from billing_client.contract.request_parsing import BEGINNING, END
 from billing_service.database.queries import load_queries
+from billing_service.ledger.dimension_groups import Prepared, Records
 from billing_service.ledger.export import CURSOR_RECORDS
 from billing_service.ledger.rollups import plan
 from tests.databases import Server, database
@@ -52,11 +54,13 @@ def columns(start: datetime, end: datetime, unit: PeriodUnit | None, zone: str) 
     return [*plan(start, end, unit, zone).rollups, *plan(start, end, unit, zone).records]
 
 
+SEEN = (BEGINNING, "", "", "")
+PLAN_OF = partial(plan, *CUT, "day", "Asia/Kathmandu")
 HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("usage", "find_usage", (["c1", "c2", "c3"], IDS)),
-    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, 101)),
-    ("usage", "list_usage", ("c1", MARCH[0], bytes(32), MARCH[1], "service 3", 101)),
-    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, CURSOR_RECORDS)),
+    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, None, 101)),
+    ("usage", "list_usage", ("c1", MARCH[0], bytes(32), MARCH[1], "service 3", '{"model": "large"}', 101)),
+    ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, None, CURSOR_RECORDS)),
     ("customers", "get_customer", ("c1",)),
     ("customers", "known_customers", (["c1", "c2"],)),
     ("customers", "list_customers", ("c2", 100)),
@@ -64,6 +68,10 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("rollups", "read_groups", ("c1", True, 100, BEGINNING, "", *columns(*CUT, "day", "Asia/Kathmandu"))),
     ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "hour", "Asia/Kolkata"))),
     ("rollups", "read_groups", ("c1", False, 100, BEGINNING, "", *columns(*CUT, "month", "Europe/Berlin"))),
+    ("dimensions", "read_prepared", Prepared("model", None, True).arguments("c1", True, 100, SEEN, PLAN_OF)),
+    ("dimensions", "read_prepared", Prepared("model", "large", False).arguments("c1", True, 100, SEEN, PLAN_OF)),
+    ("dimensions", "read_records", Records(("model",), ()).arguments("c1", True, 100, SEEN, PLAN_OF)),
+    ("finds", "record_among", (["c1", "c2", "c3"], IDS[0])),
     ("rollups", "used_buckets", ("c1", 180, timedelta(days=1), *MARCH, 100)),
     ("pieces", "read_pieces", ("c1", *MARCH)),
     ("pieces", "hash_spans", ("c1", [MARCH[0]], [MARCH[1]], END)),

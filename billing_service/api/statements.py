@@ -51,12 +51,17 @@ def not_prepared(records: int, prepared: int) -> Response:
 
 async def statement_response(format_: str, statement: Statement[str], document: bytes, status: int = 200) -> Response:
     """A statement in a format; `document` is it as JSON."""
-    body = document if format_ == "json" else await asyncio.to_thread(_FORMATS[format_], statement)
+    if format_ == "json":
+        body = document
+    elif format_ == "pdf":
+        body = await render_pdf(statement)
+    else:
+        body = await asyncio.to_thread(_FORMATS[format_], statement)
     headers = _headers(format_, statement)
     return Response(body, status, headers=headers, media_type=STATEMENT_TYPES[format_])
 
 
-_FORMATS = {"csv": render_csv, "html": render_html, "pdf": render_pdf}
+_FORMATS = {"csv": render_csv, "html": render_html}
 
 
 def _headers(format_: str, statement: Statement[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The forms of a statement: what is asked for is what comes, and no text in it is run by what shows it."""
 
+import asyncio
 import csv
 import io
 import sys
@@ -13,6 +14,7 @@ import pytest
 from yarl import URL
 
 from billing_client.contract.csv_cells import rearm
+from billing_service.rendering import pdf
 from tests.calls import get, given_customer, post, send
 from tests.statements import Page, fetch, issue, record, statement, void
 
@@ -128,6 +130,21 @@ async def test_a_page_as_pdf(http: aiohttp.ClientSession) -> None:
             body = await response.read()
             assert body.startswith(b"%PDF-")
             assert body.rstrip().endswith(b"%%EOF")
+
+
+@pytest.mark.skipif(not pdf_is_made(), reason="Pango is not installed (Debian: libpangoft2-1.0-0)")
+async def test_one_statement_is_printed_at_a_time_and_not_for_long(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, so that nobody waits for it but who asked."""
+    await nasty_statement(http, "json")
+    path = f"/customers/{quote(NASTY_ID, safe='')}/statement?month=2026-01&format=pdf"
+    answers = await asyncio.gather(*(http.get(URL(path, encoded=True)) for _ in range(3)))
+    assert sorted(answer.status for answer in answers) == [200, 503, 503]
+    assert all(answer.headers["Retry-After"] for answer in answers if answer.status == 503)
+    monkeypatch.setattr(pdf, "MAX_SECONDS", 0.001)
+    problem = (await get(http, path)).problem("not_acceptable")
+    assert "too long to be printed" in problem["detail"]
 
 
 async def test_where_no_pdf_can_be_made_the_answer_says_what_to_do(

@@ -21,6 +21,7 @@ async def stream_events(request: ApiRequest, query: EventsQuery) -> Response:
     streams.require_room(caller)
     stream = await streams.begin(query.customer_id or request.caller.customer_id, last_event_id(request.fields))
     authorization = request.fields.get(b"authorization")
+    streams.require_room(caller)  # others may have come meanwhile
     return EventStreamResponse(streams, stream, caller, authorization, query.seconds)
 
 

@@ -20,6 +20,7 @@ async def stream_events(request: ApiRequest, query: EventsQuery) -> Response:
     caller = request.caller.key_id or request.address
     streams.require_room(caller)
     stream = await streams.begin(query.customer_id or request.caller.customer_id, last_event_id(request.fields))
+    streams.require_room(caller)  # others may have come meanwhile
     return EventStreamResponse(streams, stream, caller, None, min(query.seconds, STREAM_SECONDS))
 
 

@@ -249,6 +249,18 @@ async def test_streams_are_bounded_in_all_and_for_one_caller(database_url: str) 
                             break
 
 
+async def test_streams_that_are_asked_for_at_once_are_bounded_too(database_url: str) -> None:
+    with running_service(Settings(database_url=database_url, max_event_streams=20)) as service:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(service.url, connector=connector) as http:
+            answers = await asyncio.gather(*(http.get("/events") for _ in range(30)))
+            try:
+                assert sorted(answer.status for answer in answers) == [200] * 2 + [503] * 28
+            finally:
+                for answer in answers:
+                    answer.close()
+
+
 async def test_a_reader_that_does_not_read_costs_nobody_anything(database_url: str) -> None:
     with running_service(Settings(database_url=database_url)) as service:
         async with aiohttp.ClientSession(service.url) as http:

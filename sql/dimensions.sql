@@ -11,8 +11,9 @@ WITH valued AS MATERIALIZED (
         AS piece (period, minutes, first, last)
     CROSS JOIN LATERAL (
         SELECT service, value, sum(records) AS records, sum(units) AS units, sum(amount) AS amount,
-            sum(credit_records) AS credit_records, sum(credit_units) AS credit_units,
-            sum(credit_amount) AS credit_amount
+            coalesce(sum(credit_records) FILTER (WHERE credit_records > 0), 0) AS credit_records,
+            coalesce(sum(credit_units) FILTER (WHERE credit_records > 0), 0) AS credit_units,
+            coalesce(sum(credit_amount) FILTER (WHERE credit_records > 0), 0) AS credit_amount
         FROM dimension_rollups
         WHERE customer_id = $1 AND dimension = $13 AND bucket_minutes = minutes AND bucket >= first AND bucket < last
             AND records > 0 AND ($14::text IS NULL OR value = $14)

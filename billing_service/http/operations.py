@@ -56,7 +56,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     method: Method
     path: str
     handler: Callable[[ApiRequest, Any], Awaitable[Response]]
-    tag: Literal["usage", "customers", "owed", "keys", "service", "console"]
+    tag: Literal["usage", "customers", "billing", "keys", "service", "console"]
     scope: Scope | None
     reach: Literal["customer", "handler", "open"]
     idempotency_key: bool = False

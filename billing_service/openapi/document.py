@@ -29,7 +29,7 @@ of the customer and the event id, or without an event id of customer, service, u
 _TAGS = {
     "usage": "Usage records.",
     "customers": "The customers whose usage is recorded.",
-    "owed": "Summaries and statements.",
+    "billing": "Summaries and statements.",
     "keys": "API keys.",
     "service": "Health, metrics and documentation of the service.",
 }

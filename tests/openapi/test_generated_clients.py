@@ -27,7 +27,7 @@ from uuid import uuid4
 
 from generated import AuthenticatedClient
 from generated.api.customers import create_customer
-from generated.api.owed import get_statement, summarize_customer
+from generated.api.billing import get_statement, summarize_customer
 from generated.api.usage import record_batch, record_usage
 from generated.models import (
     Batch, BatchResults, Customer, NewCustomer, NewUsage, NewUsageDimensions, ProblemDetails, Statement, Summary,

@@ -49,6 +49,11 @@ class Capacity:
         """That of a spool which takes no more usage."""
         return cls(sys.maxsize, sys.maxsize)
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a call waits for room."""
+        return bool(self._queue)
+
     def occupy(self, records: int, size: int) -> None:
         """Count what is there, even beyond the maximum."""
         self._records += records

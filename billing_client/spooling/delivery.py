@@ -92,6 +92,10 @@ class Delivery:
         self._fresh += records
         self._appended.set()
 
+    def note_full(self) -> None:
+        """A call is about to wait for room, so nothing lingers."""
+        self._appended.set()
+
     async def run(self) -> None:
         """Deliver until cancelled."""
         try:
@@ -146,7 +150,9 @@ class Delivery:
 
     async def _linger(self) -> None:
         """Let what comes slowly gather in one batch, unless there is more to send, or somebody waits for it."""
-        while self._fresh and self._fresh < self._records and not self._flushes and not self._has_rest:
+        while self._fresh and self._fresh < self._records and not (self._flushes or self._has_rest):
+            if self._capacity.is_waited_for:
+                return
             left = self._fresh_since + self._options.linger - time.monotonic()
             if left <= 0:
                 return

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,16 +26,40 @@ AGAIN_SECONDS = 1.0  # until such records are written again where the disk took 
 _logger = logging.getLogger(__name__)
 
 
-class _Unwritten(NamedTuple):
-    """A call that waits until its usage is on disk; nobody waits if `written` is None."""
+class _Call:
+    """A call that waits until its usage is on disk; that of `record_soon` has nobody who waits for it."""
 
-    usages: Sequence[EncodedUsage]
-    idempotency_key: str | None
-    written: asyncio.Future[None] | None
+    __slots__ = ("failure", "idempotency_key", "is_settled", "is_soon", "size", "usages", "waiter")
 
-    @property
-    def size(self) -> int:
-        return sum(len(usage.body) for usage in self.usages)
+    def __init__(self, usages: Sequence[EncodedUsage], idempotency_key: str | None, *, is_soon: bool = False) -> None:
+        self.usages = usages
+        self.idempotency_key = idempotency_key
+        self.is_soon = is_soon
+        self.size = sum(len(usage.body) for usage in usages)
+        self.is_settled = False
+        self.failure: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def settle(self, failure: BaseException | None) -> None:
+        """The usage is on disk, or it failed."""
+        self.is_settled, self.failure = True, failure
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def settled(self) -> None:
+        """Wait for it, however often the caller is cancelled meanwhile; see `finish`. Raises the failure."""
+        cancellation: asyncio.CancelledError | None = None
+        while not self.is_settled:
+            self.waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self.waiter
+            except asyncio.CancelledError as error:
+                cancellation = error
+        if cancellation is not None:
+            _log_failure(self.failure)
+            raise cancellation from self.failure
+        if self.failure is not None:
+            raise self.failure
 
 
 async def finish(work: "asyncio.Future[T]") -> T:
@@ -52,9 +76,13 @@ async def finish(work: "asyncio.Future[T]") -> T:
     if cancellation is None:
         return work.result()
     failure = None if work.cancelled() else work.exception()
+    _log_failure(failure)
+    raise cancellation from failure
+
+
+def _log_failure(failure: BaseException | None) -> None:
     if failure is not None:
         _logger.error("a call of the recorder failed after its caller was cancelled: %s", failure)
-    raise cancellation from failure
 
 
 class Intake:
@@ -65,8 +93,8 @@ class Intake:
         self._outbox = outbox
         self._capacity = capacity
         self._delivery = delivery
-        self._unwritten: list[_Unwritten] = []
-        self._stuck: list[_Unwritten] = []
+        self._unwritten: list[_Call] = []
+        self._stuck: list[_Call] = []
         self._soon = 0
         self._writer: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -76,25 +104,25 @@ class Intake:
 
         Waits for room for at most `timeout` seconds. Raises SpoolError.
         """
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        call = _Unwritten(usages, key, written)
+        call = _Call(usages, key)
         if self._capacity.reserve_now(len(usages), call.size):
             self._queue(call)
-            await finish(written)
+            await call.settled()
         else:
-            await finish(asyncio.create_task(self._take_later(call, written, timeout)))
+            await finish(asyncio.create_task(self._take_later(call, timeout)))
 
-    async def _take_later(self, call: _Unwritten, written: asyncio.Future[None], timeout: float) -> None:
+    async def _take_later(self, call: _Call, timeout: float) -> None:
+        self._delivery.note_full()
         await self._capacity.reserve(len(call.usages), call.size, timeout)
         if self._is_closed:  # while this call waited
             self._capacity.release(len(call.usages), call.size)
             raise RecorderClosedError("the recorder was closed; this use was not recorded")
         self._queue(call)
-        await written
+        await call.settled()
 
     def take_soon(self, usage: EncodedUsage, key: str | None) -> None:
         """Take one use, to be written soon. Raises SpoolFullError."""
-        call = _Unwritten((usage,), key, None)
+        call = _Call((usage,), key, is_soon=True)
         if self._soon >= MOST_SOON or not self._capacity.reserve_now(1, call.size):
             raise self._capacity.full()
         self._soon += 1
@@ -108,20 +136,34 @@ class Intake:
         while self._writer is not None:
             await finish(self._writer)
 
-    def _queue(self, call: _Unwritten) -> None:
+    def _queue(self, call: _Call) -> None:
         self._unwritten.append(call)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        """Write the usage of waiting calls, many in one transaction. Calls that come meanwhile share the next."""
+        """Write the usage of waiting calls, many in one transaction. Calls that come meanwhile share the next.
+
+        It cannot be cancelled while calls wait, as by the end of `asyncio.run`: they would wait for ever.
+        """
+        cancellation: asyncio.CancelledError | None = None
         try:
             while self._unwritten:
-                await self._write_group(self._next_group())
+                calls = self._next_group()
+                failure: BaseException | None = None
+                try:
+                    await finish(self._outbox.append([(call.usages, call.idempotency_key) for call in calls]))
+                except asyncio.CancelledError as error:
+                    cancellation, failure = error, error.__cause__
+                except Exception as error:  # noqa: BLE001 - each call of the group raises it
+                    failure = error
+                self._settle(calls, failure)
         finally:
             self._writer = None
+        if cancellation is not None:
+            raise cancellation
 
-    def _next_group(self) -> list[_Unwritten]:
+    def _next_group(self) -> list[_Call]:
         number = records = 0
         while number < len(self._unwritten) and records < GROUP_RECORDS:
             records += len(self._unwritten[number].usages)
@@ -129,34 +171,29 @@ class Intake:
         group, self._unwritten = self._unwritten[:number], self._unwritten[number:]
         return group
 
-    async def _write_group(self, calls: Sequence[_Unwritten]) -> None:
-        records = sum(len(call.usages) for call in calls)
-        try:
-            await self._outbox.append([(call.usages, call.idempotency_key) for call in calls])
-        except Exception as error:  # noqa: BLE001 - each call of the group raises it
-            self._fail(calls, error)
-            return
-        self.recorded += records
-        self._delivery.note_appended(records)
+    def _settle(self, calls: Sequence[_Call], failure: BaseException | None) -> None:
+        """Tell the callers. What nobody waits for and failed is written again until the recorder is closed."""
+        if failure is None:
+            records = sum(len(call.usages) for call in calls)
+            self.recorded += records
+            self._delivery.note_appended(records)
+        stuck: list[_Call] = []
         for call in calls:
-            if call.written is None:
-                self._soon -= 1
-            else:
-                call.written.set_result(None)
-
-    def _fail(self, calls: Sequence[_Unwritten], error: Exception) -> None:
-        """Tell the callers. What nobody waits for is kept, and written again until the recorder is closed."""
-        stuck = [call for call in calls if call.written is None]
-        for call in calls:
-            if call.written is not None:
+            if call.is_soon and failure is not None:
+                stuck.append(call)
+                continue
+            self._soon -= call.is_soon
+            if failure is not None:
                 self._capacity.release(len(call.usages), call.size)
-                call.written.set_exception(error)
-        if not stuck:
-            return
+            call.settle(failure)
+        if stuck:
+            self._keep(stuck, failure)
+
+    def _keep(self, stuck: Sequence[_Call], failure: BaseException | None) -> None:
         if self._is_closed:
-            _logger.error("%d uses that record_soon() took are lost; they cannot be written: %s", len(stuck), error)
+            _logger.error("%d uses that record_soon() took are lost; they cannot be written: %s", len(stuck), failure)
             return
-        _logger.warning("%d uses that record_soon() took are in memory only for now: %s", len(stuck), error)
+        _logger.warning("%d uses that record_soon() took are in memory only for now: %s", len(stuck), failure)
         if not self._stuck:
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._write_again)
         self._stuck += stuck

@@ -189,14 +189,17 @@ class Outbox:
         if hasattr(self, "file"):
             self.file.close()
 
-    @_in_thread
-    def append(self, calls: Iterable[tuple[Sequence[EncodedUsage], str | None]]) -> None:
-        """Add the records of some calls, all or none; they are on disk when this returns.
+    def append(self, calls: Iterable[tuple[Sequence[EncodedUsage], str | None]]) -> asyncio.Future[None]:
+        """Add the records of some calls, all or none; they are on disk when this is done.
 
         The records of one call stay together. Those of a call without an Idempotency-Key get one.
 
-        Raises SpoolDiskFullError also while there is room, but not so much that they could be removed again.
+        Raises SpoolDiskFullError also while there is room, but not so much that they could be removed again. It is no
+        task, so the end of `asyncio.run` does not cancel it.
         """
+        return asyncio.get_running_loop().run_in_executor(self.executor, self._append, calls)
+
+    def _append(self, calls: Iterable[tuple[Sequence[EncodedUsage], str | None]]) -> None:
         self.file.require_room()
         recorded_at = _now()
         rows = [

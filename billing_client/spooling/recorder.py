@@ -36,7 +36,8 @@ class RecorderCounts(Struct, frozen=True, kw_only=True):
 
     Attributes:
         recorded: How many uses `record()` took.
-        delivered: How many records are stored by this recorder, those that the spool already held included.
+        delivered: How many records are stored by this recorder, those that the spool already held included, and those
+            that dead processes left in its folder.
         duplicates: How many had been stored by another call before, and added nothing.
         dead: How many the service refused.
         pending: How many are still to be delivered.

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from billing_client import AttemptEvent, BillingSystemClient, DeadEvent, DeliveredEvent
+from billing_client.spooling import passed_over
 from tests.client.answers import client_of, problem, problem_body, record_all, usage
 from tests.client.misbehaving import Connection, Request, answer, misbehaving
 from tests.client.recorders import Hook, each, records_of, settle
@@ -16,6 +17,12 @@ EARLY = {
     "problem": problem_body(400, "validation_error", errors=[{"pointer": "/occurredAt", "message": "is ahead"}]),
 }
 UNKNOWN = {"outcome": "rejected", "problem": problem_body(404, "customer_not_found")}
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send again soon what the service refused for now."""
+    monkeypatch.setattr(passed_over, "FIRST_SECONDS", 0.05)
 
 
 async def test_usage_of_an_unknown_customer_waits_until_there_is_one_and_others_pass_it(

@@ -6,11 +6,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from billing_client import BillingSystemClient, SpoolDiskFullError, SpoolFullError
+from billing_client import BillingSystemClient, SpoolDiskFullError, SpoolFullError, UsageRecorder
 from tests.client.answers import usage
 from tests.client.apps import Tokens, app_of, calling, serving
 from tests.client.recorders import away, in_spool_thread, status_of
-from tests.services import Service
+from tests.services import Service, until
 
 HANG_UPS = 10
 
@@ -30,6 +30,8 @@ async def test_what_a_handler_records_is_billed_though_its_client_hangs_up(
         for _ in range(HANG_UPS):
             async with calling(port) as answer:
                 await answer.readuntil(b"token ")
+        # A generator that was not waiting when its handler was cancelled is ended by the event loop, a moment later.
+        await until(lambda: len(tokens.begun) >= HANG_UPS)
     assert len(tokens.begun) >= HANG_UPS
     assert sorted(await billed(shared_service, customer)) == sorted(tokens.begun)
     assert kind == "waiting" or len(tokens.begun) == HANG_UPS
@@ -102,3 +104,20 @@ async def test_a_call_gives_up_in_time_where_the_spool_is_full(tmp_path: Path) -
         async with client.recorder(**options, close_timeout=0) as recorder:  # type: ignore[arg-type]  # all are options
             with pytest.raises(SpoolFullError, match=r"for 0\.01 s"):
                 await recorder.record(usage(2))
+
+
+def test_the_end_of_asyncio_run_waits_for_calls_that_have_begun_and_hangs_for_none(tmp_path: Path) -> None:
+    spool = tmp_path / "usage.db"
+    recorders: list[UsageRecorder] = []
+
+    async def main() -> None:
+        client = BillingSystemClient(base_url="http://127.0.0.1:9", timeout=0.2)
+        recorder = await client.recorder(spool=spool, max_records=20, full_timeout=3_600).__aenter__()
+        recorders.append(recorder)
+        calls = [asyncio.create_task(recorder.record(usage(number))) for number in range(30)]  # 10 wait for room
+        await asyncio.sleep(0)
+        assert not any(call.done() for call in calls)
+
+    asyncio.run(main())
+    assert recorders[0].counts.recorded == status_of(spool).pending == 20
+    recorders[0]._outbox.executor.submit(recorders[0]._outbox.file.close).result()

@@ -66,7 +66,7 @@ def spools(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("kind", ["full_timeout", "graceful timeout of uvicorn"])
 def test_a_server_with_a_full_spool_stops_when_it_is_told_to(kind: str, tmp_path: Path) -> None:
     port = free_port()
-    limits = {"max_records": 2, "close_timeout": 0.1, "full_timeout": 3 if kind == "full_timeout" else 86_400}
+    limits = {"max_records": 2, "close_timeout": 0.1, "full_timeout": 1 if kind == "full_timeout" else 86_400}
     arguments = ["--port", str(port), APP]
     if kind != "full_timeout":
         arguments += ["--timeout-graceful-shutdown", "1"]
@@ -91,7 +91,7 @@ def test_a_server_with_a_full_spool_stops_when_it_is_told_to(kind: str, tmp_path
     if kind == "full_timeout":
         ((status, body),) = answers
         assert status == 503
-        assert "the spool is full for 3 s" in str(body["error"])
+        assert "the spool is full for 1 s" in str(body["error"])
     else:
         assert "the recorder was closed while its spool was full" in process.output
 

@@ -7,7 +7,7 @@ COPY sql sql
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 # Without pip in the virtual environment, nothing in the final image can install packages.
 RUN python -m venv --without-pip /opt/billing \
-    && pip --python /opt/billing/bin/python install --no-cache-dir "$(echo /dist/*.whl)[service,redis,otel]"
+    && pip --python /opt/billing/bin/python install --no-cache-dir "$(echo /dist/*.whl)[service,redis,otel,signatures]"
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin billing

@@ -34,7 +34,7 @@ def summary_ways(port: int, sides: Mapping[str, str], month: datetime) -> list[W
     return [
         Way(
             Samples(f"summary{f' by {grouping}' if grouping else ''}, {zone}", side, "/s"),
-            partial(_read, port, _summary_path(customer, month, grouping, zone)),
+            partial(read, port, _summary_path(customer, month, grouping, zone)),
         )
         for zone in ZONES
         for grouping in GROUPINGS
@@ -55,8 +55,8 @@ def page_ways(port: int, customer: str, records: int) -> list[Way]:
     last = asyncio.run(_cursor_of_last(port, customer, records))
     number = records // PAGE
     return [
-        Way(Samples(f"pages of {PAGE}", "page 1", "/s"), partial(_read, port, path)),
-        Way(Samples(f"pages of {PAGE}", f"page {number:,}", "/s"), partial(_read, port, f"{path}&cursor={last}")),
+        Way(Samples(f"pages of {PAGE}", "page 1", "/s"), partial(read, port, path)),
+        Way(Samples(f"pages of {PAGE}", f"page {number:,}", "/s"), partial(read, port, f"{path}&cursor={last}")),
     ]
 
 
@@ -74,7 +74,7 @@ async def _cursor_of_last(port: int, customer: str, records: int) -> str | None:
     return cursor
 
 
-def _read(port: int, path: str, _: str, seconds: int) -> Sample:
+def read(port: int, path: str, _: str, seconds: int) -> Sample:
     return uvloop.run(_read_for(port, get(path), seconds))
 
 
@@ -93,11 +93,11 @@ async def _read_for(port: int, request: bytes, seconds: int) -> Sample:
 
 def export(process: Process) -> str:
     """Export everything; says what the service's memory rose to."""
-    before = _memory(process, "VmRSS")
+    before = memory(process, "VmRSS")
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # resets the peak
     started = time.perf_counter()
     records = asyncio.run(_count_lines(f"http://127.0.0.1:{process.port}/usage/export?format=ndjson"))
-    elapsed, peak = time.perf_counter() - started, _memory(process, "VmHWM")
+    elapsed, peak = time.perf_counter() - started, memory(process, "VmHWM")
     return (
         f"- export: {records:,} records in {elapsed:.0f} s; the service's memory rose from {before:.1f} MB"
         f" to at most {peak:.1f} MB, by {peak - before:.1f} MB"
@@ -111,7 +111,7 @@ async def _count_lines(url: str) -> int:
         return sum([chunk.count(b"\n") async for chunk in response.content.iter_any()])
 
 
-def _memory(process: Process, field: str) -> float:
+def memory(process: Process, field: str) -> float:
     """A figure of /proc/PID/status, in megabytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     found = re.search(rf"^{field}:\s*(\d+) kB$", status, re.MULTILINE)

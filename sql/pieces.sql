@@ -1,3 +1,7 @@
+-- without_jit: do not compile queries until the end of the transaction. The planner takes these for more costly than they
+-- are, and to compile one takes longer than to run it
+SELECT set_config('jit', 'off', true);
+
 -- read_pieces: each 3-hour bucket from $2 to $3 in which there was usage: what the sums say, and the newest piece of it
 SELECT rollup.bucket, rollup.records, rollup.voided, piece.run, piece.records AS piece_records,
     piece.voided AS piece_voided, piece.root, piece.subtrees, piece.first_recorded_at, piece.last_recorded_at,
@@ -39,6 +43,7 @@ WITH span AS (
         FROM usage_records AS record
         LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
         WHERE record.customer_id = $1 AND record.occurred_at >= span.first AND record.occurred_at < span.last
+        OFFSET 0 -- each span by the index, not all records of the customer compared with each span
     ) AS found
 ), tree AS (
     SELECT place,
@@ -125,6 +130,7 @@ CROSS JOIN LATERAL (
         AND found.recorded_at >= $3::timestamptz
         AND found.recorded_at - found.occurred_at > interval '1 hour'
         AND void.request_id IS NULL
+    OFFSET 0
 ) AS record
 GROUP BY record.service, record.price_per_unit, record.units_consumed < 0;
 

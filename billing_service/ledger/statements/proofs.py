@@ -15,7 +15,7 @@ from billing_service.ledger.periods import floor
 from billing_service.ledger.records import find_record
 from billing_service.ledger.rollups import EARLIEST
 from billing_service.ledger.statements.issued import Issued, find_issued
-from billing_service.ledger.statements.pieces import QUERIES, Piece, read_pieces, read_spans
+from billing_service.ledger.statements.pieces import QUERIES, Piece, read_pieces, read_spans, without_jit
 from billing_service.ledger.statements.refreshing import stored_leaves
 
 
@@ -43,6 +43,7 @@ async def find_proof(connection: Connection, month: Month, request_id: bytes, di
         NotPreparedError: More has to be hashed than a reading may take the time for.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
+        await without_jit(connection)
         record = await find_record(connection, month.customer_id, request_id)
         if record is None:
             raise ProblemError(usage_not_found(request_id.hex()))

@@ -14,7 +14,7 @@ from billing_service.database.pool import Connection, Database
 from billing_service.ledger.periods import ceil, floor
 from billing_service.ledger.rollups import EARLIEST
 from billing_service.ledger.statements.lines import LineKey, Lines, add_arrays, add_line
-from billing_service.ledger.statements.pieces import QUERIES, Piece, ids_of, read_pieces
+from billing_service.ledger.statements.pieces import QUERIES, Piece, ids_of, read_pieces, without_jit
 
 _log = logging.getLogger(__name__)
 SLICE_RECORDS = 10_000  # that are hashed in a transaction, in 100 ms or so
@@ -78,6 +78,7 @@ async def refresh(
     connection: Connection, customer_id: str, start: datetime, end: datetime, max_records: int
 ) -> Progress:
     """As `refresh_slice`, in a transaction that reads one snapshot. Raises asyncpg.SerializationError."""
+    await without_jit(connection)
     first, last = max(floor(start, PIECE), EARLIEST), ceil(end, PIECE)
     rows = await connection.fetch(QUERIES["read_pieces"], customer_id, first, last)
     records = sum(row["records"] for row in rows)

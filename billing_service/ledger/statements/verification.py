@@ -11,7 +11,7 @@ from billing_client.contract.statements.merkle import split_hashes, tree_root
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.statements.issued import find_issued
-from billing_service.ledger.statements.pieces import QUERIES, ids_of, read_spans
+from billing_service.ledger.statements.pieces import QUERIES, ids_of, read_spans, without_jit
 from billing_service.ledger.statements.proofs import issued_roots
 from billing_service.ledger.statements.refreshing import span_difference, stored_leaves
 
@@ -24,6 +24,7 @@ async def verify_pieces(connection: Connection) -> tuple[int, list[str]]:
 
     A record that came after its piece was made is no difference. The connection is in a transaction of one snapshot.
     """
+    await without_jit(connection)
     checked, differences = 0, []
     async for piece in connection.cursor(QUERIES["newest_pieces"], prefetch=CHUNK):
         checked += 1

@@ -105,7 +105,7 @@ class PieceWorker:
             return
         del self._wanted[wanted]
         try:
-            progress = await self._slice(*wanted)
+            progress = await self._slice(*wanted, pause=0.0)
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
             _log.warning("a statement is not prepared: %s", error)
             return
@@ -155,11 +155,13 @@ class PieceWorker:
                 if progress is None or progress.is_done:
                     break
 
-    async def _slice(self, customer_id: str, start: datetime, end: datetime) -> Progress | None:
+    async def _slice(
+        self, customer_id: str, start: datetime, end: datetime, *, pause: float = PAUSE
+    ) -> Progress | None:
         """Bring some pieces up to date; None if another process is at it. Then pause, so that others get their turn."""
         now = asyncio.get_running_loop().time
         begin = now()
         async with self._database.connection() as connection:
             progress = await refresh_slice(connection, customer_id, start, end)
-        await asyncio.sleep((now() - begin) * PAUSE)
+        await asyncio.sleep((now() - begin) * pause)
         return progress

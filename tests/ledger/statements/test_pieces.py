@@ -150,7 +150,7 @@ async def test_too_much_that_is_not_prepared_is_not_read(
 ) -> None:
     await record_all(http, january(100, seed=4))
     with pytest.raises(NotPreparedError) as failed:
-        await read_pieces(connection, "acme", *JANUARY, max_records=99)
+        await read_pieces(connection, "acme", *JANUARY, max_records=50)
     assert (failed.value.records, failed.value.prepared) == (100, 0)
     await refresh()
     pieces = await read_pieces(connection, "acme", *JANUARY, max_records=0, late_from=END)

@@ -49,9 +49,17 @@ class Stage:
         self._service_module = service_module
         self.front: Proxy
 
+    def service_database_url(self) -> str:
+        """The URL of the database that the services have, by way of the proxy."""
+        return url_at(self.url, self.database.port)
+
+    def settled(self) -> int:
+        """How many records are acknowledged, or kept."""
+        return sum(progress.look() for progress in self._progress)
+
     def _spawn_service(self, index: int) -> ServiceProcess:
         environment = {
-            "DATABASE_URL": url_at(self.url, self.database.port),
+            "DATABASE_URL": self.service_database_url(),
             "BILLING_DATABASE_TIMEOUT": str(DATABASE_SECONDS),
             "BILLING_POOL_SIZE": "5",
             "BILLING_PORT": str(self.ports[index]),
@@ -104,7 +112,7 @@ class Stage:
         """Wait until this share of the records is acknowledged. Raises StuckError where nothing moves for long."""
         wanted = sum(round(task.records * share) for task in self.tasks)
         moved, before = time.monotonic(), -1
-        while (settled := sum(progress.look() for progress in self._progress)) < wanted:
+        while (settled := self.settled()) < wanted:
             if settled > before:
                 moved, before = time.monotonic(), settled
             if time.monotonic() > moved + PATIENCE_SECONDS:

@@ -12,10 +12,3 @@ async def test_a_primary_that_is_lost_costs_nothing_that_was_acknowledged(tmp_pa
     outcome = await run_case("primary killed, standby promoted", 400, seed=1, folder=tmp_path)
     assert outcome.violations == []
     assert (outcome.lost, outcome.findings.acknowledged, len(outcome.recoveries)) == (0, 400, 1)
-
-
-@pytest.mark.slow
-async def test_what_a_restore_loses_is_counted_and_comes_back_when_it_is_sent_again(tmp_path: Path) -> None:
-    outcome = await run_case("restored to an earlier moment", 800, seed=1, folder=tmp_path)
-    assert outcome.violations == []
-    assert (outcome.lost > 0, outcome.findings.lost, outcome.findings.doubled) == (True, 0, 0)

@@ -85,10 +85,13 @@ def fill(url: str, records: int, customers: int, span: timedelta) -> None:
 
 
 def _report(process: Process, url: str, options: argparse.Namespace) -> str:
-    record = query(url, "SELECT customer_id || ' ' || event_id FROM usage_records OFFSET 5000 LIMIT 1")
-    customer, event = record.split(" ")
+    record = query(
+        url,
+        "SELECT concat_ws(' ', customer_id, event_id, encode(request_id, 'hex')) "
+        "FROM usage_records OFFSET 5000 LIMIT 1",
+    )
     lines = ["| page | median ms | worst ms |", "| --- | ---: | ---: |"]
-    for page in _pages(customer, event):
+    for page in _pages(*record.split()):
         taken = uvloop.run(_read(process.port, page, options.calls))
         lines.append(f"| {page.name} | {median(taken) * 1e3:.1f} | {max(taken) * 1e3:.1f} |")
     facts = {
@@ -98,7 +101,7 @@ def _report(process: Process, url: str, options: argparse.Namespace) -> str:
     return "\n\n".join([circumstances(facts), "\n".join(lines)])
 
 
-def _pages(customer: str, event: str) -> list[Page]:
+def _pages(customer: str, event: str, request_id: str) -> list[Page]:
     here = f"/console/customers/{quote(customer, safe='')}"
     today = datetime.now(UTC).date()
     year = urlencode({"from": (today - timedelta(days=364)).isoformat(), "to": today.isoformat()})
@@ -111,6 +114,8 @@ def _pages(customer: str, event: str) -> list[Page]:
         Page("customers, searched for what is not there", "/console/customers?q=nowhere"),
         Page("a customer this month", here),
         Page("a customer in a year, in Kathmandu", f"{here}?{year}&timezone=Asia/Kathmandu"),
+        Page("a record", f"{here}/records/{request_id}"),
+        Page("statements of the month before", "/console/statements"),
         Page("find a customer", f"/console/find?q={customer}"),
         Page("find an event id", f"/console/find?q={event}"),
         Page("find a request id that is not there", f"/console/find?q={'0' * 64}"),

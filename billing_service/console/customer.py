@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from billing_client.contract.decimals import difference, total
 from billing_client.contract.periods import period_labels, read_summary_query
-from billing_client.contract.query_parameters import SummaryQuery
+from billing_client.contract.query_parameters import DIMENSION, SummaryQuery
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import MAX_GROUPS, Customer, SummaryGroup, SummaryTotal, Timestamp, UsageRecord
 from billing_service.console.charts import Bar, Chart, draw
@@ -22,6 +22,7 @@ from billing_service.console.spans import Span, month_of, read_span
 from billing_service.console.statements import may_issue, recent_statements
 from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
+from billing_service.http.errors import invalid_input
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
@@ -30,6 +31,7 @@ from billing_service.ledger.summaries import SummaryPart, summarize_customer
 
 RECORDS = 50  # on a page
 SHOWN_SERVICES = 7  # have a colour of their own
+ALL_OTHERS, WITHOUT = "all others", "without it"
 TABLE_ROWS = 200  # of the services with the highest amounts; what they leave is one row
 
 
@@ -50,23 +52,25 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
     """Show what a customer's usage adds up to, and the records behind it."""
     zone, asked, now = zone_of(request), request.query_params, request.services.clock.now()
     span = read_span(asked.get("from"), asked.get("to"), zone, now)
+    by = (asked.get("by") or "").strip() or None
     service = asked.get("service") or None
     async with (
         request.services.database.read_connection(is_large=True) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         customer = await require_customer(connection, request.customer_id)
-        part = await _summary(connection, customer.id, span)
+        part = await _summary(connection, customer.id, span, by)
         statements = await recent_statements(request, connection, zone)
         records, cursor = await _records(connection, request, customer.id, span, service)
-    services = _by_service(part)
+    services = _by_name(part, by)
     return show(
         request,
         "customer",
         View(zone, now),
         customer=_as_it_may_be_seen(request, customer),
         span=span,
-        chart=_chart(part, span, services, request.services.settings.currency),
+        by=by,
+        chart=_chart(part, span, services, by, request.services.settings.currency),
         by_service=services,
         by_period=_by_period(part, span, customer.id),
         total=part.total,
@@ -79,7 +83,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         record_places=places(record.amount for record in records),
         next_cursor=cursor,
         is_first=not asked.get("cursor"),
-        curl=_curl(request, span),
+        curl=_curl(request, span, by),
     )
 
 
@@ -90,8 +94,8 @@ def _as_it_may_be_seen(request: ApiRequest, customer: Customer) -> Customer:
     return Customer(id=customer.id, name=customer.id, created_at=customer.created_at, updated_at=customer.updated_at)
 
 
-async def _summary(connection: Connection, customer_id: str, span: Span) -> SummaryPart:
-    asked = SummaryQuery(from_=span.start, to=span.end, group_by=f"service,{span.unit}", timezone=span.zone)
+async def _summary(connection: Connection, customer_id: str, span: Span, by: str | None) -> SummaryPart:
+    asked = SummaryQuery(from_=span.start, to=span.end, group_by=_group_by(span, by), timezone=span.zone)
     return await summarize_customer(connection, customer_id, read_summary_query(asked), MAX_GROUPS)
 
 
@@ -111,16 +115,31 @@ async def _records(
     return records, write_cursor(scope, _Position(last.occurred_at, bytes.fromhex(last.request_id)))
 
 
-def _by_service(part: SummaryPart) -> list[Row]:
-    """The total of each service, the highest first. All rows together are the total of the span."""
+def _group_by(span: Span, by: str | None) -> str:
+    """What is told apart: services or the values of a dimension, in the periods of a span."""
+    if by is not None and "," in by:
+        raise invalid_input("query/by", "must be the name of a dimension, without commas")
+    return f"{'service' if by is None else DIMENSION + by},{span.unit}"
+
+
+def _name_of(group: SummaryGroup[str], by: str | None) -> str:
+    """The service of a group, or its value of a dimension."""
+    if by is None:
+        return group.service or ""
+    value = (group.dimensions or {}).get(by)
+    return WITHOUT if value is None else value
+
+
+def _by_name(part: SummaryPart, by: str | None) -> list[Row]:
+    """The total of each service or value, the highest first. All rows together are the total of the span."""
     groups: dict[str, list[SummaryGroup[str]]] = {}
     for group in part.groups:
-        groups.setdefault(group.service or "", []).append(group)
+        groups.setdefault(_name_of(group, by), []).append(group)
     rows = [Row(name, summary_total(found)) for name, found in groups.items()]
     rows.sort(key=lambda row: (-Decimal(row.total.amount), row.name))
     shown = rows[:TABLE_ROWS]
     rest = _less(part.total, [row.total for row in shown])
-    return shown + [Row("all other services", rest)] * (rest.records > 0)
+    return shown + [Row(ALL_OTHERS, rest)] * (rest.records > 0)
 
 
 def _less(whole: SummaryTotal[str], parts: list[SummaryTotal[str]]) -> SummaryTotal[str]:
@@ -171,17 +190,17 @@ def _spoken(label: str, span: Span) -> str:
     return f"{day_name(hour.date())}, {hour:%H:%M}"
 
 
-def _chart(part: SummaryPart, span: Span, services: list[Row], currency: str) -> Chart:
+def _chart(part: SummaryPart, span: Span, services: list[Row], by: str | None, currency: str) -> Chart:
     named = [row.name for row in services[:SHOWN_SERVICES]]
     has_others = len(services) > len(named)
     bars = []
     for label, groups in _periods(part, span).items():
         parts: dict[str | None, str] = {}
         for group in groups:
-            name = group.service if group.service in named else None
+            name = _name_of(group, by) if _name_of(group, by) in named else None
             parts[name] = total([parts.get(name, "0"), group.amount])
         bars.append(Bar(_short(label, span), _spoken(label, span), parts))
-    title = f"Usage by {span.unit} and service, {span.title}, in {currency}"
+    title = f"Usage by {span.unit} and {by or 'service'}, {span.title}, in {currency}"
     return draw(title, bars, [*named, None] if has_others else named, currency)
 
 
@@ -191,12 +210,12 @@ def _short(label: str, span: Span) -> str:
     return str(int(label[8:10])) if span.unit == "day" else label[11:13]
 
 
-def _curl(request: ApiRequest, span: Span) -> str:
+def _curl(request: ApiRequest, span: Span, by: str | None) -> str:
     """The call of the API that answers with the same numbers."""
     parameters = {
         "from": span.start.isoformat().replace("+00:00", "Z"),
         "to": span.end.isoformat().replace("+00:00", "Z"),
-        "groupBy": f"service,{span.unit}",
+        "groupBy": _group_by(span, by),
         "timezone": span.zone,
     }
     address = f"{request.url.scheme}://{request.url.netloc}/customers/{quote(request.customer_id, safe='')}/summary"

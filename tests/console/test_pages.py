@@ -186,6 +186,21 @@ def test_the_rows_of_a_customer_add_up_and_are_what_the_api_says(stage: Stage, a
     assert amount(page.rows("By service")[-1][-1]) == Decimal(total["amount"])
 
 
+def test_a_customer_by_dimension_adds_up_to_the_same(stage: Stage, admin: Visitor) -> None:
+    body = {"customerId": "zenith", "service": "tokens", "unitsConsumed": "3", "pricePerUnit": "0.7"}
+    for n, model in enumerate(("large", "small", HOSTILE)):
+        stage.post("/usage", body | {"eventId": f"tokens/{n}", "dimensions": {"model": model}})
+    by_service = admin.get(f"/console/customers/zenith?{wide_span()}")
+    by_model = admin.get(f"/console/customers/zenith?{wide_span(by='model')}")
+    *rows, last = by_model.rows("By service")[1:]
+    assert {row[0] for row in rows} == {"large", "small", HOSTILE, "without it"}
+    assert sum(amount(row[-1]) for row in rows) == amount(last[-1])
+    assert last[-1] == by_service.rows("By service")[-1][-1]
+    assert "groupBy=dimension.model%2C" in by_model.shown
+    assert admin.get("/console/customers/zenith?by=a,b").status == 400
+    assert admin.get(f"/console/customers/zenith?by={'x' * 65}").status == 400
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
 def test_the_overview_adds_up_in_any_time_zone(stage: Stage, admin: Visitor, zone: str) -> None:
     page = admin.get(f"/console?timezone={zone}", "Cache-Control: no-cache")

@@ -26,11 +26,11 @@ class Cost(NamedTuple):
     contact: float
 
 
-# PostgreSQL 15 and Citus 13.2 on 2 busy cores, three nodes, 8 shards, 200 customers; fsync off
+# PostgreSQL 15 and Citus 13.2 on 2 cores: a coordinator, two workers with two shards each; 200 customers; fsync off
 COSTS = (
-    Cost("batches of 1,000", 19.5, 32.5, 6.2),
-    Cost("512 connections", 32.8, 55.0, 5.3),
-    Cost("64 connections", 58.1, 248.0, 46.5),
+    Cost("batches of 1,000", 16.6, 21.3, 2.6),
+    Cost("512 connections", 25.9, 51.1, 7.1),
+    Cost("64 connections", 38.4, 130.6, 25.6),
 )
 
 

@@ -125,13 +125,14 @@ DELETE FROM prepared_dimensions WHERE dimension = $1;
 UPDATE prepared_dimensions SET filled_to = $2 WHERE dimension = $1;
 
 -- filled: note that all records of before are summed up
-UPDATE prepared_dimensions SET filled_at = clock_timestamp() WHERE dimension = $1;
+UPDATE prepared_dimensions SET filled_at = now() WHERE dimension = $1;
 
 -- count_customers: how many customers have an id up to $1, and how many there are
 SELECT count(*) FILTER (WHERE customer_id <= $1) AS done, count(*) AS customers FROM customers;
 
--- keep_out: wait for all who record usage with dimensions, and let no other one begin until the end of the transaction
-SELECT pg_advisory_xact_lock(hashtext('billing_service.prepared_dimensions'));
+-- keep_out: wait for all who record usage with dimensions where the customer $1 is, and let no other one begin until the end
+-- of the transaction. The row is read so that a database that is distributed takes the lock on the customer's node
+SELECT pg_advisory_xact_lock(hashtext('billing_service.prepared_dimensions')) FROM customers WHERE customer_id = $1;
 
 -- count_records: how many records a customer has in each quarter of an hour after $2, in order, of at most $3 of them
 SELECT bucket, sum(records)::bigint AS records

@@ -8,8 +8,8 @@ UPDATE credit_rollups
 SET records = records - 1, units = units - $5::text::numeric, amount = amount - $6::text::numeric
 WHERE customer_id = $1 AND bucket_minutes = $2 AND bucket = $3 AND service = $4;
 
--- lock_dimensions: as whoever records usage with dimensions does; see add_to_dimension_rollups
-SELECT pg_advisory_xact_lock_shared(hashtext('billing_service.prepared_dimensions'));
+-- lock_dimensions: as whoever records usage with dimensions of the customer $1 does; see add_to_dimension_rollups, and keep_out
+SELECT pg_advisory_xact_lock_shared(hashtext('billing_service.prepared_dimensions')) FROM customers WHERE customer_id = $1;
 
 -- prepared_dimensions: the names of the dimensions that are summed up with the records
 SELECT dimension FROM prepared_dimensions ORDER BY dimension;

@@ -88,8 +88,8 @@ async def copy_functions(connection: Connection) -> None:
         await connection.execute(_QUERIES[name], function["signature"])
 
 
-async def require_cluster(connection: Connection) -> None:
-    """Raise DistributionError unless this is the coordinator of a cluster that data can be distributed over."""
+async def require_cluster(connection: Connection) -> int:
+    """How many nodes data can be distributed over. Raises DistributionError unless this is the coordinator of some."""
     version = await connection.fetchval(_QUERIES["citus_version"])
     if version is None:
         raise DistributionError(
@@ -103,6 +103,8 @@ async def require_cluster(connection: Connection) -> None:
         raise DistributionError("This node is not the coordinator. Give the coordinator's DATABASE_URL.")
     if not cluster["nodes"]:
         raise DistributionError("No node takes shards. Add workers with citus_add_node.")
+    nodes: int = cluster["nodes"]
+    return nodes
 
 
 async def _next_table(connection: Connection) -> TableStep | None:

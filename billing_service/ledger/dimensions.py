@@ -109,7 +109,7 @@ async def _fill_customer(connection: AnyConnection, name: str, customer_id: str)
     after, is_first = EARLIEST - DAY, True
     while True:
         async with connection.transaction():
-            await connection.execute(_QUERIES["keep_out"])
+            await connection.execute(_QUERIES["keep_out"], customer_id)
             if is_first:  # what is left of an earlier preparation
                 await connection.execute(_QUERIES["forget_sums"], customer_id, name)
             counts = await connection.fetch(_QUERIES["count_records"], customer_id, after, STEP_QUARTERS)

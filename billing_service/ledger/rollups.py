@@ -43,7 +43,7 @@ async def take_from_rollups(connection: Connection, record: UsageRecord[str]) ->
             key = (record.customer_id, size // _MINUTE, floor(record.occurred_at, size), record.service)
             await connection.execute(_QUERIES[query], *key, *sums)
     if record.dimensions:
-        await connection.execute(_QUERIES["lock_dimensions"])
+        await connection.execute(_QUERIES["lock_dimensions"], record.customer_id)
         prepared = [row["dimension"] for row in await connection.fetch(_QUERIES["prepared_dimensions"])]
         for name in (name for name in prepared if name in record.dimensions):
             for size in sorted((*BUCKETS, DAY)):

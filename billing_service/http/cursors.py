@@ -13,7 +13,7 @@ _CHECK_BYTES = 8
 Cursor = Annotated[
     str, Meta(description="The `nextCursor` of the previous page.", extra_json_schema={"format": "cursor"})
 ]
-Number = Annotated[int, Meta(ge=0, lt=2**63)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A number in a cursor, as far as the database has room for it."""
 
 P = TypeVar("P")

@@ -26,8 +26,9 @@ def shown(width: int, columns: Sequence[Column], rows: Sequence[Sequence[str]], 
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as output, redirect_stdout(output):
         print_table(columns, rows)
-    with os.fdopen(controller, "rb") as read:
-        return re.sub("\x1b\\[[0-9;]*m", "", read.read1(65_536).decode()).replace("\r\n", "\n")
+    read: list[bytes] = []
+    drain(controller, read)
+    return re.sub("\x1b\\[[0-9;]*m", "", b"".join(read).decode()).replace("\r\n", "\n")
 
 
 def columns() -> list[Column]:

@@ -15,6 +15,15 @@ JOIN usage_records AS record USING (customer_id, request_id)
 LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
 WHERE record.customer_id = ANY($1);
 
+-- find_many_usage: as find_usage, for very many pairs: with its condition on the customers, which only Citus needs, all
+-- records of a customer may be read for a thousand of them
+SELECT record.customer_id, record.request_id, event_id, service, units_consumed::text AS units_consumed,
+    price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
+    occurred_at, recorded_at, recorded_by, dimensions, idempotency_key, voided_at, reason, voided_by, voided_for
+FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
+JOIN usage_records AS record USING (customer_id, request_id)
+LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id;
+
 -- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4,
 -- of the service $5 and with the dimensions $6, unless these are null
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,

@@ -204,7 +204,10 @@ async def _find(connection: Connection, submissions: Sequence[Submission]) -> di
         page = submissions[start : start + FIND_RECORDS]
         customer_ids = [submission.record.customer_id for submission in page]
         request_ids = [bytes.fromhex(submission.record.request_id) for submission in page]
-        rows = await connection.fetch(_USAGE["find_usage"], customer_ids, request_ids)
+        try:
+            rows = await connection.fetch(_USAGE["find_many_usage"], customer_ids, request_ids)
+        except asyncpg.FeatureNotSupportedError:  # by Citus, without the condition
+            rows = await connection.fetch(_USAGE["find_usage"], customer_ids, request_ids)
         async for part in in_slices(rows):
             found |= {row["request_id"].hex(): Submission(record_of(row), row["idempotency_key"]) for row in part}
     return found

@@ -58,6 +58,7 @@ SEEN = (BEGINNING, "", "", "")
 PLAN_OF = partial(plan, *CUT, "day", "Asia/Kathmandu")
 HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("usage", "find_usage", (["c1", "c2", "c3"], IDS)),
+    ("usage", "find_many_usage", (["c1", "c2", "c3"], IDS)),
     ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, None, 101)),
     ("usage", "list_usage", ("c1", MARCH[0], bytes(32), MARCH[1], "service 3", '{"model": "large"}', 101)),
     ("usage", "list_usage", ("c1", BEGINNING, b"", END, None, None, CURSOR_RECORDS)),

@@ -145,14 +145,17 @@ class BillingSystemClient(LedgerReads):
             occurred_at=occurred_at,
             dimensions=dimensions,
         )
-        encoded = encode_usage(usage)
-        call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
         try:
-            response = await self._transport.send(call)
+            return await self._record(usage, idempotency_key)
         except DuplicateRecordError as error:
             if on_duplicate == "raise":
                 raise
             return error.existing
+
+    async def _record(self, usage: Usage, idempotency_key: str | None) -> UsageRecord:
+        encoded = encode_usage(usage)
+        call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
+        response = await self._transport.send(call)
         record = decode_record(_RECORD, response, call)
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")

@@ -10,12 +10,11 @@ from typing import Literal, TypeAlias, cast, get_args
 import msgspec
 from msgspec import Struct
 
-from billing_client._bodies import MAX_LINE_BYTES
 from billing_client._calls import ApiCall
 from billing_client._encoding import query_text
 from billing_client._errors import RateLimitedError, TransportError, UnavailableError, UnexpectedResponseError
 from billing_client._responses import decode_line
-from billing_client._transport import Transport
+from billing_client._transport import MAX_LINE_BYTES, Transport
 from billing_client.contract.wire import ChangeEvent
 
 EventKind: TypeAlias = Literal["totals", "refusals", "statements", "reset"]

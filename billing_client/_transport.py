@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import aiohttp
 import backoff
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from billing_client._bodies import RequestBody, read_lines, read_unless_stream, read_whole
 from billing_client._calls import OUTCOMES, ApiCall
 from billing_client._config import Config
-from billing_client._errors import DeadlineExceededError, TransportError
+from billing_client._errors import DeadlineExceededError, TransportError, UnexpectedResponseError
 from billing_client._responses import WORK_REFUSED_CODES, Response, error_from_response
 from billing_client._retries import RETRIED_STATUSES, RetryableError, is_retryable, retry_after, waits
 from billing_client._tracing import TraceHeaders, call_span
@@ -21,7 +21,25 @@ from billing_client.contract.deadlines import Deadlines, Limit
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than servers keep idle connections open, so that one seldom closes under a request
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # Of a decompressed body; the largest batch is answered with about 10 MB.
+MAX_LINE_BYTES = 1024 * 1024  # Of a stream.
 _ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
+
+
+class _RequestBody(aiohttp.Payload):
+    """A request body that notes when it is handed to a connection: from then on the call may have done its work."""
+
+    def __init__(self, call: ApiCall, body: bytes) -> None:
+        super().__init__(body, content_type="application/json")
+        self._size = len(body)
+        self._call = call
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return str(self._value, encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self._call.outcome = "unknown"
+        await writer.write(self._value)
 
 
 ReadBody = Callable[[aiohttp.ClientResponse, ApiCall], Awaitable[Response]]
@@ -63,17 +81,17 @@ class Transport:
 
     async def send(self, call: ApiCall) -> Response:
         """Send a call until it succeeds, and read the whole response. Raises BillingError."""
-        return await self._send(call, read_whole)
+        return await self._send(call, _read_whole)
 
     async def stream(self, call: ApiCall) -> AsyncGenerator[bytes, None]:
         """The lines of a response as they arrive, in constant memory. Raises BillingError.
 
         The call is retried until the stream begins. If it breaks off later, that is a TransportError.
         """
-        begun = await self._send(call, read_unless_stream)
+        begun = await self._send(call, _read_unless_stream)
         async with begun.stream as stream:
             try:
-                async for line in read_lines(stream.content, call):
+                async for line in _read_lines(stream.content, call):
                     yield line
             except (aiohttp.ClientError, OSError) as error:
                 raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
@@ -161,7 +179,7 @@ class Transport:
         raise problem
 
     async def _request(self, session: aiohttp.ClientSession, call: ApiCall) -> aiohttp.ClientResponse:
-        body = None if call.body is None else RequestBody(call, call.body)
+        body = None if call.body is None else _RequestBody(call, call.body)
         url = URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
@@ -171,6 +189,54 @@ class Transport:
         failed = TransportError(_describe(error), **call.facts())
         failed.__cause__ = error
         return RetryableError(call, failed) if is_retryable(error) else failed
+
+
+async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
+    """Read a response to its end, as part of the attempt: if it breaks off, the call is retried.
+
+    Raises UnexpectedResponseError if it is longer than MAX_RESPONSE_BYTES, decompressed.
+    """
+    chunks, size = [], 0
+    async with response:
+        async for chunk in _chunks(response.content):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                detail = f"the response is longer than {MAX_RESPONSE_BYTES} bytes"
+                raise UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
+        return Response(response.status, response.headers, b"".join(chunks), response)
+
+
+async def _read_unless_stream(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
+    """Read a response to its end, unless it is the stream that was asked for."""
+    if response.status == 200:
+        return Response(response.status, response.headers, b"", response)
+    return await _read_whole(response, call)
+
+
+async def _chunks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """What has arrived, again and again. The loop gets its turn between chunks, and with it the deadline."""
+    while chunk := await content.readany():
+        yield chunk
+        if not content.at_eof():
+            await asyncio.sleep(0)  # readany() does not wait while decompression has more to give
+
+
+async def _read_lines(content: aiohttp.StreamReader, call: ApiCall) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, each with its line end. Raises UnexpectedResponseError beyond MAX_LINE_BYTES."""
+    waiting = bytearray()
+    async for chunk in _chunks(content):
+        searched = len(waiting)
+        waiting += chunk
+        while end := waiting.find(b"\n", searched) + 1:
+            yield bytes(waiting[:end])
+            del waiting[:end]
+            searched = 0
+        if len(waiting) > MAX_LINE_BYTES:
+            detail = f"a line of the stream is longer than {MAX_LINE_BYTES} bytes"
+            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+    if waiting:
+        yield bytes(waiting)
 
 
 def _is_cancelled() -> bool:

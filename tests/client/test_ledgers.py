@@ -16,7 +16,7 @@ from billing_client import (
     UsageNotFoundError,
     ValidationError,
 )
-from billing_client._bodies import MAX_LINE_BYTES
+from billing_client._transport import MAX_LINE_BYTES
 from billing_service.database.pool import Connection
 from tests.client.answers import STORED, client_of
 from tests.client.misbehaving import answer, disconnect, misbehaving, raw

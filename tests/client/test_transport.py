@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from billing_client import BillingError, DeadlineExceededError, TransportError, UnexpectedResponseError, __version__
-from billing_client._bodies import MAX_RESPONSE_BYTES
+from billing_client._transport import MAX_RESPONSE_BYTES
 from tests.client.answers import CUSTOMER, STORED, USAGE, client_of, json_answer, recorded
 from tests.client.misbehaving import Connection, Request, Step, answer, disconnect, misbehaving, raw, reset
 

@@ -79,7 +79,8 @@ class StatementCalls:
 
         Raises:
             CustomerNotFoundError: The service does not know the customer.
-            ResponseError: `code` is `month_not_over`, or `records_changed` if someone changed them in the database.
+            ResponseError: `code` is `month_not_over`; `billed_in_other_timezone` if a part of it was; `records_changed`
+                if someone changed them in the database.
             ValidationError: An argument is not valid.
             DeadlineExceededError: It is still being prepared. Call again; what was prepared stays.
         """

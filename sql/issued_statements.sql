@@ -25,6 +25,12 @@ LIMIT $3;
 -- last_number: the number of the statement that was issued last to a customer, 0 without any
 SELECT coalesce(max(number), 0) FROM issued_statements WHERE customer_id = $1;
 
+-- other_zones: the months near one ($2 to $3) that were issued to a customer in time zones other than $4
+SELECT DISTINCT month, timezone
+FROM issued_statements
+WHERE customer_id = $1 AND month BETWEEN $2 AND $3 AND timezone <> $4
+ORDER BY month, timezone;
+
 -- add_issued: store a statement as issued; returns nothing if another was issued under the number meanwhile
 INSERT INTO issued_statements (
     customer_id, number, month, timezone, digest, issued_at, issued_by, records, amount, rounded, document,

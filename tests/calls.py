@@ -24,6 +24,7 @@ CODES = {
     "statement_not_found": 404,
     "usage_not_counted": 404,
     "month_not_over": 409,
+    "billed_in_other_timezone": 409,
     "records_changed": 409,
     "customer_not_found": 404,
     "usage_not_found": 404,

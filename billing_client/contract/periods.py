@@ -135,9 +135,13 @@ def read_month(customer_id: str, month: str, timezone: str, where: str, errors: 
         faults += [FieldError(pointer=f"{where}timezone", message=each.message) for each in error.details.errors or []]
     if faults or errors:
         raise ProblemError(invalid([*faults, *errors]))
-    zone, first = ZoneInfo(timezone), date.fromisoformat(f"{month}-01")
-    following = _following_month(first)
-    return Month(customer_id, first, timezone, start_of_day(first, zone), start_of_day(following, zone))
+    return month_of(customer_id, date.fromisoformat(f"{month}-01"), timezone)
+
+
+def month_of(customer_id: str, first: date, timezone: str) -> Month:
+    """The month that begins with a day, in a known time zone."""
+    zone = ZoneInfo(timezone)
+    return Month(customer_id, first, timezone, start_of_day(first, zone), start_of_day(_following_month(first), zone))
 
 
 def periods_between(start: datetime, end: datetime, unit: PeriodUnit, zone: ZoneInfo) -> Iterator[Period]:

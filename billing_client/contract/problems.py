@@ -29,6 +29,7 @@ KINDS = {
     "duplicate_record": Kind(409, "This usage is recorded already"),
     "customer_exists": Kind(409, "This customer id is taken"),
     "month_not_over": Kind(409, "The month of this statement is not over"),
+    "billed_in_other_timezone": Kind(409, "This usage was billed in another time zone"),
     "records_changed": Kind(409, "Records were changed after they were recorded"),
     "payload_too_large": Kind(413, "The body is too large"),
     "unsupported_media_type": Kind(415, "The body is not of a type this service reads"),

@@ -148,7 +148,7 @@ OPERATIONS = [
         headers=("Location", "Idempotent-Replayed"),
         answer=Statement[PlainDecimal],
         accepted=StatementProgress,
-        problems=("customer_not_found", "month_not_over", "records_changed"),
+        problems=("customer_not_found", "month_not_over", "records_changed", "billed_in_other_timezone"),
     ),
     Operation(
         method="GET",
@@ -182,6 +182,6 @@ OPERATIONS = [
         reach="handler",
         body=NewStatements,
         answer=IssueProgress[PlainDecimal],
-        problems=("month_not_over", "records_changed"),
+        problems=("month_not_over", "records_changed", "billed_in_other_timezone"),
     ),
 ]

@@ -1,19 +1,20 @@
 """The repository of issued statements."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
-from billing_client.contract.periods import Month
+from billing_client.contract.periods import Month, month_of
 from billing_client.contract.statements.structs import IssuedStatement, Statement, StatementReference, StatementTotal
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.api_keys import key_id_bytes, key_name
 
 _QUERIES = load_queries("issued_statements")
+_NEAR = timedelta(days=31)  # a month overlaps those before and after it in other time zones
 _decode = msgspec.json.Decoder(Statement[str]).decode
 
 
@@ -69,6 +70,14 @@ async def list_issued(connection: Connection, customer_id: str, after: int, limi
     """At most `limit` statements of a customer with numbers above `after`, in their order."""
     rows = await connection.fetch(_QUERIES["list_issued"], customer_id, after, limit)
     return [_listed(customer_id, row) for row in rows]
+
+
+async def overlapping_issue(connection: Connection, month: Month) -> Month | None:
+    """A month that was issued to the customer in another time zone, and has a part of this one; None without any."""
+    near = month.first - _NEAR, month.first + _NEAR
+    rows = await connection.fetch(_QUERIES["other_zones"], month.customer_id, *near, month.timezone)
+    others = (month_of(month.customer_id, row["month"], row["timezone"]) for row in rows)
+    return next((other for other in others if other.start < month.end and month.start < other.end), None)
 
 
 async def last_number(connection: Connection, customer_id: str) -> int:

@@ -16,7 +16,13 @@ from billing_service.database.pool import Connection, Database
 from billing_service.database.replication import wait_for_standbys
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.statements.changes import changes_since_issue
-from billing_service.ledger.statements.issued import Issued, add_issued, last_number, latest_issued
+from billing_service.ledger.statements.issued import (
+    Issued,
+    add_issued,
+    last_number,
+    latest_issued,
+    overlapping_issue,
+)
 from billing_service.ledger.statements.months import MonthContent, provisional_statement, read_month
 from billing_service.ledger.statements.pieces import QUERIES
 from billing_service.ledger.statements.refreshing import SLICE_RECORDS, Progress, refresh, refresh_slices
@@ -61,7 +67,8 @@ async def issue(database: Database, order: IssueOrder, until: float) -> IssueRes
         until: When to stop preparing pieces, on the event loop's clock. What was prepared stays.
 
     Raises:
-        ProblemError: 404; there is no such customer. 409; the month is not over, or its records were changed.
+        ProblemError: 404; there is no such customer. 409; the month is not over, its records were changed, or
+            a part of it was issued in another time zone.
         DatabaseUnavailableError: The database is away. Whether the statement was issued is unknown; ask again.
     """
     month = order.month
@@ -95,6 +102,7 @@ async def _issue_prepared(connection: Connection, order: IssueOrder) -> tuple[Is
             month = order.month
             if not (await refresh(connection, *month.range, SLICE_RECORDS)).is_done:
                 return None
+            await _require_unbilled(connection, month)
             content = await read_month(connection, month)
             latest = await latest_issued(connection, month)
             if latest is not None and latest.listed.digest == content.digest.hex():
@@ -106,6 +114,17 @@ async def _issue_prepared(connection: Connection, order: IssueOrder) -> tuple[Is
             return issued, True
     except asyncpg.SerializationError:
         return None
+
+
+async def _require_unbilled(connection: Connection, month: Month) -> None:
+    """Raise ProblemError (409) if a part of the month was issued in another time zone: it would be billed twice."""
+    other = await overlapping_issue(connection, month)
+    if other is not None:
+        detail = (
+            f"{other.first:%Y-%m} was issued in {other.timezone}, and has a part of {month.first:%Y-%m} in "
+            f"{month.timezone}: its usage would be billed twice. Issue in {other.timezone}."
+        )
+        raise ProblemError(problem("billed_in_other_timezone", detail))
 
 
 async def _new_issue(connection: Connection, order: IssueOrder, content: MonthContent, latest: Issued | None) -> Issued:

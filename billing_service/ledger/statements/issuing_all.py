@@ -10,7 +10,7 @@ from billing_client.contract.statements.structs import IssuedStatement, Statemen
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Database
 from billing_service.ledger.customers import list_customers
-from billing_service.ledger.statements.issued import latest_listed
+from billing_service.ledger.statements.issued import latest_listed, overlapping_issue
 from billing_service.ledger.statements.issuing import IssueOrder, issue, require_over
 from billing_service.ledger.statements.overview import month_total
 
@@ -29,6 +29,8 @@ class IssuedPart(NamedTuple):
 
 async def issue_all(database: Database, order: IssueOrder, after: str, until: float) -> IssuedPart:
     """Issue the statements of the customers after one, those with usage in the month, by customer id.
+
+    Customers to whom a part of the month was issued in another time zone are left out.
 
     Args:
         database: Where they are stored.
@@ -65,13 +67,16 @@ def _month_of(order: IssueOrder, customer_id: str) -> Month:
 
 
 async def _with_usage(database: Database, order: IssueOrder, after: str) -> list[tuple[str, bool]]:
-    """The next customers, each with whether there is usage in the month, or was when it was issued."""
+    """The next customers, each with whether there is usage to bill in the month, or was when it was issued."""
     month, minor_unit = order.month, MINOR_UNITS[order.currency]
     found = []
     async with database.read_connection(is_large=True) as connection:
         for customer in await list_customers(connection, after, PAGE_CUSTOMERS):
             total = await month_total(connection, customer.id, month.start, month.end, minor_unit)
             has_usage = total.records > 0
-            has_usage = has_usage or await latest_listed(connection, _month_of(order, customer.id)) is not None
+            of_customer = _month_of(order, customer.id)
+            has_usage = has_usage or await latest_listed(connection, of_customer) is not None
+            if has_usage and await overlapping_issue(connection, of_customer) is not None:
+                has_usage = False  # it was billed, in another time zone
             found.append((customer.id, has_usage))
     return found

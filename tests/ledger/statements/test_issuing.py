@@ -90,7 +90,7 @@ async def test_numbers_are_the_customers_and_the_list_is_by_number(http: aiohttp
         await given_customer(http, customer_id)
     for month in ("2026-02", "2026-01"):
         await issue(http, month)
-    await issue(http, "2026-01", timezone="Europe/Berlin")
+    await issue(http, "2025-11", timezone="Europe/Berlin")
     assert (await issue(http, "2026-01", "other"))["number"] == 1
     page = (await get(http, f"{PATH}?limit=2")).require(200)
     rest = (await get(http, f"{PATH}?limit=2&cursor={quote(page['nextCursor'])}")).require(200)
@@ -98,11 +98,23 @@ async def test_numbers_are_the_customers_and_the_list_is_by_number(http: aiohttp
     assert [(each["number"], each["month"], each["timezone"]) for each in listed] == [
         (1, "2026-02", "UTC"),
         (2, "2026-01", "UTC"),
-        (3, "2026-01", "Europe/Berlin"),
+        (3, "2025-11", "Europe/Berlin"),
     ]
     assert rest["nextCursor"] is None
     assert listed[0]["total"] == {"records": 0, "amount": "0", "rounded": "0.00"}
     (await get(http, "/customers/nobody/statements")).problem("customer_not_found")
+
+
+async def test_usage_is_billed_in_one_time_zone(http: aiohttp.ClientSession) -> None:
+    await given_customer(http)
+    await record(http, "1", "2026-01-31T23:30:00Z")
+    await issue(http, "2026-01")
+    for month in ("2026-01", "2026-02"):  # the hour before UTC's February is in Berlin's
+        body = {"month": month, "timezone": "Europe/Berlin"}
+        (await post(http, PATH, body)).problem("billed_in_other_timezone")
+        assert (await post(http, "/statements", body)).require(200)["issued"] == []
+    assert (await issue(http, "2026-03", timezone="Europe/Berlin"))["number"] == 2
+    assert [each["number"] for each in (await get(http, PATH)).require(200)["data"]] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ async def show_calls(client: BillingSystemClient, customer_id: str, check: Check
     expected = "EventIdConflictError: unitsConsumed was 1, now 2; pricePerUnit was 0.001, now 0.002"
     check("An event id that comes again with other data", expected, got)
 
-    got = await attempt(use(service="", units_consumed="-1", price_per_unit="NaN"))
+    got = await attempt(use(service="", units_consumed="none", price_per_unit="NaN"))
     expected = "ValidationError by the client: /service, /unitsConsumed, /pricePerUnit"
     check("Invalid input, which the client does not send", expected, got)
 
@@ -93,7 +93,7 @@ async def show_batches(client: BillingSystemClient, url: str, customer_id: str, 
         queue(units_consumed=4, event_id="queue-1"),
         queue(units_consumed=4, event_id="queue-1"),
         queue(units_consumed=5, event_id="queue-1"),
-        queue(units_consumed=-6, event_id="queue-2"),
+        queue(units_consumed=6, event_id="queue-2", occurred_at=datetime.now(UTC) + timedelta(days=1)),
         queue(units_consumed=7, event_id="queue-3", customer_id=f"{customer_id}-nobody"),
     ]
     got = ", ".join([result.outcome async for result in client.record_usages(usages, dry_run=True)])

@@ -62,11 +62,14 @@ def examples(operation: Operation, target: Target) -> list[Example]:
 
 
 def path_of(operation: Operation, target: Target) -> str:
-    """The address of an operation: the first id in it is taken for a customer, the second for a record, or for a
-    statement behind `statements`, whatever the service calls them. So a test of who may reach what does not share the
-    names that the service decides by."""
+    """The address of an operation, whatever the service calls the ids in it.
+
+    So a test of who may reach what does not share the names that the service decides by. The first id is taken for a
+    customer, the second for a record, or for a statement behind `statements`; the one behind `/usage` for a record.
+    """
     second = target.digest if "/statements/" in operation.path else target.request_id
-    ids = iter((quote(target.customer_id, safe=""), second))
+    first = target.request_id if operation.path.startswith("/usage/") else quote(target.customer_id, safe="")
+    ids = iter((first, second))
     return _ID.sub(lambda _: next(ids), operation.path)
 
 

@@ -109,8 +109,11 @@ async def test_all_the_service_does_works_in_transaction_mode(pooled_service: Se
         month = record["occurredAt"][:7]
         statement = (await get(http, f"/customers/acme/statement?month={month}")).require(200)
         assert statement["total"]["records"] == 8 * 20 * 11
-        assert (await get(http, f"/customers/acme/statement?month={month}&since={statement['digest']}")).status == 200
+        (await post(http, "/usage", usage(eventId="before", occurredAt="2026-01-05T00:00:00Z"))).require(201)
+        issued = (await post(http, "/customers/acme/statements", {"month": "2026-01"})).require(201)
+        since = f"/customers/acme/statement?month=2026-01&since={issued['digest']}"
+        assert (await get(http, since)).require(200)["changes"]["recorded"] == []
         async with http.get("/usage/export") as response:
-            assert len((await response.read()).splitlines()) == 8 * 20 * 11 + 1
+            assert len((await response.read()).splitlines()) == 8 * 20 * 11 + 2
     report = await verify_ledger(pooled_service.settings)
-    assert (report.records, report.differences) == (8 * 20 * 11 + 1, [])
+    assert (report.records, report.differences) == (8 * 20 * 11 + 2, [])

@@ -188,7 +188,7 @@ async def test_reading_ends_with_the_block(
     tasks = asyncio.all_tasks()
     async with stream.running():
         async for chunk in stream.chunks():
-            assert chunk == b"1000 "
+            assert chunk == b"500 "
             break
         (reading,) = asyncio.all_tasks() - tasks
     await asyncio.wait([reading], timeout=30)

@@ -98,7 +98,7 @@ async def test_what_became_of_usage_is_said(settings: Settings) -> None:
             await post(http, "/usage", usage(eventId="1"))
             await post(http, "/usage", usage(eventId="1", service="compute"))
             await post(http, "/usage", usage(customerId="nobody"))
-            await post(http, "/usage", usage(unitsConsumed="-1"))
+            await post(http, "/usage", usage(pricePerUnit="-1"))
             await post(http, "/usage/batch", {"records": [usage(eventId="1"), usage(eventId="2"), {}]})
             await get(http, "/customers/acme")
             await get(http, "/customers/nobody")

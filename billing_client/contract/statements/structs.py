@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal
 import msgspec
 from msgspec import Meta
 
+from billing_client.contract.query_parameters import Month, Timezone
 from billing_client.contract.wire import D, Message, Timestamp, UsageRecord, VoidedUsage
 
 Digest = Annotated[
@@ -185,8 +186,8 @@ class IssuedStatements(Message, Generic[D], frozen=True):
 class NewStatement(Message, forbid_unknown_fields=True, frozen=True):
     """Which month to issue a statement for: such as 2026-11, in a time zone of the IANA database."""
 
-    month: str
-    timezone: str = "UTC"
+    month: Month
+    timezone: Timezone = "UTC"
 
 
 class NewStatements(NewStatement, forbid_unknown_fields=True, frozen=True):

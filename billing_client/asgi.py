@@ -66,7 +66,7 @@ class UsageMiddleware:
     """Records what each HTTP request used when it has ended, however it ended.
 
     An event id is given to usage without one: the id of the request; if a request has several uses, a slash and their
-    numbers follow. The application finds the id in `scope["billing.request_id"]`.
+    numbers follow. The application finds the id in its scope, as `billing.request_id`.
 
     Args:
         app: The application.

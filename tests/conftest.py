@@ -29,7 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell ignores it for what runs in the background, and every process that a test starts would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for one that a test starts
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        os.environ.pop("PYTEST_ADDOPTS", None)  # it is for this run, not for one that a test starts
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a server would stay, and its data in memory
     if (given := getattr(config, "workerinput", None)) is not None:
         config.stash[_PREPARED] = Server(*given["database_server"]), given["template_database"]

@@ -21,9 +21,9 @@ from tests.client.misbehaving import Request, answer, disconnect, misbehaving
 BUSY = answer(503, Retry_After="0")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exporter() -> InMemorySpanExporter:
-    """Where the spans of this process go, from now on."""
+    """Where the spans of this process go, from now on: OpenTelemetry takes one provider and no other after it."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -74,8 +74,9 @@ async def list_issued(connection: Connection, customer_id: str, after: int, limi
 
 async def overlapping_issue(connection: Connection, month: Month) -> Month | None:
     """A month that was issued to the customer in another time zone, and has a part of this one; None without any."""
-    near = month.first - _NEAR, month.first + _NEAR
-    rows = await connection.fetch(_QUERIES["other_zones"], month.customer_id, *near, month.timezone)
+    before = max(month.first, date.min + _NEAR) - _NEAR
+    found = (month.customer_id, before, month.first + _NEAR, month.timezone)
+    rows = await connection.fetch(_QUERIES["other_zones"], *found)
     others = (month_of(month.customer_id, row["month"], row["timezone"]) for row in rows)
     return next((other for other in others if other.start < month.end and month.start < other.end), None)
 

@@ -120,9 +120,10 @@ async def _require_unbilled(connection: Connection, month: Month) -> None:
     """Raise ProblemError (409) if a part of the month was issued in another time zone: it would be billed twice."""
     other = await overlapping_issue(connection, month)
     if other is not None:
+        this, issued = (each.first.isoformat()[:7] for each in (month, other))
         detail = (
-            f"{other.first:%Y-%m} was issued in {other.timezone}, and has a part of {month.first:%Y-%m} in "
-            f"{month.timezone}: its usage would be billed twice. Issue in {other.timezone}."
+            f"{issued} was issued in {other.timezone}, and has a part of {this} in {month.timezone}: "
+            f"its usage would be billed twice. Issue in {other.timezone}."
         )
         raise ProblemError(problem("billed_in_other_timezone", detail))
 

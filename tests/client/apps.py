@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ class Tokens:
 
     def __init__(self, customer_id: str, kind: str) -> None:
         self.begun: list[str] = []
+        self._streams = count()  # one may begin before the last has recorded
         self._customer_id = customer_id
         self._kind = kind
 
     async def stream(self, recorder: UsageRecorder) -> AsyncIterator[bytes]:
-        number = len(self.begun)
+        number = next(self._streams)
         try:
             yield b"begin "
             while True:

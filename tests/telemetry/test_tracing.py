@@ -123,9 +123,9 @@ async def test_a_record_is_one_trace_from_its_caller_to_the_statement(
 async def test_without_a_caller_s_trace_a_request_begins_one_that_log_and_problem_name(
     traced: Traced, traced_http: aiohttp.ClientSession
 ) -> None:
-    for headers in ({}, {"traceparent": "00-1-2-3"}):
+    for count, headers in enumerate(({}, {"traceparent": "00-1-2-3"}), start=1):
         answer = await send(traced_http, "GET", "/customers/nobody", headers=headers)
-        *_, request = await traced.spans("GET /customers/{customer_id}")
+        *_, request = await traced.spans("GET /customers/{customer_id}", count)
         assert parent_of(request) is None
         assert trace_of(request) == answer.problem("customer_not_found")["traceId"]
         await traced.logged(trace_of(request))

@@ -108,6 +108,8 @@ def test_the_end_of_a_program_closes_what_it_left_open(
     command = [sys.executable, "-X", "dev", "-c", LEFT_OPEN, shared_service.url, str(spool), customer]
     environment = bare_environment() | UNMEASURED
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    # asyncio's debug mode also names each step that a busy machine makes slow
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, complaints) == (0, [])
     assert status_of(spool).pending == 0
     assert blocking_client.summary(customer_id=customer).total.records == 1

@@ -43,6 +43,7 @@ from billing_service.ledger.refusals import Refusals
 from billing_service.ledger.statements.signing import load_signer
 from billing_service.ledger.statements.worker import PieceWorker
 from billing_service.openapi.document import openapi_document
+from billing_service.pace import USUAL, Pace
 from billing_service.settings import Settings, SettingsError, load_settings, metrics_folder
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.logs import RequestLog, start_logs
@@ -146,6 +147,7 @@ def create_app(
     request_log: RequestLog | None = None,
     traces: Traces = OFF,
     make_group_commit: MakeGroupCommit = GroupCommit,
+    pace: Pace = USUAL,
 ) -> ServiceApp:
     """Put the service together.
 
@@ -154,27 +156,29 @@ def create_app(
         request_log: Where requests are logged; None to log none.
         traces: Makes the spans; by default none.
         make_group_commit: Creates the part that records usage; a test or a benchmark may replace it.
+        pace: How often what no call waits for is done; tests hurry it.
     """
     database = Database(settings)
     read_database = database if settings.read_database_url is None else Database(settings.of_reads)
     clock = Clock()
     metrics = Metrics(metrics_folder())
     requests = RequestTelemetry(metrics, request_log)
-    changes = Changes(database)
+    changes = Changes(database, pace)
     group_commit = make_group_commit(database, settings.queue_records, metrics, traces, clock, changes)
-    authenticator = Authenticator(database, key_required=settings.key_required, clock=clock)
+    authenticator = Authenticator(database, key_required=settings.key_required, clock=clock, pace=pace)
     shutdown = Shutdown(settings.drain_delay)
     services = Services(
         settings=settings,
+        pace=pace,
         database=database,
         read_database=read_database,
         clock=clock,
         group_commit=group_commit,
-        refusals=Refusals(database, settings, metrics, clock, changes),
+        refusals=Refusals(database, settings, metrics, clock, changes, pace),
         changes=changes,
-        event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams),
+        event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams, pace),
         authenticator=authenticator,
-        pieces=PieceWorker(database, clock, settings.workers),
+        pieces=PieceWorker(database, clock, settings.workers, pace),
         signer=load_signer(settings),
         sessions=Sessions(database, authenticator, clock),
         overviews=Overviews(database, clock),

@@ -17,12 +17,15 @@ import uvicorn
 
 from billing_service.app import create_app
 from billing_service.http.connections.protocol import BoundedHttpProtocol
+from billing_service.pace import Pace
 from billing_service.settings import Settings
 from billing_service.telemetry.logs import RequestLog
 from billing_service.telemetry.tracing import OFF, Traces
 from tests.programs import bare_environment
 
 STARTUP_SECONDS = 60
+# What changed and what was refused is told soon.
+HURRIED = Pace(change_seconds=0.02, change_pause_seconds=0.05, poll_seconds=0.05, refusal_seconds=0.05)
 P = ParamSpec("P")
 
 
@@ -41,10 +44,11 @@ def running_service(
     request_log: RequestLog | None = None,
     traces: Traces = OFF,
     protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol,
+    pace: Pace = HURRIED,
 ) -> Iterator[Service]:
     """Serve on a free port for the block, from a thread with a loop of its own; at the end it stops as on SIGTERM."""
     config = uvicorn.Config(
-        create_app(settings, request_log, traces),
+        create_app(settings, request_log, traces, pace=pace),
         loop="uvloop",
         http=protocol,
         ws="none",

@@ -19,7 +19,6 @@ from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool_file import SpoolFile
 from billing_client.spooling.spool_folder import locks_left_in, spools_in
 
-LOOK_SECONDS = 5.0  # between two looks for spools of dead processes, at the mean
 MOST_ADOPTED = 16  # at a time
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +49,8 @@ class Adopter:
                     await self._look()
                 except OSError as error:
                     _logger.warning("cannot look for spools of dead processes: %s", error)
-                await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
+                seconds = self._options.look_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, keeps no secret
+                await asyncio.sleep(seconds)
         finally:
             adopted = list(self._adopted.values())
             for task in adopted:

@@ -74,7 +74,7 @@ class Delivery:
         self._fresh = 0
         self._fresh_since = 0.0
         self._has_rest = True
-        self._deferred = PassedOver()
+        self._deferred = PassedOver(options.first_deferral)
         self._ahead: asyncio.Task[Taken] | None = None
         self._customers = UnknownCustomers(transport)
         self._progress, self._hurry = asyncio.Event(), asyncio.Event()

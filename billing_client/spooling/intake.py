@@ -15,13 +15,13 @@ from billing_client._records import Usage
 from billing_client.contract.wire import FieldError
 from billing_client.spooling.capacity import Capacity
 from billing_client.spooling.delivery import Delivery
+from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 
 T = TypeVar("T")
 
 GROUP_RECORDS = 1_000  # a transaction ends after the call with which it reaches so many records
 MOST_SOON = 10_000  # records taken without a caller that waits, and not yet on disk
-AGAIN_SECONDS = 1.0  # until such records are written again where the disk took none
 
 _logger = logging.getLogger(__name__)
 
@@ -88,11 +88,12 @@ def _log_failure(failure: BaseException | None) -> None:
 class Intake:
     """Takes usage from callers, and writes it in the order of the calls."""
 
-    def __init__(self, outbox: Outbox, capacity: Capacity, delivery: Delivery) -> None:
+    def __init__(self, outbox: Outbox, capacity: Capacity, delivery: Delivery, options: RecorderOptions) -> None:
         self.recorded = 0
         self._outbox = outbox
         self._capacity = capacity
         self._delivery = delivery
+        self._rewrite_seconds = options.rewrite_seconds
         self._unwritten: list[_Call] = []
         self._stuck: list[_Call] = []
         self._soon = 0
@@ -195,7 +196,7 @@ class Intake:
             return
         _logger.warning("%d uses that record_soon() took are in memory only for now: %s", len(stuck), failure)
         if not self._stuck:
-            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._write_again)
+            asyncio.get_running_loop().call_later(self._rewrite_seconds, self._write_again)
         self._stuck += stuck
 
     def _write_again(self) -> None:

@@ -39,7 +39,13 @@ def seconds_kept(given: "timedelta | str | None") -> float | None:
 
 
 class RecorderOptions(Struct, frozen=True, kw_only=True):
-    """See BillingSystemClient.recorder. Raises ConfigurationError."""
+    """See BillingSystemClient.recorder, which does not give the last three. Raises ConfigurationError.
+
+    Attributes:
+        look_seconds: Between two looks for spools of dead processes, at the mean.
+        rewrite_seconds: Until usage that the disk did not take is written again.
+        first_deferral: Until usage that the service refused for now is sent again, at first.
+    """
 
     spool: Path | None
     spool_dir: Path | None
@@ -54,6 +60,9 @@ class RecorderOptions(Struct, frozen=True, kw_only=True):
     unknown_customer: Literal["dead", "wait", "create"]
     defer_timeout: float
     keep_delivered: float | None
+    look_seconds: float = 5.0
+    rewrite_seconds: float = 1.0
+    first_deferral: float = 1.0
 
     def __post_init__(self) -> None:
         if self.spool is not None and self.spool_dir is not None:

@@ -2,19 +2,18 @@
 
 import time
 
-FIRST_SECONDS = 1.0
-
 
 class PassedOver:
     """A place in the line of a spool: what is before it is passed over for a while, so that it holds up no other.
 
-    The wait doubles each time that something is still refused.
+    The wait is `first_wait` seconds, and doubles each time that something is still refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_wait: float) -> None:
+        self._first_wait = first_wait
         self._place = 0
         self._again_at = 0.0
-        self._wait = FIRST_SECONDS
+        self._wait = first_wait
 
     def place(self) -> int:
         """Behind which `seq` to go on; 0, the beginning, when the wait is over."""
@@ -36,7 +35,7 @@ class PassedOver:
 
     def forget(self) -> None:
         """Nothing is refused for now any more: the next wait is short again."""
-        self._wait = FIRST_SECONDS
+        self._wait = self._first_wait
 
     def seconds_left(self) -> float | None:
         """Until it begins at the beginning; None if it is there."""

@@ -66,7 +66,7 @@ class UsageRecorder:
         self._capacity = Capacity(options.max_records, options.max_bytes)
         self._outbox = Outbox(self._open_file, options)
         self._delivery = Delivery(transport, self._outbox, self._capacity, options)
-        self._intake = Intake(self._outbox, self._capacity, self._delivery)
+        self._intake = Intake(self._outbox, self._capacity, self._delivery, options)
         self._delivering: asyncio.Task[None] | None = None
         self._adopter: Adopter | None = None
         self._adopting: asyncio.Task[None] | None = None

@@ -35,13 +35,14 @@ async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     services = request.services
     try:
         async with services.database.read_connection(is_large=True) as connection:
+            currency, now = services.settings.currency, services.clock.now()
             statement, document = await read_statement(
-                connection, month, services.settings.currency, since, services.clock.now()
+                connection, month, currency, since, now, services.pace.statement_records
             )
     except NotPreparedError as error:
         services.pieces.want(*month.range)
         return not_prepared(error.records, error.prepared)
-    return await statement_response(format_, statement, document)
+    return await statement_response(request, format_, statement, document)
 
 
 def not_prepared(records: int, prepared: int) -> Response:
@@ -49,12 +50,14 @@ def not_prepared(records: int, prepared: int) -> Response:
     return JsonResponse(StatementProgress(records=records, prepared=prepared), 202, RETRY_AFTER)
 
 
-async def statement_response(format_: str, statement: Statement[str], document: bytes, status: int = 200) -> Response:
+async def statement_response(
+    request: ApiRequest, format_: str, statement: Statement[str], document: bytes, status: int = 200
+) -> Response:
     """A statement in a format; `document` is it as JSON."""
     if format_ == "json":
         body = document
     elif format_ == "pdf":
-        body = await render_pdf(statement)
+        body = await render_pdf(statement, request.services.pace.pdf_seconds)
     else:
         body = await asyncio.to_thread(_FORMATS[format_], statement)
     headers = _headers(format_, statement)

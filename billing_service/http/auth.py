@@ -14,9 +14,9 @@ from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.http.errors import ProblemError, problem
 from billing_service.ledger.api_keys import SCOPES, Credentials, Scope, find_keys, note_use, read_credentials
+from billing_service.pace import USUAL, Pace
 
 _log = logging.getLogger(__name__)
-FRESH_SECONDS = 5.0  # a key is cached this long, so a revoked key is accepted for at most this long
 MAX_CALLERS = 10_000  # cached callers, 500 bytes each
 NOTED_EVERY = timedelta(minutes=1)  # how often the last use of a key is written down
 _NO_SECRET = bytes(32)  # compared with when the key is unknown; no known text has this SHA-256
@@ -75,12 +75,18 @@ class _Known(Struct, frozen=True):
 class Authenticator:
     """Finds the caller for an `Authorization` header.
 
-    Callers are cached for FRESH_SECONDS. Keys that are not in the cache wait for one statement that looks up all
+    Callers are cached for a while. Keys that are not in the cache wait for one statement that looks up all
     waiting keys. So any number of calls with unknown keys uses at most one connection.
     """
 
     def __init__(
-        self, database: Database, *, key_required: bool, bound: int = MAX_CALLERS, clock: Clock | None = None
+        self,
+        database: Database,
+        *,
+        key_required: bool,
+        bound: int = MAX_CALLERS,
+        clock: Clock | None = None,
+        pace: Pace = USUAL,
     ) -> None:
         """Create the authenticator.
 
@@ -89,11 +95,13 @@ class Authenticator:
             key_required: Whether a request without a key is refused (401) rather than served as anonymous.
             bound: How many callers are cached before the cache is emptied.
             clock: What expiry is compared with; by default this machine's clock.
+            pace: How long callers are cached.
         """
         self._database = database
         self._bound = bound
         self._clock = clock or Clock()
         self._key_required = key_required
+        self._fresh_seconds = pace.key_seconds
         self._known: dict[bytes, _Known] = {}
         self._waiting: dict[bytes, tuple[Credentials, asyncio.Future[Caller | None]]] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -165,12 +173,16 @@ class Authenticator:
             if row is None or caller is None:
                 self._known.pop(authorization, None)
             else:
-                self._known[authorization] = _Known(caller, asked_at + _fresh_for(row["expires_at"], now))
+                self._known[authorization] = _Known(caller, asked_at + self._fresh_for(row["expires_at"], now))
                 if row["last_used_at"] is None or row["last_used_at"] < now - NOTED_EVERY:
                     used.add(credentials.key_id)
             future.set_result(caller)
         if used:
             await self._note_use(list(used), now)
+
+    def _fresh_for(self, expires_at: datetime | None, now: datetime) -> float:
+        fresh = self._fresh_seconds
+        return fresh if expires_at is None else min(fresh, (expires_at - now).total_seconds())
 
     async def _note_use(self, key_ids: list[str], now: datetime) -> None:
         """Save the last use of keys. Calls do not wait for it; if it fails, the next look-up saves it."""
@@ -194,10 +206,6 @@ def caller_of(row: asyncpg.Record, now: datetime) -> Caller | None:
         return None
     scopes = frozenset(SCOPES if "admin" in row["scopes"] else row["scopes"])
     return Caller(f"{row['name']} (bk_{row['key_id']})", scopes, row["customer_id"], row["key_id"])
-
-
-def _fresh_for(expires_at: datetime | None, now: datetime) -> float:
-    return FRESH_SECONDS if expires_at is None else min(FRESH_SECONDS, (expires_at - now).total_seconds())
 
 
 def _unauthenticated(detail: str, challenge: str) -> ProblemError:

@@ -22,14 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ChangeEvent
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
-from billing_service.http.auth import FRESH_SECONDS, Authenticator
+from billing_service.http.auth import Authenticator
 from billing_service.http.errors import RETRY_AFTER_SECONDS, ProblemError, problem
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Change, Customers, Kind, read_changes, read_range
+from billing_service.pace import USUAL, Pace
 
 _log = logging.getLogger(__name__)
-POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 10.0  # below the time after which clients and proxies give up a connection that is silent
 LATE_SECONDS = 10.0  # how much later than one with a higher number a change may become visible
 MAX_READ = 1_000  # changes at a time, and after the last event that a client has seen
 SHARE_OF_CALLER = 10  # one caller may have one of so many streams
@@ -70,14 +69,16 @@ class Stream:
     Args:
         customer_id: The only customer that it is about; None for all.
         place: The number up to which it needs not be told anything.
+        heartbeat_seconds: How often it says something while nothing changes.
 
     Attributes:
         place: The number up to which everything was told to it, or is about to be.
     """
 
-    def __init__(self, customer_id: str | None, place: int) -> None:
+    def __init__(self, customer_id: str | None, place: int, heartbeat_seconds: float) -> None:
         self.customer_id = customer_id
         self.place = place
+        self._heartbeat_seconds = heartbeat_seconds
         self._told = -1
         self._untold: dict[Kind, Customers] = {}
         self._is_reset = False
@@ -109,7 +110,7 @@ class Stream:
         end = time.monotonic() + seconds
         while True:
             yield self._take()
-            wait = min(HEARTBEAT_SECONDS, end - time.monotonic())
+            wait = min(self._heartbeat_seconds, end - time.monotonic())
             if self._is_over or wait <= 0:
                 return
             with suppress(TimeoutError):
@@ -143,8 +144,11 @@ class _Watcher(Struct, frozen=True, eq=False):
 class EventStreams:
     """The streams of this process. One task reads changes for all of them, while there are any."""
 
-    def __init__(self, database: Database, authenticator: Authenticator, shutdown: Shutdown, most: int) -> None:
+    def __init__(
+        self, database: Database, authenticator: Authenticator, shutdown: Shutdown, most: int, pace: Pace = USUAL
+    ) -> None:
         self._database = database
+        self._pace = pace
         self._authenticator = authenticator
         self._shutdown = shutdown
         self._most = most
@@ -177,7 +181,7 @@ class EventStreams:
             missed = None
             if after is not None and kept.first - 1 <= after <= kept.last:
                 missed = await read_changes(connection, after, (), MAX_READ)
-        stream = Stream(customer_id, kept.last)
+        stream = Stream(customer_id, kept.last, self._pace.heartbeat_seconds)
         if missed is None or len(missed) == MAX_READ or reads != self._reads:
             stream.reset()
         else:
@@ -234,12 +238,12 @@ class EventStreams:
         checked_at = time.monotonic()
         try:
             while self._watchers:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(self._pace.poll_seconds)
                 if self._shutdown.announced:
                     for watcher in self._watchers:
                         watcher.stream.end()
                 await self._poll(place)
-                if time.monotonic() > checked_at + FRESH_SECONDS:
+                if time.monotonic() > checked_at + self._pace.key_seconds:
                     await self._end_revoked()
                     checked_at = time.monotonic()
         finally:

@@ -16,6 +16,7 @@ from billing_service.ledger.overviews import Overviews
 from billing_service.ledger.refusals import Refusals
 from billing_service.ledger.statements.signing import Signer
 from billing_service.ledger.statements.worker import PieceWorker
+from billing_service.pace import Pace
 from billing_service.settings import Settings
 from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
@@ -28,6 +29,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         settings: The settings of this process.
+        pace: How often what no call waits for is done.
         database: Connections for everything but single records.
         read_database: Connections for large reads that may be behind: `database`, or that of BILLING_READ_DATABASE_URL.
         clock: Tells the database's time.
@@ -52,6 +54,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     """
 
     settings: Settings
+    pace: Pace
     database: Database
     read_database: Database
     clock: Clock

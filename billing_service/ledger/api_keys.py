@@ -159,7 +159,7 @@ async def list_keys(connection: Connection) -> list[Key]:
 async def revoke_key(connection: Connection, key_id: str) -> Key | None:
     """Revoke a key permanently. Returns None if there is no key with this id.
 
-    Every process refuses the key within `http.auth.FRESH_SECONDS`.
+    Every process refuses the key within `Pace.key_seconds`.
 
     Raises:
         KeyRightsError: The database role may not revoke keys.

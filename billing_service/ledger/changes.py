@@ -18,12 +18,12 @@ from billing_client.contract.outcomes import Decision
 from billing_service.database.pool import PARTING_SECONDS, Connection, Database, DatabaseUnavailableError
 from billing_service.database.queries import load_queries
 from billing_service.database.replication import commit_without_waiting
+from billing_service.pace import USUAL, Pace
 
 _log = logging.getLogger(__name__)
 _QUERIES = load_queries("changes")
 Kind: TypeAlias = Literal["totals", "refusals", "statements"]
 MAX_CUSTOMERS = 1_000  # that are named of one kind at a time
-GATHER_SECONDS, PAUSE_SECONDS = 0.2, 0.8  # before something is written, and after it
 KEPT_SECONDS = 600.0
 PRUNE_SECONDS = 60.0
 
@@ -47,8 +47,9 @@ class Customers:
 class Changes:
     """Notes what changed, and tells all processes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, pace: Pace = USUAL) -> None:
         self._database = database
+        self._pace = pace
         self._untold: dict[Kind, Customers] = {}
         self._writer: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -93,11 +94,11 @@ class Changes:
     async def _write(self) -> None:
         try:
             while self._untold:
-                await self._pause(GATHER_SECONDS)
+                await self._pause(self._pace.change_seconds)
                 await self._tell()
                 if self._stop.is_set():
                     return
-                await self._pause(PAUSE_SECONDS)
+                await self._pause(self._pace.change_pause_seconds)
         finally:
             self._writer = None
 

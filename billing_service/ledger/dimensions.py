@@ -23,7 +23,7 @@ from billing_service.ledger.rollups import EARLIEST
 
 _QUERIES = load_queries("dimensions")
 _FINDS = load_queries("finds")
-STEP_RECORDS = 20_000  # that a step looks at, 0.1 s or so; one quarter of an hour of a customer at the least
+STEP_RECORDS = 20_000  # take 0.1 s or so
 STEP_QUARTERS = 2_000
 CUSTOMERS_AT_ONCE = 1_000
 _QUARTER, _MINUTE = timedelta(minutes=15), timedelta(minutes=1)
@@ -66,12 +66,15 @@ async def _described(connection: AnyConnection, row: asyncpg.Record) -> Prepared
     )
 
 
-async def add_dimension(connection: AnyConnection, name: str) -> AsyncGenerator[tuple[int, int], None]:
+async def add_dimension(
+    connection: AnyConnection, name: str, step_records: int = STEP_RECORDS
+) -> AsyncGenerator[tuple[int, int], None]:
     """Sum up a dimension from now on, and then what was recorded before; does nothing for one that is done.
 
     Args:
         connection: A connection of a role that owns the tables, without an open transaction.
         name: The dimension.
+        step_records: How many records a transaction looks at, about; one quarter of an hour of a customer at the least.
 
     Yields:
         After each customer how many are done, and how many there are.
@@ -86,7 +89,7 @@ async def add_dimension(connection: AnyConnection, name: str) -> AsyncGenerator[
     while customers := await connection.fetch(_FINDS["customer_ids"], after, CUSTOMERS_AT_ONCE):
         for customer in customers:
             after = customer["customer_id"]
-            await _fill_customer(connection, name, after)
+            await _fill_customer(connection, name, after, step_records)
             await connection.execute(_QUERIES["filled_up_to"], name, after)
             done += 1
             yield done, max(done, described.customers)
@@ -104,7 +107,7 @@ async def remove_dimension(connection: AnyConnection, name: str) -> bool:
     return bool(status.endswith(" 1"))
 
 
-async def _fill_customer(connection: AnyConnection, name: str, customer_id: str) -> None:
+async def _fill_customer(connection: AnyConnection, name: str, customer_id: str, step_records: int) -> None:
     """Sum up a customer's records of before, and those that came in meanwhile."""
     after, is_first = EARLIEST - DAY, True
     while True:
@@ -115,19 +118,19 @@ async def _fill_customer(connection: AnyConnection, name: str, customer_id: str)
             counts = await connection.fetch(_QUERIES["count_records"], customer_id, after, STEP_QUARTERS)
             if not counts:
                 return
-            first, after = counts[0]["bucket"], _last_of_step(counts)
+            first, after = counts[0]["bucket"], _last_of_step(counts, step_records)
             await connection.execute(_QUERIES["fill_quarters"], customer_id, name, first, after + _QUARTER)
             await _fill_larger(connection, customer_id, name, first, after + _QUARTER)
         is_first = False
 
 
-def _last_of_step(counts: Sequence[asyncpg.Record]) -> datetime:
+def _last_of_step(counts: Sequence[asyncpg.Record], step_records: int) -> datetime:
     """The last quarter of an hour that a step takes."""
     records = 0
     for count in counts:
         records += count["records"]
         last: datetime = count["bucket"]
-        if records >= STEP_RECORDS:
+        if records >= step_records:
             break
     return last
 

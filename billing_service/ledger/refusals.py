@@ -35,6 +35,7 @@ from billing_service.database.queries import load_queries
 from billing_service.database.replication import commit_without_waiting
 from billing_service.ledger.api_keys import key_id_bytes, key_name
 from billing_service.ledger.changes import Changes
+from billing_service.pace import USUAL, Pace
 from billing_service.settings import Settings
 from billing_service.telemetry.metrics import Metrics
 
@@ -43,7 +44,6 @@ _QUERIES = load_queries("refusals")
 KEPT_CODES = frozenset(get_args(RefusalCode))
 CAPACITY = 1_000  # that may wait to be written
 PER_SECOND = 200  # written at most: 200 take 6 ms
-FLUSH_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
 MAX_EXTRACT = 1_000  # characters of what was submitted
 MAX_ERRORS = 10
@@ -104,12 +104,19 @@ class Refusals:
     """Notes what is refused, and writes it in the background."""
 
     def __init__(
-        self, database: Database, settings: Settings, metrics: Metrics, clock: Clock, changes: Changes
+        self,
+        database: Database,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Clock,
+        changes: Changes,
+        pace: Pace = USUAL,
     ) -> None:
         self._database = database
         self._metrics = metrics
         self._clock = clock
         self._changes = changes
+        self._flush_seconds = pace.refusal_seconds
         self._days = settings.refusal_days
         self._most = settings.refusals_kept
         self._most_of_customer = settings.refusals_per_customer
@@ -174,7 +181,7 @@ class Refusals:
         try:
             while self._waiting:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(FLUSH_SECONDS):
+                    async with asyncio.timeout(self._flush_seconds):
                         await self._stop.wait()
                 await self._flush(CAPACITY if self._stop.is_set() else PER_SECOND)
                 if self._stop.is_set():

@@ -17,21 +17,20 @@ from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.statements.structs import Statement
 from billing_service.rendering.statements import render_html
 
-MAX_SECONDS = 60.0
 _NOT_INSTALLED = 3  # how the process ends where something is missing
 _printing = False
 
 
-async def render_pdf(statement: Statement[str]) -> bytes:
+async def render_pdf(statement: Statement[str], seconds: float) -> bytes:
     """The statement as PDF.
 
-    Raises ProblemError: 406 if this service cannot make one, or not within MAX_SECONDS; 503 while it prints another.
+    Raises ProblemError: 406 if this service cannot make one, or not in so many seconds; 503 while it prints another.
     """
     if find_spec("weasyprint") is None:
         raise _not_installed()
     with _alone():
         page = await asyncio.to_thread(render_html, statement)
-        return await _print(page)
+        return await _print(page, seconds)
 
 
 @contextmanager
@@ -47,11 +46,11 @@ def _alone() -> Iterator[None]:
         _printing = False
 
 
-async def _print(page: bytes) -> bytes:
+async def _print(page: bytes, seconds: float) -> bytes:
     program = (sys.executable, "-m", "billing_service.rendering.pdf")
     process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     try:
-        async with asyncio.timeout(MAX_SECONDS):
+        async with asyncio.timeout(seconds):
             pdf, _ = await process.communicate(page)
     except TimeoutError as error:
         detail = "This statement is too long to be printed here. Ask for HTML and print that, or ask for CSV."

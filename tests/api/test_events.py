@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
-import pytest
 
-from billing_service.http import auth, event_streams
-from billing_service.ledger import changes, refusals
+from billing_service.http import event_streams
 from billing_service.ledger.changes import KEPT_SECONDS
+from billing_service.pace import Pace
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, request_head, usage
 from tests.databases import execute
@@ -23,15 +22,6 @@ from tests.services import Service, running_service, serve_process, until
 
 PATIENCE_SECONDS = 20
 TELL = "INSERT INTO changes (changed_at, kind, customer_ids, more)"
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services of this process tell and read changes more often. Those of processes do not."""
-    monkeypatch.setattr(changes, "GATHER_SECONDS", 0.02)
-    monkeypatch.setattr(changes, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(event_streams, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.05)
 
 
 class Event(NamedTuple):
@@ -196,14 +186,12 @@ async def test_what_is_told_is_deleted_after_a_while(database_url: str) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def test_it_says_something_while_nothing_changes(
-    shared_http: aiohttp.ClientSession, customer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_streams, "HEARTBEAT_SECONDS", 0.1)
-    async with listening(shared_http, f"?customerId={customer}") as events:
-        assert (await events.next()).name == "reset"
-        for _ in range(10):
-            assert await asyncio.wait_for(events.response.content.readline(), PATIENCE_SECONDS)
+async def test_it_says_something_while_nothing_changes(shared_service: Service, customer: str) -> None:
+    with running_service(shared_service.settings, pace=Pace(heartbeat_seconds=0.1)) as service:
+        async with aiohttp.ClientSession(service.url) as http, listening(http, f"?customerId={customer}") as events:
+            assert (await events.next()).name == "reset"
+            for _ in range(10):
+                assert await asyncio.wait_for(events.response.content.readline(), PATIENCE_SECONDS)
 
 
 async def test_it_ends_when_it_was_told_to(shared_http: aiohttp.ClientSession) -> None:
@@ -215,10 +203,9 @@ async def test_it_ends_when_it_was_told_to(shared_http: aiohttp.ClientSession) -
         (await get(shared_http, f"/events?seconds={seconds}")).problem("validation_error", "query/seconds")
 
 
-async def test_it_ends_when_its_key_does(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (auth, event_streams):
-        monkeypatch.setattr(module, "FRESH_SECONDS", 0.1)
-    with running_service(Settings(database_url=database_url, env="production")) as service:
+async def test_it_ends_when_its_key_does(database_url: str) -> None:
+    pace = Pace(key_seconds=0.1, refusal_seconds=0.05, poll_seconds=0.05)
+    with running_service(Settings(database_url=database_url, env="production"), pace=pace) as service:
         keys = [await given_key(database_url, "usage:read") for _ in range(2)]
         async with (
             aiohttp.ClientSession(service.url) as http,

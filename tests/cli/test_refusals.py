@@ -2,23 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
 
-import pytest
-
-from billing_service.ledger import refusals
-from billing_service.settings import Settings
 from tests.calls import exchange, json_request, usage
 from tests.cli import billing, failure, given_customer, given_usage
-from tests.services import Service, running_service
-
-
-@pytest.fixture
-def service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """A service that writes refusals at once."""
-    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.02)
-    with running_service(settings) as service:
-        yield service
+from tests.services import Service
 
 
 def given_refusals(service: Service) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 import aiohttp
+from msgspec.structs import replace
 
 from billing_client import AttemptEvent, BillingSystemClient, RecorderEvent, Spool, SpoolStatus, Usage, UsageRecorder
 from tests.client.answers import problem_body, stored
@@ -106,3 +107,9 @@ async def settle(recorder: UsageRecorder) -> None:
     """Wait until all that was recorded is settled; fails where it is not in a long time."""
     counts = await recorder.flush(60)
     assert counts.pending == 0, counts
+
+
+def hurried(recorder: UsageRecorder) -> UsageRecorder:
+    """The same recorder, not opened yet, with short waits before it looks or tries again."""
+    options = replace(recorder._options, look_seconds=0.05, rewrite_seconds=0.01, first_deferral=0.05)
+    return UsageRecorder(recorder._transport, options)

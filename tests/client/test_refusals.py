@@ -9,22 +9,11 @@ import pytest
 
 from billing_client import BillingSystemClient, PermissionDeniedError, ServiceEvent, ValidationError
 from billing_client.blocking import BillingClient
-from billing_service.http import event_streams
-from billing_service.ledger import changes, refusals
 from billing_service.settings import Settings
 from tests.calls import post, usage
 from tests.faults.proxy import Proxy
 from tests.keys import given_key, given_stored_customer
 from tests.services import Service, running_service
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services of this process write and read more often."""
-    monkeypatch.setattr(changes, "GATHER_SECONDS", 0.02)
-    monkeypatch.setattr(changes, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(event_streams, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.05)
 
 
 async def test_refusals_and_their_counts(

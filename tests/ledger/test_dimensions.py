@@ -13,7 +13,6 @@ from msgspec import structs
 
 from billing_client.contract.periods import Grouping, SummaryRequest
 from billing_service.database.pool import Connection
-from billing_service.ledger import dimensions
 from billing_service.ledger.dimension_groups import Prepared, Records, source_for
 from billing_service.ledger.dimensions import add_dimension, list_dimensions, remove_dimension
 from billing_service.ledger.summaries import summarize_customer
@@ -83,9 +82,8 @@ async def owner(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.
 
 
 async def test_what_was_there_and_what_comes_is_summed_up(
-    http: aiohttp.ClientSession, owner: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    http: aiohttp.ClientSession, owner: Any, settings: Settings
 ) -> None:
-    monkeypatch.setattr(dimensions, "STEP_RECORDS", 50)
     for customer in ("acme", "beta"):
         await given_customer(http, customer)
     ids = await record(http, made_up(300, 1))
@@ -109,9 +107,8 @@ async def test_what_was_there_and_what_comes_is_summed_up(
 
 
 async def test_usage_is_recorded_and_voided_while_it_is_filled(
-    http: aiohttp.ClientSession, owner: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    http: aiohttp.ClientSession, owner: Any, settings: Settings
 ) -> None:
-    monkeypatch.setattr(dimensions, "STEP_RECORDS", 20)
     await given_customer(http)
     ids = await record(http, made_up(200, 1))
 

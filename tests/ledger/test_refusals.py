@@ -15,23 +15,16 @@ from billing_client.contract.problems import invalid_input
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.http.auth import ANYBODY
-from billing_service.ledger import refusals
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.refusals import CAPACITY, Refusals
 from billing_service.settings import Settings
 from billing_service.telemetry.metrics import Metrics
 from tests.calls import get, given_customer, post, usage
 from tests.databases import execute
-from tests.services import running_service, serve_process
+from tests.services import HURRIED, running_service, serve_process
 
 PROBLEM = invalid_input("/service", "is required").details
 COUNT = "SELECT count(*) FROM usage_refusals"
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services of this process write more often."""
-    monkeypatch.setattr(refusals, "FLUSH_SECONDS", 0.05)
 
 
 async def kept(
@@ -196,7 +189,7 @@ class TestTheQueue:
         """Refusals of a database that is opened by the test."""
         self.metrics = Metrics()
         self.database = Database(settings)
-        yield Refusals(self.database, settings, self.metrics, Clock(), Changes(self.database))
+        yield Refusals(self.database, settings, self.metrics, Clock(), Changes(self.database), HURRIED)
         await self.database.close()
 
     def counted(self, what: str) -> float:

@@ -14,8 +14,10 @@ import pytest
 from yarl import URL
 
 from billing_client.contract.csv_cells import rearm
-from billing_service.rendering import pdf
+from billing_service.pace import Pace
+from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, send
+from tests.services import running_service
 from tests.statements import Page, fetch, issue, record, statement, void
 
 PATH = "/customers/acme/statement"
@@ -134,7 +136,7 @@ async def test_a_page_as_pdf(http: aiohttp.ClientSession) -> None:
 
 @pytest.mark.skipif(not pdf_is_made(), reason="Pango is not installed (Debian: libpangoft2-1.0-0)")
 async def test_one_statement_is_printed_at_a_time_and_not_for_long(
-    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    http: aiohttp.ClientSession, settings: Settings
 ) -> None:
     """In a process of its own, so that nobody waits for it but who asked."""
     await nasty_statement(http, "json")
@@ -142,9 +144,10 @@ async def test_one_statement_is_printed_at_a_time_and_not_for_long(
     answers = await asyncio.gather(*(http.get(URL(path, encoded=True)) for _ in range(3)))
     assert sorted(answer.status for answer in answers) == [200, 503, 503]
     assert all(answer.headers["Retry-After"] for answer in answers if answer.status == 503)
-    monkeypatch.setattr(pdf, "MAX_SECONDS", 0.001)
-    problem = (await get(http, path)).problem("not_acceptable")
-    assert "too long to be printed" in problem["detail"]
+    with running_service(settings, pace=Pace(pdf_seconds=0.001)) as service:
+        async with aiohttp.ClientSession(service.url) as hasty:
+            problem = (await get(hasty, path)).problem("not_acceptable")
+            assert "too long to be printed" in problem["detail"]
 
 
 async def test_where_no_pdf_can_be_made_the_answer_says_what_to_do(

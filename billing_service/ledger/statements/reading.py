@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def read_statement(
-    connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime
+    connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime, max_records: int
 ) -> tuple[Statement[str], bytes]:
     """Read the statement of a month, decoded and as it is sent. Nothing is written.
 
@@ -25,13 +25,14 @@ async def read_statement(
         currency: The ISO 4217 code of the currency; its minor unit is what the total is rounded to.
         since: The digest of an earlier statement (32 bytes) whose changes are wanted; None for none.
         now: The time.
+        max_records: How many records may be hashed for what is not prepared.
 
     Raises:
         ProblemError: 404; there is no such customer, or no such earlier statement.
-        NotPreparedError: More has to be hashed than a reading may take the time for.
+        NotPreparedError: More records would have to be hashed.
     """
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        content = await read_month(connection, month)
+        content = await read_month(connection, month, max_records)
         latest = await latest_issued(connection, month)
         is_issued = latest is not None and latest.listed.digest == content.digest.hex()
         if latest is not None and is_issued and since is None:

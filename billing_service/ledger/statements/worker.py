@@ -21,11 +21,9 @@ from billing_service.ledger.periods import floor
 from billing_service.ledger.rollups import EARLIEST
 from billing_service.ledger.statements.pieces import QUERIES, SLIGHTLY_LATE
 from billing_service.ledger.statements.refreshing import Progress, refresh_slice
+from billing_service.pace import USUAL, Pace
 
 _log = logging.getLogger(__name__)
-FIRST_SECONDS = 10.0  # after the start of the process
-ROUND_SECONDS = 60.0  # between two rounds
-FULL_SECONDS = 6 * 3600.0  # from a round over all usage to the next one
 FULL_PART_SECONDS = 30.0  # of such a round at a time
 PAUSE = 1.0  # seconds without work for each second of work
 PAGE_CUSTOMERS = 500
@@ -33,7 +31,6 @@ RECENT = timedelta(days=2)
 # A piece is made when its three hours are over for so long: what comes after that is in the index of late records, even
 # if its commit took some time.
 SETTLED = SLIGHTLY_LATE + timedelta(minutes=15)
-FRESH = timedelta(hours=1)  # a piece is brought up to date no more often, unless somebody waits for it
 MAX_WANTED = 1_000
 
 
@@ -44,12 +41,14 @@ class PieceWorker:
         database: Where they are.
         clock: Tells the database's time.
         processes: How many processes of this service there are; their rounds are so much less frequent.
+        pace: How often the rounds are.
     """
 
-    def __init__(self, database: Database, clock: Clock, processes: int) -> None:
+    def __init__(self, database: Database, clock: Clock, processes: int, pace: Pace = USUAL) -> None:
         self._database = database
         self._clock = clock
         self._processes = processes
+        self._pace = pace
         self._wanted: dict[tuple[str, datetime, datetime], None] = {}
         self._is_wanted = asyncio.Event()
         self._full_after: str | None = ""
@@ -75,7 +74,7 @@ class PieceWorker:
             self._is_wanted.set()
 
     async def _run(self) -> None:
-        await self._serve_wanted(FIRST_SECONDS)
+        await self._serve_wanted(self._pace.first_round_seconds)
         while True:
             try:
                 await self._round()
@@ -85,7 +84,7 @@ class PieceWorker:
                 if not self._has_failed:  # said once, not every time
                     _log.warning("pieces of statements are not prepared: %s", error)
                 self._has_failed = True
-            await self._serve_wanted(ROUND_SECONDS * self._processes)
+            await self._serve_wanted(self._pace.round_seconds * self._processes)
 
     async def _serve_wanted(self, seconds: float) -> None:
         """Prepare what is wanted, for so many seconds."""
@@ -131,7 +130,7 @@ class PieceWorker:
             self._full_after = customers[-1]
             if now() > end:
                 return
-        self._full_after, self._full_at = None, now() + FULL_SECONDS
+        self._full_after, self._full_at = None, now() + self._pace.full_round_seconds
 
     async def _pages(self, after: str) -> AsyncIterator[list[str]]:
         """The ids of the customers after one, page by page."""
@@ -148,7 +147,8 @@ class PieceWorker:
         now = self._clock.now()
         end = floor(now - SETTLED, PIECE)
         async with self._database.read_connection(is_large=True) as connection:
-            rows = await connection.fetch(QUERIES["stale_customers"], customers, start, end, now - FRESH)
+            old = now - self._pace.piece_age
+            rows = await connection.fetch(QUERIES["stale_customers"], customers, start, end, old)
         for row in rows:
             while True:
                 progress = await self._slice(row["customer_id"], row["first"], end)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from billing_client import AttemptEvent, BillingSystemClient, DeadEvent, DeliveredEvent
-from billing_client.spooling import passed_over
 from tests.client.answers import client_of, problem, problem_body, record_all, usage
 from tests.client.misbehaving import Connection, Request, answer, misbehaving
-from tests.client.recorders import Hook, each, records_of, settle
+from tests.client.recorders import Hook, each, hurried, records_of, settle
 
 EARLY = {
     "outcome": "rejected",
@@ -19,17 +18,13 @@ EARLY = {
 UNKNOWN = {"outcome": "rejected", "problem": problem_body(404, "customer_not_found")}
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send again soon what the service refused for now."""
-    monkeypatch.setattr(passed_over, "FIRST_SECONDS", 0.05)
-
-
 async def test_usage_of_an_unknown_customer_waits_until_there_is_one_and_others_pass_it(
     client: BillingSystemClient, customer_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = Hook()
-    async with client.recorder(spool=tmp_path / "usage.db", unknown_customer="wait", on_event=hook) as recorder:
+    async with hurried(
+        client.recorder(spool=tmp_path / "usage.db", unknown_customer="wait", on_event=hook)
+    ) as recorder:
         await recorder.record(usage(1, customer_id="later"))
         await recorder.record(usage(2))
         await recorder._delivery.wait_for(1)
@@ -41,7 +36,7 @@ async def test_usage_of_an_unknown_customer_waits_until_there_is_one_and_others_
 
 
 async def test_unknown_customers_are_created_if_told_so(client: BillingSystemClient, tmp_path: Path) -> None:
-    async with client.recorder(spool=tmp_path / "usage.db", unknown_customer="create") as recorder:
+    async with hurried(client.recorder(spool=tmp_path / "usage.db", unknown_customer="create")) as recorder:
         await recorder.record_many([usage(n, customer_id=f"new-{n % 2}") for n in range(4)])
         await settle(recorder)
     assert (recorder.counts.delivered, recorder.counts.dead) == (4, 0)
@@ -63,7 +58,7 @@ async def test_a_customer_that_cannot_be_created_is_asked_for_once_in_a_while(
     async with (
         misbehaving(step) as server,
         client_of(server) as client,
-        client.recorder(spool=tmp_path / "usage.db", unknown_customer="create", on_event=hook) as recorder,
+        hurried(client.recorder(spool=tmp_path / "usage.db", unknown_customer="create", on_event=hook)) as recorder,
     ):
         await recorder.record(usage(1))
         await settle(recorder)
@@ -80,8 +75,8 @@ async def test_usage_waits_for_no_longer_than_told(option: Any, result: dict[str
     async with (
         misbehaving(each(lambda _: result)) as server,
         client_of(server) as client,
-        client.recorder(
-            spool=tmp_path / "usage.db", unknown_customer=option, defer_timeout=0.5, on_event=hook
+        hurried(
+            client.recorder(spool=tmp_path / "usage.db", unknown_customer=option, defer_timeout=0.5, on_event=hook)
         ) as recorder,
     ):
         await recorder.record(usage(1))
@@ -96,7 +91,7 @@ async def test_usage_of_the_year_2999_is_a_dead_letter_at_once(
 ) -> None:
     hook = Hook()
     soon = datetime.now(UTC) + timedelta(hours=1)
-    async with client.recorder(spool=tmp_path / "usage.db", on_event=hook, close_timeout=0) as recorder:
+    async with hurried(client.recorder(spool=tmp_path / "usage.db", on_event=hook, close_timeout=0)) as recorder:
         await recorder.record(usage(1, occurred_at=datetime(2999, 1, 1, tzinfo=UTC)))
         await recorder.record(usage(2, occurred_at=soon))
         await recorder.record(usage(3))
@@ -110,7 +105,7 @@ async def test_usage_of_the_year_2999_is_a_dead_letter_at_once(
 async def test_an_unknown_customer_is_a_dead_letter_by_default(
     client: BillingSystemClient, customer_id: str, tmp_path: Path
 ) -> None:
-    async with client.recorder(spool=tmp_path / "usage.db") as recorder:
+    async with hurried(client.recorder(spool=tmp_path / "usage.db")) as recorder:
         await recorder.record(usage(1, customer_id="nobody"))
         await settle(recorder)
     assert recorder.counts.dead == 1
@@ -121,7 +116,7 @@ async def test_what_comes_slowly_is_gathered_in_few_batches(tmp_path: Path) -> N
     async with (
         misbehaving(record_all) as server,
         client_of(server) as client,
-        client.recorder(spool=tmp_path / "usage.db", linger=60, batch_size=25) as recorder,
+        hurried(client.recorder(spool=tmp_path / "usage.db", linger=60, batch_size=25)) as recorder,
     ):
         for number in range(uses):
             await recorder.record(usage(number))
@@ -134,7 +129,7 @@ async def test_what_is_alone_is_sent_after_it_lingered(tmp_path: Path) -> None:
     async with (
         misbehaving(record_all) as server,
         client_of(server) as client,
-        client.recorder(spool=tmp_path / "usage.db", linger=0.05) as recorder,
+        hurried(client.recorder(spool=tmp_path / "usage.db", linger=0.05)) as recorder,
     ):
         for number in range(2):
             await recorder.record(usage(number))

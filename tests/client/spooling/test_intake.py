@@ -15,10 +15,10 @@ from billing_client import (
     Usage,
     ValidationError,
 )
-from billing_client.spooling import intake
+from billing_client.spooling.intake import MOST_SOON
 from tests.client.answers import client_of, problem, record_all, usage
 from tests.client.misbehaving import Connection, Request, misbehaving
-from tests.client.recorders import away, in_spool_thread, kept, records_of, settle, status_of
+from tests.client.recorders import away, hurried, in_spool_thread, kept, records_of, settle, status_of
 from tests.services import Service, until
 
 
@@ -153,18 +153,18 @@ async def test_what_is_taken_soon_is_written_in_order_and_by_closing_at_the_late
     assert events_in(tmp_path / "usage.db") == [f"event-{number}" for number in range(2_500)]
 
 
-async def test_what_is_taken_soon_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_SOON", 10)
+async def test_what_is_taken_soon_has_a_bound(tmp_path: Path) -> None:
     async with away() as client, client.recorder(spool=tmp_path / "usage.db", close_timeout=0) as recorder:
-        for number in range(10):
-            recorder.record_soon(usage(number))
+        one = usage(1)
+        for _ in range(MOST_SOON):
+            recorder.record_soon(one)
         with pytest.raises(SpoolFullError):
-            recorder.record_soon(usage(10))
-        await recorder.record(usage(11))  # so the others are on disk too
-        recorder.record_soon(usage(12))
+            recorder.record_soon(one)
+        await recorder.record(usage(2))  # so the others are on disk too
+        recorder.record_soon(usage(3))
         with pytest.raises(ValidationError):
-            recorder.record_soon(usage(13, service=""))
-    assert status_of(tmp_path / "usage.db").pending == 12
+            recorder.record_soon(usage(4, service=""))
+    assert status_of(tmp_path / "usage.db").pending == MOST_SOON + 2
 
 
 async def test_what_is_taken_soon_fits_into_the_spool_or_is_refused(tmp_path: Path) -> None:
@@ -178,10 +178,9 @@ async def test_what_is_taken_soon_fits_into_the_spool_or_is_refused(tmp_path: Pa
 
 
 async def test_what_the_disk_did_not_take_is_kept_in_memory_and_written_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(intake, "AGAIN_SECONDS", 0.01)
-    async with away() as client, client.recorder(spool=tmp_path / "usage.db", close_timeout=0) as recorder:
+    async with away() as client, hurried(client.recorder(spool=tmp_path / "usage.db", close_timeout=0)) as recorder:
         connection = recorder._outbox.file._connection
         await in_spool_thread(recorder, connection.execute, "PRAGMA query_only = ON")
         recorder.record_soon(usage(1))

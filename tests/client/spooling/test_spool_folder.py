@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from billing_client import BillingSystemClient, ConfigurationError, DeliveredEvent, Spool, SpoolError, SpoolInUseError
-from billing_client.spooling import adoption, spool_file
+from billing_client.spooling import spool_file
 from tests.client.answers import client_of, problem, record_all, usage
 from tests.client.misbehaving import misbehaving
-from tests.client.recorders import Hook, away, kept, records_of, settle, status_of
+from tests.client.recorders import Hook, away, hurried, kept, records_of, settle, status_of
 from tests.programs import UNMEASURED
 from tests.services import Service, until
 
@@ -55,12 +55,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(autouse=True)
-def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for dead processes often."""
-    monkeypatch.setattr(adoption, "LOOK_SECONDS", 0.05)
-
-
 def spools(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.db"))
 
@@ -80,8 +74,8 @@ async def test_each_recorder_has_a_file_of_its_own_and_takes_it_away(tmp_path: P
     async with (
         misbehaving(record_all) as server,
         client_of(server) as client,
-        client.recorder(spool_dir=folder) as first,
-        client.recorder(spool_dir=folder) as second,
+        hurried(client.recorder(spool_dir=folder)) as first,
+        hurried(client.recorder(spool_dir=folder)) as second,
     ):
         await asyncio.gather(first.record(usage(1)), second.record(usage(2)))
         assert len(spools(folder)) == 2
@@ -96,7 +90,7 @@ async def test_what_is_left_is_taken_over_by_the_next_of_which_one_is_enough(tmp
     async with (
         misbehaving(record_all) as server,
         client_of(server) as client,
-        client.recorder(spool_dir=tmp_path) as recorder,
+        hurried(client.recorder(spool_dir=tmp_path)) as recorder,
     ):
         assert recorder.counts.pending == 3  # one is its own now
         await until(lambda: len(spools(tmp_path)) == 1)
@@ -110,7 +104,7 @@ async def test_of_many_recorders_one_delivers_each_file(tmp_path: Path) -> None:
     hook = Hook()
     await left_by_the_dead(tmp_path, 5, records=20)
     async with misbehaving(record_all) as server, client_of(server) as client:
-        recorders = [client.recorder(spool_dir=tmp_path, on_event=hook, batch_size=5) for _ in range(3)]
+        recorders = [hurried(client.recorder(spool_dir=tmp_path, on_event=hook, batch_size=5)) for _ in range(3)]
         await asyncio.gather(*(recorder.__aenter__() for recorder in recorders))
         await until(lambda: len(hook.of(DeliveredEvent)) >= 100)
         await asyncio.gather(*(recorder.close() for recorder in recorders))
@@ -121,10 +115,10 @@ async def test_of_many_recorders_one_delivers_each_file(tmp_path: Path) -> None:
 
 
 async def test_what_a_process_holds_is_left_to_it(tmp_path: Path) -> None:
-    async with away() as other, other.recorder(spool_dir=tmp_path, close_timeout=0) as living:
+    async with away() as other, hurried(other.recorder(spool_dir=tmp_path, close_timeout=0)) as living:
         await living.record(usage(1))
         async with misbehaving(record_all) as server, client_of(server) as client:
-            async with client.recorder(spool_dir=tmp_path) as recorder:
+            async with hurried(client.recorder(spool_dir=tmp_path)) as recorder:
                 await recorder.record(usage(2))
                 await settle(recorder)
                 await asyncio.sleep(0.3)  # it looked several times
@@ -137,7 +131,7 @@ async def test_dead_letters_stay_and_are_delivered_once_they_are_redriven(
 ) -> None:
     await left_by_the_dead(tmp_path, 1)
     await kept(tmp_path / "usage-x.db", usage(7, customer_id="later"))
-    async with client.recorder(spool_dir=tmp_path) as recorder:
+    async with hurried(client.recorder(spool_dir=tmp_path)) as recorder:
         await until(lambda: recorder.counts.dead == 1)
         await until(lambda: status_of(tmp_path / "usage-x.db").dead == 1)
         await asyncio.sleep(0.3)  # it is not looked at again and again
@@ -157,7 +151,7 @@ async def test_a_damaged_spool_is_told_and_keeps_nobody_from_working(
     async with (
         misbehaving(record_all) as server,
         client_of(server) as client,
-        client.recorder(spool_dir=tmp_path) as recorder,
+        hurried(client.recorder(spool_dir=tmp_path)) as recorder,
     ):
         await settle(recorder)
         await until(lambda: "that a dead process left cannot be delivered" in caplog.text)
@@ -173,7 +167,7 @@ async def test_what_cannot_be_delivered_yet_stays_for_the_next(tmp_path: Path) -
     async with (
         misbehaving(problem(503, "unavailable")) as server,
         client_of(server, max_attempts=1) as client,
-        client.recorder(spool_dir=tmp_path, close_timeout=0) as recorder,
+        hurried(client.recorder(spool_dir=tmp_path, close_timeout=0)) as recorder,
     ):
         await until(lambda: recorder.counts.pending == 9)
         counts = await recorder.flush(0.1)
@@ -184,7 +178,7 @@ async def test_what_cannot_be_delivered_yet_stays_for_the_next(tmp_path: Path) -
 async def test_what_a_process_left_that_was_killed_while_it_made_or_removed_a_spool_goes_too(tmp_path: Path) -> None:
     for name in ("usage-a.db.lock", "usage-b.db.lock", "usage-b.db.ballast", "usage-b.db.lock-journal"):
         (tmp_path / name).write_bytes(b"")
-    async with away() as client, client.recorder(spool_dir=tmp_path):
+    async with away() as client, hurried(client.recorder(spool_dir=tmp_path)):
         await until(lambda: not any(name.startswith(("usage-a", "usage-b")) for name in files(tmp_path)))
     assert files(tmp_path) == []
 
@@ -282,7 +276,7 @@ async def test_what_killed_processes_left_in_one_folder_is_billed_once(
     with producers(service, tmp_path, ["a", "b", "c"], *before) as processes:
         said = await asyncio.gather(*(asyncio.to_thread(safe_words, each, seconds) for each in processes))
     safe = set().union(*said)
-    async with client.recorder(spool_dir=tmp_path) as recorder:
+    async with hurried(client.recorder(spool_dir=tmp_path)) as recorder:
         await until(lambda: len(spools(tmp_path)) == 1)
         await settle(recorder)
     billed = [record.event_id or "" async for record in client.usage(customer_id=customer_id, page_size=1_000)]

@@ -11,16 +11,18 @@ import pytest
 
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
-from billing_service.ledger.statements import pieces, worker
 from billing_service.ledger.statements.worker import PieceWorker
+from billing_service.pace import Pace
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post
 from tests.ledger.statements.test_pieces import january
 from tests.ledgers import record_all
+from tests.services import running_service
 from tests.statements import record
 
 BUCKETS = "SELECT array_agg(DISTINCT bucket ORDER BY bucket) FROM usage_pieces"
 RUNS = "SELECT count(*) FROM usage_pieces"
+PREPARED = "SELECT coalesce(sum(records), 0) FROM usage_pieces"
 
 
 @pytest.fixture
@@ -41,17 +43,13 @@ async def test_it_prepares_what_is_over_and_leaves_the_running_hours_alone(
     http: aiohttp.ClientSession,
     connection: "asyncpg.Connection[asyncpg.Record]",
     database: Database,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "ROUND_SECONDS", 0.05)
-    monkeypatch.setattr(worker, "FULL_SECONDS", 0.1)
-    monkeypatch.setattr(worker, "FRESH", timedelta(0))
     now = datetime.now(UTC)
     await given_customer(http)
     for age in (timedelta(0), timedelta(hours=9), timedelta(days=40)):
         await record(http, str(age), (now - age).isoformat())
-    preparing = PieceWorker(database, Clock(), processes=1)
+    pace = Pace(first_round_seconds=0.0, round_seconds=0.05, full_round_seconds=0.1, piece_age=timedelta(0))
+    preparing = PieceWorker(database, Clock(), processes=1, pace=pace)
     preparing.start()
     try:
         await until_value(connection, RUNS, lambda count: count == 2)
@@ -64,22 +62,23 @@ async def test_it_prepares_what_is_over_and_leaves_the_running_hours_alone(
 
 
 async def test_a_month_that_is_too_large_to_be_read_at_once_is_prepared_while_its_reader_waits(
-    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings
 ) -> None:
     await record_all(http, january(120, seed=1))
-    defaults = dict(pieces.read_pieces.__kwdefaults__ or {})
-    monkeypatch.setattr("billing_service.ledger.statements.months.read_month.__defaults__", (50,))
     path = "/customers/acme/statement?month=2026-01"
-    answer = await get(http, path)
-    assert answer.require(202) == {"records": 120, "prepared": 0}
-    assert answer.headers["Retry-After"] == "1"
-    await until_value(connection, "SELECT coalesce(sum(records), 0) FROM usage_pieces", lambda records: records == 120)
-    assert (await get(http, path)).require(200)["total"]["records"] == 120
-    assert defaults["max_records"] == pieces.MAX_READ
+    with running_service(settings, pace=Pace(statement_records=50)) as service:
+        async with aiohttp.ClientSession(service.url) as reader:
+            answer = await get(reader, path)
+            assert answer.require(202) == {"records": 120, "prepared": 0}
+            assert answer.headers["Retry-After"] == "1"
+            await until_value(connection, PREPARED, lambda records: records == 120)
+            assert (await get(reader, path)).require(200)["total"]["records"] == 120
 
 
-async def test_issuing_prepares_what_it_needs(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_issuing_prepares_what_it_needs(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
     await record_all(http, january(120, seed=1))
-    monkeypatch.setattr("billing_service.ledger.statements.months.read_month.__defaults__", (0,))
     issued = (await post(http, "/customers/acme/statements", {"month": "2026-01"})).require(201)
     assert issued["total"]["records"] == 120
+    assert await connection.fetchval(PREPARED) == 120

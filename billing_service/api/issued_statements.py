@@ -50,7 +50,7 @@ async def issue_statement(request: ApiRequest, _: NoQuery) -> Response:
     result = await issue(request.services.database, _order(request, month), _until(request))
     if result.issued is None:
         return not_prepared(result.progress.records, result.progress.prepared)
-    response = await statement_response(request, "json", result.issued.read(), result.issued.document, 201)
+    response = await statement_response(request, "json", result.issued.document, 201)
     path = request.scope["raw_path"].decode("ascii")
     response.headers["Location"] = f"{path}/{result.issued.listed.number}"
     if result.is_new:
@@ -117,7 +117,7 @@ async def get_issued_statement(request: ApiRequest, query: IssuedStatementQuery)
     """Read a statement that was issued, by its number or digest. As JSON it is the same, byte for byte, each time."""
     format_ = choose_format(request, query.format, STATEMENT_TYPES)
     issued = await find_by_name(request, request.ids["statement"])
-    return await statement_response(request, format_, issued.read(), issued.document)
+    return await statement_response(request, format_, issued.document)
 
 
 async def find_by_name(request: ApiRequest, name: str) -> Issued:

@@ -14,6 +14,7 @@ from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation, PlainDecimal
 from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
+from billing_service.ledger.statements.issued import decode_statement
 from billing_service.ledger.statements.overview import list_statements
 from billing_service.ledger.statements.pieces import NotPreparedError
 from billing_service.ledger.statements.reading import read_statement
@@ -36,13 +37,11 @@ async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     try:
         async with services.database.read_connection(is_large=True) as connection:
             currency, now = services.settings.currency, services.clock.now()
-            statement, document = await read_statement(
-                connection, month, currency, since, now, services.pace.statement_records
-            )
+            document = await read_statement(connection, month, currency, since, now, services.pace.statement_records)
     except NotPreparedError as error:
         services.pieces.want(*month.range)
         return not_prepared(error.records, error.prepared)
-    return await statement_response(request, format_, statement, document)
+    return await statement_response(request, format_, document)
 
 
 def not_prepared(records: int, prepared: int) -> Response:
@@ -50,26 +49,24 @@ def not_prepared(records: int, prepared: int) -> Response:
     return JsonResponse(StatementProgress(records=records, prepared=prepared), 202, RETRY_AFTER)
 
 
-async def statement_response(
-    request: ApiRequest, format_: str, statement: Statement[str], document: bytes, status: int = 200
-) -> Response:
+async def statement_response(request: ApiRequest, format_: str, document: bytes, status: int = 200) -> Response:
     """A statement in a format; `document` is it as JSON."""
     if format_ == "json":
-        body = document
-    elif format_ == "pdf":
+        return Response(document, status, headers={"Vary": "Accept"}, media_type=STATEMENT_TYPES[format_])
+    statement = decode_statement(document)
+    if format_ == "pdf":
         body = await render_pdf(statement, request.services.pace.pdf_seconds)
     else:
         body = await asyncio.to_thread(_FORMATS[format_], statement)
-    headers = _headers(format_, statement)
+    headers = {"Vary": "Accept"} | _headers(format_, f"statement-{statement.month}")
     return Response(body, status, headers=headers, media_type=STATEMENT_TYPES[format_])
 
 
 _FORMATS = {"csv": render_csv, "html": render_html}
 
 
-def _headers(format_: str, statement: Statement[str]) -> dict[str, str]:
-    headers = {"Vary": "Accept"}
-    name = f"statement-{statement.month}"
+def _headers(format_: str, name: str) -> dict[str, str]:
+    headers = {}
     if format_ == "csv":
         headers["Content-Disposition"] = f'attachment; filename="{name}.csv"'
     if format_ == "pdf":

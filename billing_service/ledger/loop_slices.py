@@ -2,10 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
 SLICE_SECONDS = 0.001
 FIRST, LEAST, MOST = 100, 25, 1_000  # items of a slice
 PASSES = 3  # of the event loop between two slices: a small request takes several from its first byte to its answer
@@ -39,6 +42,24 @@ async def taken_in_slices(items: list[T]) -> AsyncIterator[list[T]]:
         if items:
             size = _next_size(size, time.perf_counter() - began)
             await let_others_in()
+
+
+async def sorted_in_slices(items: Sequence[T], place: Callable[[T], str]) -> list[T]:
+    """The items in the order of a text that each has for itself: slices are sorted, and then merged."""
+    by_place: dict[str, T] = {}
+    places: list[str] = []
+    async for part in in_slices(items):
+        some = {place(item): item for item in part}
+        by_place |= some
+        places += sorted(some)
+    places.sort()  # of what is sorted in parts, it takes a fifth of the time
+    return [by_place[each] for each in places]
+
+
+async def encoded_in_slices(items: Sequence[object]) -> msgspec.Raw:
+    """The JSON array of the items."""
+    parts = [_encode(part)[1:-1] async for part in in_slices(items)]
+    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
 
 
 def _next_size(size: int, seconds: float) -> int:

@@ -16,7 +16,7 @@ from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.database.replication import wait_for_standbys
 from billing_service.ledger.api_keys import key_id_bytes, key_name
-from billing_service.ledger.loop_slices import in_slices
+from billing_service.ledger.loop_slices import in_slices, sorted_in_slices
 from billing_service.ledger.rollups import take_from_rollups
 
 T = TypeVar("T")
@@ -141,16 +141,17 @@ async def _first_of_known_customers(
 
 
 async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
-    """The arguments of `record_usage`: what is the same for all is given once, text goes in one piece.
+    """The arguments of `record_usage`: what is the same for all is given once, the rest goes as one piece of text.
 
-    Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0.
+    Measured in batches of 1,000: 0.5 µs a record, where an array for each column takes 3.0. An array of 10,000 request
+    ids, or times, held the event loop for 4 and 8 ms while asyncpg encoded it.
     """
     columns: list[list[Any]] = [[] for _ in range(11)]
-    async for part in in_slices(await _in_order(list(submissions))):
+    async for part in in_slices(await sorted_in_slices(list(submissions), _place)):
         records = [submission.record for submission in part]
         values: list[list[Any]] = [
             [record.customer_id for record in records],
-            [bytes.fromhex(record.request_id) for record in records],
+            [record.request_id for record in records],
             [record.event_id or "" for record in records],
             [record.service for record in records],
             [record.units_consumed for record in records],
@@ -168,12 +169,12 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     )
     return (
         "\n".join(customer_ids),
-        request_ids,
+        '{"\\\\x' + '","\\\\x'.join(request_ids) + '"}',
         "\n".join(event_ids),
         "\n".join(services),
         "\n".join(units),
         "\n".join(prices),
-        None if all(map(is_, occurred, recorded)) else occurred,
+        None if all(map(is_, occurred, recorded)) else await _times(occurred),
         _once(recorded),
         "\n".join(keys),
         [key_id_bytes(key) for key in _once(callers)],
@@ -181,15 +182,17 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     )
 
 
-async def _in_order(submissions: Sequence[Submission]) -> list[Submission]:
-    """By customer and request id, as everyone inserts them, so that nobody waits for each other.
+def _place(submission: Submission) -> str:
+    """Sorts by customer and request id, as everyone inserts them, so that nobody waits for each other.
 
     Text sorts ten times as fast as pairs. A line feed, which no id contains, sorts below all that an id may contain.
     """
-    by_place: dict[str, Submission] = {}
-    async for part in in_slices(submissions):
-        by_place |= {f"{each.record.customer_id}\n{each.record.request_id}": each for each in part}
-    return [by_place[place] for place in sorted(by_place)]
+    return f"{submission.record.customer_id}\n{submission.record.request_id}"
+
+
+async def _times(instants: list[datetime]) -> str:
+    """The text of an array of times."""
+    return f"{{{','.join([each.isoformat() async for part in in_slices(instants) for each in part])}}}"
 
 
 def _once(values: list[T]) -> list[T]:

@@ -1,13 +1,25 @@
 """Long work in slices: everything comes, in order, and others get their turn in between."""
 
 import asyncio
+import json
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
 
 import pytest
 
-from billing_service.ledger.loop_slices import FIRST, LEAST, MOST, PASSES, SLICE_SECONDS, in_slices, taken_in_slices
+from billing_service.ledger.loop_slices import (
+    FIRST,
+    LEAST,
+    MOST,
+    PASSES,
+    SLICE_SECONDS,
+    encoded_in_slices,
+    in_slices,
+    sorted_in_slices,
+    taken_in_slices,
+)
 
 SLICED: list[Callable[[list[int]], AsyncIterator[Sequence[int]]]] = [in_slices, taken_in_slices]
 
@@ -56,3 +68,14 @@ async def test_what_was_taken_is_let_go() -> None:
     async for part in taken_in_slices(items):
         assert len(items) <= 1_000 - len(part)
     assert items == []
+
+
+@pytest.mark.parametrize("count", [0, 1, FIRST + 1, 5_000])
+async def test_slices_are_sorted_and_merged(count: int) -> None:
+    numbers = random.sample(range(10_000), count)
+    assert await sorted_in_slices(numbers, lambda number: f"{number:05}") == sorted(numbers)
+
+
+@pytest.mark.parametrize("count", [0, 1, FIRST + 1, 5_000])
+async def test_slices_are_encoded_as_one_array(count: int) -> None:
+    assert json.loads(bytes(await encoded_in_slices(list(range(count))))) == list(range(count))

@@ -4,6 +4,7 @@ Since statements that were issued by number the answer is exact, whatever clocks
 piece by piece. Those that earlier versions kept by the digest of request ids noted times instead.
 """
 
+import asyncio
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from billing_client.contract.wire import UsageRecord, VoidedUsage
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
+from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.records import record_of, voided_of
 from billing_service.ledger.statements.issued import Issued, find_issued
 from billing_service.ledger.statements.months import MAX_LISTED, MonthContent, voided_after
@@ -71,7 +73,8 @@ async def changes_since(
         )
         raise ProblemError(problem("statement_not_found", detail))
     earlier = _Earlier(since.hex(), "request-ids.v1", None, row["issued_at"], _decode_lines(row["lines"]))
-    return _changes(content, earlier, await _by_times(connection, month, row), currency)
+    records = await _by_times(connection, month, row)
+    return await asyncio.to_thread(_changes, content, earlier, records, currency)
 
 
 async def changes_since_issue(
@@ -82,7 +85,8 @@ async def changes_since_issue(
     lines = statement.lines + statement.credits
     earlier = _Earlier(listed.digest, statement.digest_kind, listed.number, listed.issued_at, lines)
     added, removed = await _compare(connection, content, dict(zip(issued.buckets, issued.runs, strict=True)))
-    return _changes(content, earlier, await _read(connection, content.month, added, removed), currency)
+    records = await _read(connection, content.month, added, removed)
+    return await asyncio.to_thread(_changes, content, earlier, records, currency)
 
 
 def _changes(content: MonthContent, earlier: _Earlier, records: _Records, currency: str) -> StatementChanges[str]:
@@ -151,7 +155,7 @@ async def _read(connection: Connection, month: Month, added: Collection[bytes], 
     limit = MAX_LISTED + 1
     recorded = await connection.fetch(_STATEMENTS["recorded_among"], month.customer_id, list(added), limit)
     voided = await connection.fetch(_STATEMENTS["voided_among"], month.customer_id, list(removed), limit)
-    return _listed(recorded, voided)
+    return await _listed(recorded, voided)
 
 
 async def _by_times(connection: Connection, month: Month, row: asyncpg.Record) -> _Records:
@@ -160,13 +164,13 @@ async def _by_times(connection: Connection, month: Month, row: asyncpg.Record) -
     arguments = (*month.range, row["settled_at"], row["recently_recorded"], MAX_LISTED + 1)
     recorded = await connection.fetch(_STATEMENTS["recorded_after"], *arguments)
     voids = await voided_after(connection, month, row["settled_at"], row["recently_voided"])
-    listed = _listed(recorded, [])
+    listed = await _listed(recorded, [])
     return _Records(listed.recorded, voids.data, listed.more or voids.more)
 
 
-def _listed(recorded: Sequence[asyncpg.Record], voided: Sequence[asyncpg.Record]) -> _Records:
+async def _listed(recorded: Sequence[asyncpg.Record], voided: Sequence[asyncpg.Record]) -> _Records:
     return _Records(
-        [record_of(row) for row in recorded[MAX_LISTED - 1 :: -1]],
-        [voided_of(row) for row in voided[MAX_LISTED - 1 :: -1]],
+        [record_of(row) async for part in in_slices(recorded[MAX_LISTED - 1 :: -1]) for row in part],
+        [voided_of(row) async for part in in_slices(voided[MAX_LISTED - 1 :: -1]) for row in part],
         max(len(recorded), len(voided)) > MAX_LISTED,
     )

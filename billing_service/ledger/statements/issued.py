@@ -15,7 +15,7 @@ from billing_service.ledger.api_keys import key_id_bytes, key_name
 
 _QUERIES = load_queries("issued_statements")
 _NEAR = timedelta(days=31)  # a month overlaps those before and after it in other time zones
-_decode = msgspec.json.Decoder(Statement[str]).decode
+decode_statement = msgspec.json.Decoder(Statement[str]).decode
 
 
 class Issued(NamedTuple):
@@ -43,7 +43,7 @@ class Issued(NamedTuple):
 
     def read(self) -> Statement[str]:
         """The document, decoded."""
-        return _decode(self.document)
+        return decode_statement(self.document)
 
 
 async def latest_issued(connection: Connection, month: Month) -> Issued | None:

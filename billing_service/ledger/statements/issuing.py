@@ -23,12 +23,11 @@ from billing_service.ledger.statements.issued import (
     latest_issued,
     overlapping_issue,
 )
-from billing_service.ledger.statements.months import MonthContent, provisional_statement, read_month
+from billing_service.ledger.statements.months import MonthContent, encode_statement, provisional_statement, read_month
 from billing_service.ledger.statements.pieces import QUERIES
 from billing_service.ledger.statements.refreshing import SLICE_RECORDS, Progress, refresh, refresh_slices
 
 Sign: TypeAlias = Callable[[Statement[str]], Statement[str]]
-_encode = msgspec.json.Encoder().encode
 TRIES = 20  # another program may issue a statement of the customer, or record usage of the month, at the same time
 
 
@@ -133,7 +132,7 @@ async def _new_issue(connection: Connection, order: IssueOrder, content: MonthCo
     runs = await _runs(connection, content)
     previous = None if latest is None else latest.reference
     statement = msgspec.structs.replace(
-        provisional_statement(content, order.currency, order.now, previous),
+        await provisional_statement(content, order.currency, order.now, previous),
         status="issued",
         number=await last_number(connection, month.customer_id) + 1,
         issued_at=order.now,
@@ -149,7 +148,8 @@ async def _new_issue(connection: Connection, order: IssueOrder, content: MonthCo
         issued_by=order.issued_by,
         total=statement.total,
     )
-    return Issued(listed, month.first, _encode(order.sign(statement)), [*runs], [*runs.values()])
+    document = await encode_statement(await asyncio.to_thread(order.sign, statement))
+    return Issued(listed, month.first, document, [*runs], [*runs.values()])
 
 
 async def _runs(connection: Connection, content: MonthContent) -> dict[datetime, int]:

@@ -1,8 +1,11 @@
 """A customer's month as it stands, read in one snapshot. Nothing is written."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
+
+import msgspec
 
 from billing_client.contract.periods import Month
 from billing_client.contract.request_parsing import BEGINNING
@@ -21,11 +24,13 @@ from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.customers import require_customer
+from billing_service.ledger.loop_slices import encoded_in_slices, in_slices
 from billing_service.ledger.records import voided_of
-from billing_service.ledger.statements.lines import Lines, statement_lines
+from billing_service.ledger.statements.lines import statement_lines
 from billing_service.ledger.statements.pieces import MAX_READ, Piece, read_pieces, sum_late, sum_pieces
 
 _QUERIES = load_queries("statements")
+_encode = msgspec.json.Encoder().encode
 MAX_LISTED = 10_000  # records in each list of a statement
 
 
@@ -69,15 +74,11 @@ async def read_month(connection: Connection, month: Month, max_records: int = MA
         month=month,
         pieces=pieces,
         digest=digest_of_pieces(piece.root for piece in counting),
-        lines=statement_lines(lines, credits_=False),
-        credits=statement_lines(lines, credits_=True),
-        late=_late_lines(late),
+        lines=await statement_lines(lines, credits_=False),
+        credits=await statement_lines(lines, credits_=True),
+        late=await statement_lines(late, credits_=False) + await statement_lines(late, credits_=True),
         voids=await voided_after(connection, month, BEGINNING),
     )
-
-
-def _late_lines(late: Lines) -> list[StatementLine[str]]:
-    return statement_lines(late, credits_=False) + statement_lines(late, credits_=True)
 
 
 async def voided_after(
@@ -87,13 +88,13 @@ async def voided_after(
     rows = await connection.fetch(_QUERIES["voided_after"], *month.range, after, seen, MAX_LISTED + 1)
     records, amount = (rows[0]["total_records"], rows[0]["total_amount"]) if rows else (0, "0")
     return StatementVoids(
-        data=[voided_of(row) for row in rows[MAX_LISTED - 1 :: -1]],
+        data=[voided_of(row) async for part in in_slices(rows[MAX_LISTED - 1 :: -1]) for row in part],
         more=len(rows) > MAX_LISTED,
         total=VoidedTotal(records=records, amount=amount),
     )
 
 
-def provisional_statement(
+async def provisional_statement(
     content: MonthContent, currency: str, as_of: datetime, previous: StatementReference[str] | None
 ) -> Statement[str]:
     """The statement of a month that was not issued as it stands.
@@ -121,7 +122,15 @@ def provisional_statement(
         digest_kind="merkle.v1",
         lines=content.lines,
         credits=content.credits,
-        total=statement_total(content.all_lines, minor_unit),
+        total=await asyncio.to_thread(statement_total, content.all_lines, minor_unit),
         late=content.late,
         voided=content.voids,
     )
+
+
+async def encode_statement(statement: Statement[str]) -> bytes:
+    """The statement as JSON. Its lists, which may be long, are encoded in slices."""
+    lists = {"lines": statement.lines, "credits": statement.credits, "late": statement.late}
+    encoded = {name: await encoded_in_slices(items) for name, items in lists.items() if items}
+    voided = msgspec.structs.replace(statement.voided, data=await encoded_in_slices(statement.voided.data))
+    return _encode(msgspec.structs.replace(statement, voided=voided, **encoded))

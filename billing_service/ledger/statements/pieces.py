@@ -20,7 +20,7 @@ from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.periods import ceil, floor
 from billing_service.ledger.rollups import EARLIEST
-from billing_service.ledger.statements.lines import LineKey, Lines, add_arrays, add_line, add_rows
+from billing_service.ledger.statements.lines import Lines, add_arrays, add_records, add_rows
 
 QUERIES = load_queries("pieces")
 MAX_READ = 100_000  # records that a reading hashes by itself, in a second or so; what is more is prepared beforehand
@@ -221,13 +221,9 @@ async def sum_pieces(connection: Connection, customer_id: str, pieces: Sequence[
     stored = [(piece.bucket, piece.run) for piece in pieces if piece.run is not None]
     if stored:
         buckets, runs = zip(*stored, strict=True)
-        add_rows(lines, await connection.fetch(QUERIES["sum_lines"], customer_id, list(buckets), list(runs)))
-    for piece in pieces:
-        for row in piece.arrivals:
-            units = row["units_consumed"]
-            add_line(lines, LineKey(row["service"], row["price_per_unit"], units.startswith("-")), 1, units)
-        if piece.span is not None:
-            add_arrays(lines, piece.span)
+        await add_rows(lines, await connection.fetch(QUERIES["sum_lines"], customer_id, list(buckets), list(runs)))
+    await add_records(lines, [row for piece in pieces for row in piece.arrivals])
+    await add_arrays(lines, [piece.span for piece in pieces if piece.span is not None])
     return lines
 
 
@@ -238,14 +234,12 @@ async def sum_late(connection: Connection, customer_id: str, pieces: Sequence[Pi
     lines = await sum_pieces(connection, customer_id, entirely)
     partly = [piece.bucket for piece in reaching if piece.span is None and piece not in entirely]
     if partly:
-        add_rows(lines, await connection.fetch(QUERIES["late_lines"], customer_id, partly, end))
+        await add_rows(lines, await connection.fetch(QUERIES["late_lines"], customer_id, partly, end))
         last = partly[-1] + PIECE
         first = max(end - SLIGHTLY_LATE, partly[-1])
         if first < last:
-            add_rows(lines, await connection.fetch(QUERIES["just_late_lines"], customer_id, first, last, end))
-    for piece in reaching:
-        if piece.span is not None:
-            add_arrays(lines, piece.span, "late_")
+            await add_rows(lines, await connection.fetch(QUERIES["just_late_lines"], customer_id, first, last, end))
+    await add_arrays(lines, [piece.span for piece in reaching if piece.span is not None], "late_")
     return lines
 
 

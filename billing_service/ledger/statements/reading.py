@@ -5,19 +5,16 @@ from datetime import datetime
 import msgspec
 
 from billing_client.contract.periods import Month
-from billing_client.contract.statements.structs import Statement
 from billing_service.database.pool import Connection
 from billing_service.ledger.statements.changes import changes_since
 from billing_service.ledger.statements.issued import latest_issued
-from billing_service.ledger.statements.months import provisional_statement, read_month
-
-_encode = msgspec.json.Encoder().encode
+from billing_service.ledger.statements.months import encode_statement, provisional_statement, read_month
 
 
 async def read_statement(
     connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime, max_records: int
-) -> tuple[Statement[str], bytes]:
-    """Read the statement of a month, decoded and as it is sent. Nothing is written.
+) -> bytes:
+    """Read the statement of a month as it is sent: as JSON. Nothing is written.
 
     Args:
         connection: A connection without an open transaction.
@@ -36,8 +33,8 @@ async def read_statement(
         latest = await latest_issued(connection, month)
         is_issued = latest is not None and latest.listed.digest == content.digest.hex()
         if latest is not None and is_issued and since is None:
-            return latest.read(), latest.document
-        statement = provisional_statement(content, currency, now, None if latest is None else latest.reference)
+            return latest.document
+        statement = await provisional_statement(content, currency, now, None if latest is None else latest.reference)
         if since is not None:
             changes = await changes_since(connection, content, since, currency)
             statement = msgspec.structs.replace(statement, changes=changes)
@@ -46,4 +43,4 @@ async def read_statement(
         statement = msgspec.structs.replace(
             statement, status="issued", number=listed.number, issued_at=listed.issued_at, previous=None
         )
-    return statement, _encode(statement)
+    return await encode_statement(statement)

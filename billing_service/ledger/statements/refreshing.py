@@ -13,7 +13,7 @@ from billing_client.contract.statements.merkle import split_hashes
 from billing_service.database.pool import Connection, Database
 from billing_service.ledger.periods import ceil, floor
 from billing_service.ledger.rollups import EARLIEST
-from billing_service.ledger.statements.lines import LineKey, Lines, add_arrays, add_line
+from billing_service.ledger.statements.lines import Lines, add_arrays, add_records
 from billing_service.ledger.statements.pieces import QUERIES, Piece, ids_of, read_pieces, without_jit
 
 _log = logging.getLogger(__name__)
@@ -157,10 +157,8 @@ async def _appended(connection: Connection, customer_id: str, piece: Piece) -> _
     if before is None:
         raise RuntimeError("the newest run of a piece was read before")
     lines: Lines = {}
-    add_arrays(lines, before)
-    for row in piece.arrivals:
-        units = row["units_consumed"]
-        add_line(lines, LineKey(row["service"], row["price_per_unit"], units.startswith("-")), 1, units)
+    await add_arrays(lines, [before])
+    await add_records(lines, piece.arrivals)
     ids = [row["request_id"] for row in piece.arrivals]
     leaves = b"".join(row["hash"] for row in piece.arrivals)
     return _Run(ids[-1], False, leaves, b"".join(ids), b"", before["voids"], lines)
@@ -186,7 +184,7 @@ async def _whole(connection: Connection, customer_id: str, piece: Piece) -> _Run
             return None
         added, removed = b"".join(difference.added), b"".join(difference.removed)
     lines: Lines = {}
-    add_arrays(lines, span)
+    await add_arrays(lines, [span])
     ids = span["ids"]
     return _Run(ids[-32:] or None, True, span["leaves"], added, removed, span["voids"], lines)
 

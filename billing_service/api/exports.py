@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from billing_service.ledger.export import RecordStream, Selection
 from billing_service.ledger.records import RecordFilter
 
 _encode_lines = msgspec.json.Encoder().encode_lines
-_NUMBERS = ("units_consumed", "price_per_unit", "amount")  # a negative one is no formula
+_HARMLESS = ("request_id", "units_consumed", "price_per_unit", "amount")  # a negative number is no formula
 _COLUMNS = {field.name: field.encode_name for field in msgspec.structs.fields(UsageRecord)}
 
 
@@ -82,7 +82,7 @@ async def _with_header(chunks: AsyncIterator[bytes], header: bytes) -> AsyncIter
 
 def _encode_rows(records: list[UsageRecord[str]]) -> bytes:
     return _rows(
-        [getattr(record, name) if name in _NUMBERS else _cell(getattr(record, name)) for name in _COLUMNS]
+        [getattr(record, name) if name in _HARMLESS else _cell(getattr(record, name)) for name in _COLUMNS]
         for record in records
     )
 
@@ -94,11 +94,13 @@ def _rows(rows: Iterable[Iterable[str]]) -> bytes:
 
 
 def _cell(value: str | datetime | dict[str, str] | UnsetType | None) -> str:
+    if value is None or value is UNSET:
+        return ""
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, dict):
         return disarm(msgspec.json.encode(value).decode())
-    return disarm(value or "")
+    return disarm(value)
 
 
 async def _gzip(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

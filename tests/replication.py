@@ -67,11 +67,13 @@ def find_programs() -> Path | None:
 
 
 class PostgresServer:
-    """A server with its data in `folder`, on a port of its own of 127.0.0.1."""
+    """A server with its data in `folder`, on a port of its own of 127.0.0.1. `environment` is added to that of the test
+    when it starts."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
+        self.environment: dict[str, str] = {}
         self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -103,6 +105,42 @@ class PostgresServer:
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name=standby"
         _run(self._programs / "pg_basebackup", "-D", self.folder, "-d", source, "-R", "-c", "fast", "--no-sync")
 
+    def follow(self, port: int) -> None:
+        """Receive from the primary by way of another port from now on."""
+        source = f"host=127.0.0.1 port={port} user=postgres application_name=standby"
+        self.execute(f"ALTER SYSTEM SET primary_conninfo = '{source}'", "SELECT pg_reload_conf()")
+
+    def configure(self, **settings: str) -> None:
+        """Write settings that hold from the next start on."""
+        with (self.folder / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def keep_all(self, archive: Path) -> None:
+        """Copy all that it writes into a new folder, from the next start on."""
+        archive.mkdir()
+        if user := _user():
+            shutil.chown(archive, user)
+        self.configure(archive_mode="on", archive_command=f'cp "%p" "{archive}/%f"')
+
+    def back_up(self, folder: Path) -> None:
+        """Copy it while it runs, as the beginning of a recovery to any moment from now on."""
+        source = f"host=127.0.0.1 port={self.port} user=postgres"
+        _run(self._programs / "pg_basebackup", "-D", folder, "-d", source, "-c", "fast", "--no-sync", "-X", "none")
+
+    def restore(self, backup: Path, archive: Path, moment: str) -> None:
+        """Recover to a moment, from a backup and the archive of what was written after it. What it had is gone."""
+        self.stop()
+        shutil.rmtree(self.folder)
+        backup.rename(self.folder)
+        self.configure(restore_command=f'cp "{archive}/%f" "%p"', recovery_target_time=moment)
+        self.configure(recovery_target_action="promote", archive_mode="off")
+        signal_file = self.folder / "recovery.signal"
+        signal_file.touch()
+        if user := _user():
+            shutil.chown(signal_file, user)
+        self.start()
+        self.await_value("SELECT pg_is_in_recovery()", False)
+
     def start(self) -> None:
         """Start it unless it runs, and wait until it answers."""
         if self._process is not None:
@@ -110,7 +148,8 @@ class PostgresServer:
         command = [str(self._programs / "postgres"), "-D", str(self.folder), "-p", str(self.port)]
         log = (self.folder.parent / f"{self.folder.name}.log").open("ab")
         with log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=_user(), cwd="/")
+            environment = {**os.environ, **self.environment}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=_user(), cwd="/", env=environment)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.machines import CASES, median_recovery, run_case
+from tests.faults.machines.run import lose_machines
 from tests.faults.plan import make_plan
 from tests.faults.run import Report, run_plan
 
@@ -65,31 +65,6 @@ def _table(report: Report) -> Table:
         table.add_row(name, "left out")
     table.add_row("duration", f"{report.seconds:.0f} s")
     return table
-
-
-def lose_machines(records: int, seed: int, console: Console) -> None:
-    """Make every case with its share of the records, and print what came of it. Exit 1 if a promise was broken."""
-    folder = Path(tempfile.mkdtemp(prefix="billing-faults-"))
-    outcomes = []
-    for number, name in enumerate(CASES):
-        outcome = asyncio.run(run_case(name, records // len(CASES), seed + number, folder / str(number)))
-        outcomes.append(outcome)
-        console.print(f"{name}: {outcome.seconds:.0f} s")
-    table = Table(title=f"seed {seed}", title_justify="left")
-    for name in ("", "records", "lost", "doubled", "records again after"):
-        table.add_column(name, justify="left" if not name else "right")
-    for outcome in outcomes:
-        found, again = outcome.findings, ", ".join(f"{seconds:.1f} s" for seconds in outcome.recoveries)
-        lost = f"{outcome.lost:,}, back after a resend" if outcome.lost else f"{found.lost:,}"
-        table.add_row(outcome.name, f"{found.acknowledged:,}", lost, f"{found.doubled:,}", again)
-    console.print(table, f"median until records again: {median_recovery(outcomes):.2f} s")
-    violations = [line for outcome in outcomes for line in outcome.violations]
-    for line in violations:
-        console.print("violated:", line, markup=False)
-    if violations:
-        console.print(f"journals and output: {folder}")
-        sys.exit(1)
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

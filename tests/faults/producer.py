@@ -38,7 +38,10 @@ CALL_SECONDS = 5.0  # the deadline of a call: short, so that it is met now and t
 
 
 class Task(Struct, frozen=True):
-    """What a producer is to do; a file of it, so that a restart needs no more. `index` tells it from the others."""
+    """What a producer is to do; a file of it, so that a restart needs no more. `index` tells it from the others.
+
+    `keep_delivered` is the option of a recorder.
+    """
 
     index: int
     kind: Kind
@@ -47,6 +50,12 @@ class Task(Struct, frozen=True):
     base_url: str
     folder: str
     planted: bool = False
+    keep_delivered: str | None = None
+
+    @property
+    def spool(self) -> Path:
+        """The file of a recorder."""
+        return self.journal.with_suffix(".spool")
 
     @property
     def journal(self) -> Path:
@@ -187,8 +196,10 @@ async def report_through_a_spool(producer: Producer) -> None:
         producer.acknowledge(told)
         told.clear()
 
-    spool = producer.task.journal.with_suffix(".spool")
-    async with producer.client.recorder(spool=spool, on_event=note, batch_size=GROUP["spool"]) as recorder:
+    task = producer.task
+    async with producer.client.recorder(
+        spool=task.spool, on_event=note, batch_size=GROUP["spool"], keep_delivered=task.keep_delivered
+    ) as recorder:
         async for group in producer.groups():
             await asyncio.gather(*(recorder.record(intended.line.usage()) for intended in group))
             producer.keep([intended.number for intended in group])

@@ -53,6 +53,14 @@ class Stage:
         """The URL of the database that the services have, by way of the proxy."""
         return url_at(self.url, self.database.port)
 
+    def service_environment(self, index: int) -> dict[str, str]:
+        """What a service has in its environment besides."""
+        return {}
+
+    async def is_ready(self, index: int) -> bool:
+        """Whether a service can do its work."""
+        return await asyncio.to_thread(get_status, "127.0.0.1", self.ports[index], "/readyz") == 200
+
     def settled(self) -> int:
         """How many records are acknowledged, or kept."""
         return sum(progress.look() for progress in self._progress)
@@ -67,6 +75,7 @@ class Stage:
             "BILLING_SHUTDOWN_TIMEOUT": "5",
             "PYTHONPATH": str(ROOT),
             **UNMEASURED,
+            **self.service_environment(index),
         }
         arguments = ["serve"] if self._service_module == "billing_service" else []
         folder = self.folder / f"service-{index}"
@@ -76,7 +85,7 @@ class Stage:
         """Start a service, again where it finds no database, as whoever supervises it would; until it is ready."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         service = self.services[index] = self._spawn_service(index)
-        while await asyncio.to_thread(get_status, "127.0.0.1", self.ports[index], "/readyz") != 200:
+        while not await self.is_ready(index):
             if time.monotonic() > deadline:
                 raise StuckError(f"a service is not ready:\n{service.output}")
             if service.process.poll() is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.machines import run_case
+from tests.faults.machines.cases import run_case
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""The loss of machines: `python -m tests.faults --replication`. See README.md one folder above."""

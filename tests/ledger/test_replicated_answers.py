@@ -17,6 +17,7 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 REPLICATING = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
 Call = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Answer]]
+Prepare = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Call]]
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +119,57 @@ async def test_what_is_found_before_anything_is_inserted_waits_too(servers: Repl
                 await refused(http, batch("3", "1", "2"))
 
 
-@pytest.mark.parametrize("call", [single("1", "1"), batch("1", "1", "2"), customer("1"), rename])
+async def of_record(http: aiohttp.ClientSession) -> Call:
+    """Void a record."""
+    return void((await post(http, "/usage", usage(eventId="to void"))).require(201)["requestId"])
+
+
+async def of_month(_: aiohttp.ClientSession) -> Call:
+    """Issue a statement."""
+    return lambda http: post(http, "/customers/acme/statements", {"month": "2025-01"})
+
+
+async def of_new_key(_: aiohttp.ClientSession) -> Call:
+    """Create an API key."""
+    return lambda http: post(http, "/keys", {"name": "new", "scopes": ["usage:write"]})
+
+
+async def of_old_key(http: aiohttp.ClientSession) -> Call:
+    """Revoke an API key."""
+    key_id = (await (await of_new_key(http))(http)).require(201)["id"]
+    return lambda http: send(http, "DELETE", f"/keys/{key_id}")
+
+
+def always(call: Call) -> Prepare:
+    async def prepare(_: aiohttp.ClientSession) -> Call:
+        return call
+
+    return prepare
+
+
+WRITES = {
+    "record": always(single("1", "1")),
+    "batch": always(batch("1", "1", "2")),
+    "customer": always(customer("1")),
+    "rename": always(rename),
+    "void": of_record,
+    "statement": of_month,
+    "new key": of_new_key,
+    "revoked key": of_old_key,
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
 async def test_a_wait_that_was_cancelled_is_not_told_as_success(
-    servers: Replication, replicated_url: str, call: Call
+    servers: Replication, replicated_url: str, write: str
 ) -> None:
+    """Whatever is written. Nor is what is found written."""
     with running_service(Settings(database_url=replicated_url, database_timeout=60)) as service:
         async with aiohttp.ClientSession(service.url) as http:
             await given_customer(http)
+            call = await WRITES[write](http)
             servers.standby.stop()
-            for _ in range(2):  # what is written, and what is found written
+            for _ in range(2):
                 answering = asyncio.create_task(call(http))
                 await asyncio.to_thread(servers.primary.await_value, WAITING, 1)
                 assert await asyncio.to_thread(servers.primary.execute, CANCEL) == 1
@@ -135,3 +178,15 @@ async def test_a_wait_that_was_cancelled_is_not_told_as_success(
             await asyncio.to_thread(servers.primary.await_value, WAITING, 1)
             servers.standby.start()
             assert (await answering).status in (200, 201)
+
+
+async def test_what_may_be_lost_does_not_wait(servers: Replication, replicated_url: str) -> None:
+    """A refusal is kept while the standby is away."""
+    with running_service(Settings(database_url=replicated_url)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            await given_customer(http)
+            servers.standby.stop()
+            (await post(http, "/usage", usage(pricePerUnit="-1"))).problem("validation_error", "/pricePerUnit")
+            async with asyncio.timeout(30):
+                while not (await get(http, "/refusals")).require(200)["data"]:  # noqa: ASYNC110 - no event tells of another process
+                    await asyncio.sleep(0.05)

@@ -17,7 +17,7 @@ from benchmarks.stage import Stage, Way, measure
 from benchmarks.usages import SERVICES, batch_body
 
 MONTH, SPAN = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=31)
-ZONES = ("UTC", "Europe/Berlin")  # a month of Berlin is cut within a piece at both ends
+ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns")  # all but UTC cut pieces
 LATE = 1_000
 POLL_SECONDS = 0.1
 

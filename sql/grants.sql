@@ -11,8 +11,8 @@ DECLARE
     granted text;
 BEGIN
     EXECUTE format(
-        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_pieces, credit_rollups,'
-        ' dimension_rollups, prepared_dimensions, usage_refusals, changes, statements, issued_statements,'
+        'REVOKE ALL ON customers, usage_records, usage_voids, usage_rollups, usage_pieces, usage_piece_parts,'
+        ' credit_rollups, dimension_rollups, prepared_dimensions, usage_refusals, changes, statements, issued_statements,'
         ' service_activity, api_keys, console_sessions, schema_migrations FROM %I', grantee
     );
     FOREACH granted IN ARRAY ARRAY[
@@ -21,6 +21,7 @@ BEGIN
         'SELECT, INSERT ON usage_voids',
         'SELECT, INSERT, UPDATE (records, units, amount, voided) ON usage_rollups',
         'SELECT, INSERT ON usage_pieces',
+        'SELECT, INSERT ON usage_piece_parts',
         'SELECT, INSERT, DELETE ON usage_refusals',
         'SELECT, INSERT, DELETE ON changes',
         'SELECT, INSERT, UPDATE (records, units, amount) ON credit_rollups',

@@ -83,11 +83,11 @@ ORDER BY span.place;
 -- late_arrivals: what was recorded of some buckets ($2) more than an hour late, after a record ($3, $4) of the bucket, by
 -- (bucket, recorded_at, request_id); without voided ones
 SELECT piece.bucket, record.request_id, record.service, trim_scale(record.price_per_unit)::text AS price_per_unit,
-    trim_scale(record.units_consumed)::text AS units_consumed, record.recorded_at, record.hash
+    trim_scale(record.units_consumed)::text AS units_consumed, record.occurred_at, record.recorded_at, record.hash
 FROM unnest($2::timestamptz[], $3::timestamptz[], $4::bytea[]) AS piece (bucket, last_recorded_at, last_request_id)
 CROSS JOIN LATERAL (
-    SELECT found.request_id, found.service, found.price_per_unit, found.units_consumed, found.recorded_at,
-        record_content_hash(
+    SELECT found.request_id, found.service, found.price_per_unit, found.units_consumed, found.occurred_at,
+        found.recorded_at, record_content_hash(
             found.customer_id, found.request_id, found.event_id, found.service, found.units_consumed,
             found.price_per_unit, found.occurred_at, found.recorded_at, found.recorded_by, found.dimensions
         ) AS hash
@@ -116,8 +116,8 @@ CROSS JOIN LATERAL (
 ) AS line
 GROUP BY service, price, units < 0;
 
--- late_lines: what was recorded of some buckets ($2) at $3 or later and more than an hour late adds up to by service and
--- price, credits apart, without voided ones
+-- late_lines: what occurred in some buckets ($2) from $4 to $5, and was recorded at $3 or later and more than an hour late,
+-- adds up to by service and price, credits apart, without voided ones
 SELECT record.service, trim_scale(record.price_per_unit)::text AS price_per_unit, record.units_consumed < 0 AS is_credit,
     count(*) AS records, trim_scale(sum(record.units_consumed))::text AS units
 FROM unnest($2::timestamptz[]) AS wanted (bucket)
@@ -129,6 +129,7 @@ CROSS JOIN LATERAL (
         AND date_bin('3 hours', found.occurred_at, timestamptz '2000-01-01T00:00:00Z') = wanted.bucket
         AND found.recorded_at >= $3::timestamptz
         AND found.recorded_at - found.occurred_at > interval '1 hour'
+        AND found.occurred_at >= $4::timestamptz AND found.occurred_at < $5::timestamptz
         AND void.request_id IS NULL
     OFFSET 0
 ) AS record
@@ -184,6 +185,32 @@ SELECT services, prices::text[] AS prices, line_records, line_units::text[] AS l
 FROM usage_pieces
 WHERE customer_id = $1 AND bucket = $2 AND run = $3;
 
+-- read_parts: the stored parts of some buckets ($2) at some runs ($3), each with when it begins and ends ($4, $5)
+SELECT part.bucket, part.records, part.subtrees, part.first_recorded_at, part.last_recorded_at, part.services,
+    part.prices::text[] AS prices, part.line_records, part.line_units::text[] AS line_units
+FROM unnest($2::timestamptz[], $3::integer[], $4::timestamptz[], $5::timestamptz[])
+    AS wanted (bucket, run, starts_at, ends_at)
+JOIN usage_piece_parts AS part ON part.customer_id = $1 AND part.bucket = wanted.bucket AND part.run = wanted.run
+    AND part.starts_at = wanted.starts_at AND part.ends_at = wanted.ends_at;
+
+-- add_part: keep a part of a piece; does nothing if another program did meanwhile
+INSERT INTO usage_piece_parts (
+    customer_id, bucket, run, starts_at, ends_at, records, subtrees, first_recorded_at, last_recorded_at, services,
+    prices, line_records, line_units
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[]::numeric[], $12, $13::text[]::numeric[])
+ON CONFLICT (customer_id, bucket, run, starts_at, ends_at) DO NOTHING;
+
+-- all_parts: every part of the newest run of a piece, for verification
+SELECT customer_id, bucket, run, starts_at, ends_at, records, subtrees, services, prices::text[] AS prices, line_records,
+    line_units::text[] AS line_units
+FROM usage_piece_parts AS part
+WHERE NOT EXISTS (
+    SELECT FROM usage_pieces AS piece
+    WHERE piece.customer_id = part.customer_id AND piece.bucket = part.bucket AND piece.run > part.run
+)
+ORDER BY customer_id, bucket, starts_at, ends_at;
+
 -- try_lock: whether this program is the one that prepares pieces until the end of the transaction
 SELECT pg_try_advisory_xact_lock(hashtext('billing_service.pieces'), hashtext($1));
 
@@ -208,7 +235,8 @@ GROUP BY rollup.customer_id
 ORDER BY rollup.customer_id;
 
 -- newest_pieces: the newest run of every piece, for verification
-SELECT DISTINCT ON (customer_id, bucket) customer_id, bucket, run, made_at, records, root, voids
+SELECT DISTINCT ON (customer_id, bucket) customer_id, bucket, run, made_at, records, root, voids, services,
+    prices::text[] AS prices, line_records, line_units::text[] AS line_units
 FROM usage_pieces
 ORDER BY customer_id, bucket, run DESC;
 

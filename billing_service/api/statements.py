@@ -37,11 +37,13 @@ async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     try:
         async with services.database.read_connection(is_large=True) as connection:
             currency, now = services.settings.currency, services.clock.now()
-            document = await read_statement(connection, month, currency, since, now, services.pace.statement_records)
+            read = await read_statement(connection, month, currency, since, now, services.pace.statement_records)
     except NotPreparedError as error:
         services.pieces.want(*month.range)
         return not_prepared(error.records, error.prepared)
-    return await statement_response(request, format_, document)
+    for part in read.lacking:
+        services.pieces.want(request.customer_id, *part)
+    return await statement_response(request, format_, read.document)
 
 
 def not_prepared(records: int, prepared: int) -> Response:

@@ -48,6 +48,7 @@ async def test_an_empty_database_gets_the_schema_and_a_second_run_does_nothing(e
         "schema_migrations",
         "service_activity",
         "statements",
+        "usage_piece_parts",
         "usage_pieces",
         "usage_records",
         "usage_refusals",

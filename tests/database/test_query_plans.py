@@ -39,6 +39,10 @@ INSERT INTO usage_pieces
 SELECT customer_id, bucket, 0, now(), sum(records), 0, sha256(''), sha256(''), now(), now(), sha256(''), true,
     '', '', '', '',    array_agg(service), array_agg(0.01), array_agg(records), array_agg(units)
 FROM usage_rollups WHERE bucket_minutes = 180 GROUP BY customer_id, bucket;
+INSERT INTO usage_piece_parts
+SELECT customer_id, bucket, run, bucket, bucket + interval '1 hour', records, subtrees, now(), now(), services, prices,
+    line_records, line_units
+FROM usage_pieces;
 INSERT INTO issued_statements
 SELECT customer_id, 1, '2026-01-01', 'UTC', sha256(customer_id::bytea), now(), NULL, 1, 1, 1, '', '{}', '{}'
 FROM customers;
@@ -78,7 +82,8 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("pieces", "hash_spans", ("c1", [MARCH[0]], [MARCH[1]], END)),
     ("pieces", "late_arrivals", ("c1", [MARCH[0]] * 9, [MARCH[0]] * 9, IDS * 3, 1_000)),
     ("pieces", "sum_lines", ("c1", [MARCH[0]] * 9, [0] * 9)),
-    ("pieces", "late_lines", ("c1", [MARCH[0]] * 9, MARCH[1])),
+    ("pieces", "late_lines", ("c1", [MARCH[0]] * 9, MARCH[1], *MARCH)),
+    ("pieces", "read_parts", ("c1", [MARCH[0]] * 2, [0, 0], [MARCH[0]] * 2, [MARCH[1]] * 2)),
     ("pieces", "just_late_lines", ("c1", MARCH[0], MARCH[0] + timedelta(hours=1), MARCH[1])),
     ("pieces", "stored_leaves", ("c1", MARCH[0], 0)),
     ("pieces", "run_changes", ("c1", [MARCH[0]] * 9, [0] * 9, [1] * 9)),

@@ -39,6 +39,7 @@ WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statem
     "changes",
     "issued_statements",
     "usage_pieces",
+    "usage_piece_parts",
     "console_sessions",
     "credit_rollups",
     "dimension_rollups",

@@ -115,7 +115,7 @@ async def _compare(
     month = content.month
     added: set[bytes] = set()
     removed: set[bytes] = set()
-    stored = [piece for piece in content.pieces if piece.run is not None and piece.bucket in before]
+    stored = [piece for piece in content.pieces if piece.run is not None and piece.is_whole and piece.bucket in before]
     for row in await _run_changes(connection, month.customer_id, stored, before):
         gone = set(ids_of(row["removed"]))
         removed |= gone - added

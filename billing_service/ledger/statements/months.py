@@ -47,6 +47,11 @@ class MonthContent(NamedTuple):
     voids: StatementVoids[str]
 
     @property
+    def lacking(self) -> list[tuple[datetime, datetime]]:
+        """When the parts begin and end that had to be read from the records, and had better be kept."""
+        return [(piece.start, piece.end) for piece in self.pieces if piece.lacks_part]
+
+    @property
     def all_lines(self) -> list[StatementLine[str]]:
         """Those of credits too."""
         return self.lines + self.credits

@@ -25,6 +25,7 @@ from billing_service.ledger.statements.lines import Lines, add_arrays, add_recor
 QUERIES = load_queries("pieces")
 MAX_READ = 100_000  # records that a reading hashes by itself, in a second or so; what is more is prepared beforehand
 RUNNING = 2  # buckets at the end that are read in any case: their time may not be over, so no piece of them stays true
+MIN_PART = 200  # records; fewer of a piece that a month cuts are read faster than kept
 MAX_ARRIVALS = 1_000  # late records of a bucket beyond which all of it is read again
 SLIGHTLY_LATE = timedelta(hours=1)  # what is later is in the index of late records
 
@@ -53,10 +54,13 @@ class Piece(NamedTuple):
         records: How many records count in it.
         voided: How many voids the sums have noted.
         tree: The tree of the records that count.
-        run: The stored run that it is, or that `arrivals` are added to; None where all was read from the records.
+        run: The stored run that it is, or is a part of, or that `arrivals` are added to; None where all was read from
+            the records.
         newest: The newest stored run of the bucket; None without any.
+        is_newest: Whether that has seen all of the bucket.
         arrivals: Late records that the run has not seen, in their order.
         span: What was read from the records, if it was (a row of `hash_spans`).
+        part: What is stored of a part of the run (a row of `read_parts`); None for a whole piece.
         first: When the first of its records was recorded; None without any.
         last: When the last of them was.
     """
@@ -69,15 +73,27 @@ class Piece(NamedTuple):
     tree: Frontier
     run: int | None
     newest: int | None
+    is_newest: bool
     arrivals: Sequence[asyncpg.Record]
     span: asyncpg.Record | None
+    part: asyncpg.Record | None
     first: datetime | None
     last: datetime | None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is not cut."""
+        return self.end - self.start == PIECE
+
+    @property
     def is_stored(self) -> bool:
-        """Whether its newest run says all there is to it."""
+        """Whether what is stored says all there is to it."""
         return self.run is not None and not self.arrivals
+
+    @property
+    def lacks_part(self) -> bool:
+        """Whether it is a part that was read from the records, and had better be kept with its run."""
+        return not self.is_whole and self.run is None and self.is_newest and self.records >= MIN_PART
 
     @property
     def root(self) -> PieceRoot:
@@ -110,15 +126,21 @@ async def read_pieces(
     await without_jit(connection)
     until = max(start, min(ceil(end, PIECE), END))
     rows = await connection.fetch(QUERIES["read_pieces"], customer_id, floor(start, PIECE), until)
-    arrivals = await _read_arrivals(connection, customer_id, [row for row in rows if _is_whole(row, start, end)])
-    unread = [row for row in rows if not _is_known(row, start, end, arrivals)]
+    parts = await _read_parts(
+        connection, customer_id, [row for row in rows if not _is_whole(row, start, end)], start, end
+    )
+    stored = [row for row in rows if _is_whole(row, start, end) or row["bucket"] in parts]
+    arrivals = await _read_arrivals(connection, customer_id, stored)
+    known = {row["bucket"] for row in stored if _is_up_to_date(row) or row["bucket"] in arrivals}
+    unread = [row for row in rows if row["bucket"] not in known]
     running = {row["bucket"] for row in rows[-RUNNING:]}
     if sum(row["records"] for row in unread if row["bucket"] not in running) > max_records:
         total = sum(row["records"] for row in rows)
         raise NotPreparedError(total, total - sum(row["records"] for row in unread))
     spans = await read_spans(connection, customer_id, [_cut(row, start, end) for row in unread], late_from)
     by_bucket = dict(zip((row["bucket"] for row in unread), spans, strict=True))
-    return await asyncio.to_thread(_pieces, rows, start, end, arrivals, by_bucket)
+    found = _Found(arrivals, by_bucket, parts)
+    return await asyncio.to_thread(lambda: [_piece(row, _cut(row, start, end), found) for row in rows])
 
 
 async def without_jit(connection: Connection) -> None:
@@ -147,15 +169,19 @@ def _cut(row: asyncpg.Record, start: datetime, end: datetime) -> tuple[datetime,
     return max(row["bucket"], start), min(row["bucket"] + PIECE, end)
 
 
-def _is_known(
-    row: asyncpg.Record, start: datetime, end: datetime, arrivals: dict[datetime, list[asyncpg.Record]]
-) -> bool:
-    """Whether the newest run and late arrivals say all there is to a bucket."""
-    return _is_whole(row, start, end) and (_is_up_to_date(row) or row["bucket"] in arrivals)
-
-
 def _is_up_to_date(row: asyncpg.Record) -> bool:
     return row["run"] is not None and (row["piece_records"], row["piece_voided"]) == (row["records"], row["voided"])
+
+
+async def _read_parts(
+    connection: Connection, customer_id: str, rows: Iterable[asyncpg.Record], start: datetime, end: datetime
+) -> dict[datetime, asyncpg.Record]:
+    """What is stored of the parts from `start` to `end` of buckets that are cut there."""
+    cut = [(row["bucket"], row["run"], *_cut(row, start, end)) for row in rows if row["run"] is not None]
+    if not cut:
+        return {}
+    columns = map(list, zip(*cut, strict=True))
+    return {row["bucket"]: row for row in await connection.fetch(QUERIES["read_parts"], customer_id, *columns)}
 
 
 async def _read_arrivals(
@@ -184,46 +210,61 @@ async def _read_arrivals(
     }
 
 
-def _pieces(
-    rows: Iterable[asyncpg.Record],
-    start: datetime,
-    end: datetime,
-    arrivals: dict[datetime, list[asyncpg.Record]],
-    spans: dict[datetime, asyncpg.Record],
-) -> list[Piece]:
-    return [
-        _piece(row, _cut(row, start, end), arrivals.get(row["bucket"], ()), spans.get(row["bucket"])) for row in rows
-    ]
+class _Found(NamedTuple):
+    """What was read of buckets beside their rows: late arrivals, what was read from the records, and stored parts."""
+
+    arrivals: dict[datetime, list[asyncpg.Record]]
+    spans: dict[datetime, asyncpg.Record]
+    parts: dict[datetime, asyncpg.Record]
 
 
-def _piece(
-    row: asyncpg.Record,
-    cut: tuple[datetime, datetime],
-    arrivals: Sequence[asyncpg.Record],
-    span: asyncpg.Record | None,
-) -> Piece:
+def _piece(row: asyncpg.Record, cut: tuple[datetime, datetime], found: _Found) -> Piece:
+    bucket, (start, end) = row["bucket"], cut
+    span, part = found.spans.get(bucket), found.parts.get(bucket)
+    arrivals = [late for late in found.arrivals.get(bucket, ()) if start <= late["occurred_at"] < end]
     if span is not None:
-        tree, run = Frontier(), None
+        tree, run, part = Frontier(), None, None
         tree.extend(split_hashes(span["leaves"]))
-        first, last = span["first_recorded_at"], span["last_recorded_at"]
     else:
-        tree, run = Frontier(row["piece_records"], row["subtrees"]), row["run"]
+        tree, run = _stored_tree(row, part), row["run"]
         tree.extend(arrival["hash"] for arrival in arrivals)
-        first, last = row["first_recorded_at"], row["last_recorded_at"]
-        if arrivals:
-            first, last = first or arrivals[0]["recorded_at"], arrivals[-1]["recorded_at"]
-    return Piece(row["bucket"], *cut, tree.size, row["voided"], tree, run, row["run"], arrivals, span, first, last)
+    told = span or part or row
+    first, last = told["first_recorded_at"], told["last_recorded_at"]
+    if arrivals:
+        first, last = first or arrivals[0]["recorded_at"], arrivals[-1]["recorded_at"]
+    return Piece(
+        bucket=bucket,
+        start=start,
+        end=end,
+        records=tree.size,
+        voided=row["voided"],
+        tree=tree,
+        run=run,
+        newest=row["run"],
+        is_newest=_is_up_to_date(row),
+        arrivals=arrivals,
+        span=span,
+        part=part,
+        first=first,
+        last=last,
+    )
+
+
+def _stored_tree(row: asyncpg.Record, part: asyncpg.Record | None) -> Frontier:
+    return (
+        Frontier(row["piece_records"], row["subtrees"]) if part is None else Frontier(part["records"], part["subtrees"])
+    )
 
 
 async def sum_pieces(connection: Connection, customer_id: str, pieces: Sequence[Piece]) -> Lines:
     """What the lines of pieces add up to."""
     lines: Lines = {}
-    stored = [(piece.bucket, piece.run) for piece in pieces if piece.run is not None]
+    stored = [(piece.bucket, piece.run) for piece in pieces if piece.run is not None and piece.part is None]
     if stored:
         buckets, runs = zip(*stored, strict=True)
         await add_rows(lines, await connection.fetch(QUERIES["sum_lines"], customer_id, list(buckets), list(runs)))
     await add_records(lines, [row for piece in pieces for row in piece.arrivals])
-    await add_arrays(lines, [piece.span for piece in pieces if piece.span is not None])
+    await add_arrays(lines, [read for piece in pieces if (read := piece.span or piece.part) is not None])
     return lines
 
 
@@ -232,13 +273,16 @@ async def sum_late(connection: Connection, customer_id: str, pieces: Sequence[Pi
     reaching = [piece for piece in pieces if piece.last is not None and piece.last >= end]
     entirely = [piece for piece in reaching if piece.span is None and piece.first is not None and piece.first >= end]
     lines = await sum_pieces(connection, customer_id, entirely)
-    partly = [piece.bucket for piece in reaching if piece.span is None and piece not in entirely]
+    partly = [piece for piece in reaching if piece.span is None and piece not in entirely]
     if partly:
-        await add_rows(lines, await connection.fetch(QUERIES["late_lines"], customer_id, partly, end))
-        last = partly[-1] + PIECE
-        first = max(end - SLIGHTLY_LATE, partly[-1])
-        if first < last:
-            await add_rows(lines, await connection.fetch(QUERIES["just_late_lines"], customer_id, first, last, end))
+        within = partly[0].start, partly[-1].end
+        buckets = [piece.bucket for piece in partly]
+        await add_rows(lines, await connection.fetch(QUERIES["late_lines"], customer_id, buckets, end, *within))
+    for piece in partly:
+        first = max(end - SLIGHTLY_LATE, piece.start)
+        if first < piece.end:
+            rows = await connection.fetch(QUERIES["just_late_lines"], customer_id, first, piece.end, end)
+            await add_rows(lines, rows)
     await add_arrays(lines, [piece.span for piece in reaching if piece.span is not None], "late_")
     return lines
 

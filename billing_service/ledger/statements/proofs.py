@@ -102,8 +102,11 @@ async def _prove_provisional(
 
 
 async def _current_leaves(connection: Connection, customer_id: str, piece: Piece) -> list[bytes]:
-    if piece.run is None:
-        return [] if piece.span is None else split_hashes(piece.span["leaves"])
+    if piece.span is not None:
+        return split_hashes(piece.span["leaves"])
+    if piece.run is None or not piece.is_whole:
+        (span,) = await read_spans(connection, customer_id, [(piece.start, piece.end)])
+        return split_hashes(span["leaves"])
     leaves = await stored_leaves(connection, customer_id, piece.bucket, piece.run)
     return leaves + [row["hash"] for row in piece.arrivals]
 

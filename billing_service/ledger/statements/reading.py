@@ -1,6 +1,7 @@
 """Reads statements: a month as it stands, or as it was issued if nothing has changed since."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -11,10 +12,22 @@ from billing_service.ledger.statements.issued import latest_issued
 from billing_service.ledger.statements.months import encode_statement, provisional_statement, read_month
 
 
+class StatementRead(NamedTuple):
+    """A statement that was read.
+
+    Attributes:
+        document: It as it is sent: as JSON.
+        lacking: Of which spans of time parts of pieces had to be read from the records, and had better be kept.
+    """
+
+    document: bytes
+    lacking: list[tuple[datetime, datetime]]
+
+
 async def read_statement(
     connection: Connection, month: Month, currency: str, since: bytes | None, now: datetime, max_records: int
-) -> bytes:
-    """Read the statement of a month as it is sent: as JSON. Nothing is written.
+) -> StatementRead:
+    """Read the statement of a month. Nothing is written.
 
     Args:
         connection: A connection without an open transaction.
@@ -33,7 +46,7 @@ async def read_statement(
         latest = await latest_issued(connection, month)
         is_issued = latest is not None and latest.listed.digest == content.digest.hex()
         if latest is not None and is_issued and since is None:
-            return latest.document
+            return StatementRead(latest.document, content.lacking)
         statement = await provisional_statement(content, currency, now, None if latest is None else latest.reference)
         if since is not None:
             changes = await changes_since(connection, content, since, currency)
@@ -43,4 +56,4 @@ async def read_statement(
         statement = msgspec.structs.replace(
             statement, status="issued", number=listed.number, issued_at=listed.issued_at, previous=None
         )
-    return await encode_statement(statement)
+    return StatementRead(await encode_statement(statement), content.lacking)

@@ -14,12 +14,12 @@ from billing_service.database.pool import Connection, Database
 from billing_service.ledger.periods import ceil, floor
 from billing_service.ledger.rollups import EARLIEST
 from billing_service.ledger.statements.lines import Lines, add_arrays, add_records
-from billing_service.ledger.statements.pieces import QUERIES, Piece, ids_of, read_pieces, without_jit
+from billing_service.ledger.statements.parts import ALL, keep_parts
+from billing_service.ledger.statements.pieces import MIN_PART, QUERIES, Piece, ids_of, read_pieces, without_jit
 
 _log = logging.getLogger(__name__)
 SLICE_RECORDS = 10_000  # that are hashed in a transaction, in 100 ms or so
 BUSY_SECONDS = 0.05  # until another program is done with its slice, or a few of these
-ALL = 1 << 62
 
 
 class Progress(NamedTuple):
@@ -36,7 +36,8 @@ class Progress(NamedTuple):
 async def refresh_slices(
     database: Database, customer_id: str, start: datetime, end: datetime, until: float
 ) -> Progress:
-    """Bring the pieces that have a part in the time from `start` to `end` up to date, slice by slice.
+    """Bring the pieces of the time from `start` to `end` up to date, slice by slice, and keep the parts of those that
+    are cut there.
 
     Args:
         database: Where they are.
@@ -96,6 +97,9 @@ async def refresh(
             if piece.bucket in chosen:
                 await _add_run(connection, customer_id, piece)
     left = sum(row["records"] for row in behind if row["bucket"] not in chosen)
+    if not left:
+        large = {row["bucket"] for row in rows if row["records"] >= MIN_PART}
+        await keep_parts(connection, customer_id, start, end, large)
     return Progress(max(records, 1) if left else records, records - left)
 
 

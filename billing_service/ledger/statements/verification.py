@@ -7,10 +7,11 @@ import asyncpg
 
 from billing_client.contract.statements.checks import verify_statement
 from billing_client.contract.statements.digests import PIECE, digest_of_pieces
-from billing_client.contract.statements.merkle import split_hashes, tree_root
+from billing_client.contract.statements.merkle import Frontier, split_hashes, tree_root
 from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.ledger.statements.issued import find_issued
+from billing_service.ledger.statements.lines import Lines, add_arrays
 from billing_service.ledger.statements.pieces import QUERIES, ids_of, read_spans, without_jit
 from billing_service.ledger.statements.proofs import issued_roots
 from billing_service.ledger.statements.refreshing import span_difference, stored_leaves
@@ -32,6 +33,12 @@ async def verify_pieces(connection: Connection) -> tuple[int, list[str]]:
             f"customer {piece['customer_id']!r}, usage of three hours from {piece['bucket'].isoformat()}: {what}"
             for what in await _check_piece(connection, piece)
         ]
+    async for part in connection.cursor(QUERIES["all_parts"], prefetch=CHUNK):
+        if not await _is_right(connection, part):
+            span = f"{part['starts_at'].isoformat()} to {part['ends_at'].isoformat()}"
+            differences.append(
+                f"customer {part['customer_id']!r}, part of a piece from {span}: it is not as its records"
+            )
     return checked, differences
 
 
@@ -42,6 +49,8 @@ async def _check_piece(connection: Connection, piece: asyncpg.Record) -> list[st
     found = [*_changed_voids(span, set(split_hashes(piece["voids"])))]
     if (len(leaves), tree_root(leaves)) != (piece["records"], piece["root"]):
         found.append("the stored content hashes do not give the root of its tree")
+    if not await _has_lines(piece, leaves, span):
+        found.append("its lines are not what its records add up to")
     difference = span_difference(span, set(leaves))
     if difference.unknown:
         rows = await connection.fetch(QUERIES["recorded_before"], customer_id, difference.added, piece["made_at"])
@@ -50,6 +59,27 @@ async def _check_piece(connection: Connection, piece: asyncpg.Record) -> list[st
         if (gone := difference.unknown - len(changed)) > 0:
             found.append(f"{gone} records that were hashed are not there any more, or were changed and voided")
     return found
+
+
+async def _is_right(connection: Connection, part: asyncpg.Record) -> bool:
+    """Whether a stored part of a piece is what the leaves and the records give."""
+    customer_id = part["customer_id"]
+    (span,) = await read_spans(connection, customer_id, [(part["starts_at"], part["ends_at"])])
+    inside = {*split_hashes(span["leaves"]), *split_hashes(span["voided_leaves"])}
+    leaves = await stored_leaves(connection, customer_id, part["bucket"], part["run"])
+    within = [leaf for leaf in leaves if leaf in inside]
+    root = Frontier(part["records"], part["subtrees"]).root()
+    return (len(within), tree_root(within)) == (part["records"], root) and await _has_lines(part, within, span)
+
+
+async def _has_lines(stored: asyncpg.Record, leaves: list[bytes], span: asyncpg.Record) -> bool:
+    """Whether stored lines are those of the records; of records that came or went since then it is not known."""
+    if leaves != split_hashes(span["leaves"]):
+        return True
+    lines: tuple[Lines, Lines] = ({}, {})
+    for each, row in zip(lines, (stored, span), strict=True):
+        await add_arrays(each, [row])
+    return lines[0] == lines[1]
 
 
 def _changed_voids(span: asyncpg.Record, before: set[bytes]) -> Iterator[str]:

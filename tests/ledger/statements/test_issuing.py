@@ -35,7 +35,7 @@ async def test_reading_writes_nothing(
     await record(http, "1", "2026-01-05T00:00:00Z")
     for _ in range(2):
         assert (await statement(http, "2026-01"))["status"] == "provisional"
-    for table in ("statements", "issued_statements", "usage_pieces"):
+    for table in ("statements", "issued_statements", "usage_pieces", "usage_piece_parts"):
         assert await connection.fetchval(ROWS.format(table=table)) == 0
 
 

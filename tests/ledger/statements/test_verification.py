@@ -40,6 +40,7 @@ async def test_nothing_differs_and_late_records_are_no_difference(
             "voids are not as they were when they were hashed: of the records",
         ),
         ("UPDATE usage_pieces SET leaves = leaves || sha256('')", "do not give the root"),
+        ("UPDATE usage_pieces SET line_units = ARRAY[1]", "its lines are not what its records add up to"),
         ("UPDATE issued_statements SET digest = sha256('')", "its digest is not that of the pieces"),
         (
             """UPDATE issued_statements SET document =

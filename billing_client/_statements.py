@@ -93,6 +93,8 @@ class StatementCalls:
     ) -> AsyncGenerator[IssueProgress[Decimal], None]:
         """Issue the statements of all customers with usage in a month that is over, part by part.
 
+        Customers whose statements could not be issued are in `failed` of a part, each with why; the others are issued.
+
         Args:
             month: The month, such as "2026-11".
             timezone: The IANA time zone in which the month begins and ends.
@@ -100,7 +102,7 @@ class StatementCalls:
                 first customer, and leaves those as they are whose month has not changed since it was issued.
 
         Raises:
-            ResponseError: `code` is `month_not_over`, or `records_changed`.
+            ResponseError: `code` is `month_not_over`.
             ValidationError: An argument is not valid.
         """
         while True:

@@ -109,7 +109,8 @@ Examples:
 def issue(connection: Connection, customer_id: str | None, month: str, timezone: str, as_json: bool) -> None:
     """Issue the statement of a month that is over, or those of all customers.
 
-    What has not changed since it was issued is left as it is. So a command that was stopped is run again.
+    What has not changed since it was issued is left as it is. So a command that was stopped is run again. If the
+    statement of a customer cannot be issued, the others are, and the exit code is 1.
     """
     asyncio.run(
         _issue_all(connection, month, timezone, as_json)
@@ -128,7 +129,7 @@ async def _issue(connection: Connection, customer_id: str, month: str, timezone:
 
 
 async def _issue_all(connection: Connection, month: str, timezone: str, as_json: bool) -> None:
-    issued = unchanged = 0
+    issued = unchanged = failed = 0
     async with connection.client() as client:
         async for part in client.issue_statements(month=month, timezone=timezone):
             issued, unchanged = issued + len(part.issued), unchanged + part.unchanged
@@ -137,13 +138,18 @@ async def _issue_all(connection: Connection, month: str, timezone: str, as_json:
                     print_json(each)
                 else:
                     echo(printable(f"{each.customer_id}: number {each.number}, {each.total.rounded:f}"))
+            failed += len(part.failed)
+            for failure in part.failed:
+                echo(printable(f"{failure.customer_id}: not issued: {failure.code}: {failure.detail}"), err=True)
             if part.preparing is not None:
                 progress = f"{part.preparing.prepared} of {part.preparing.records} records"
                 echo(f"preparing a large month: {progress}", err=True)
             elif part.next_cursor is not None:
                 echo(f"{issued} issued, {unchanged} unchanged so far", err=True)
     if not as_json:
-        echo(f"{issued} issued, {unchanged} unchanged since they were issued")
+        echo(f"{issued} issued, {unchanged} unchanged since they were issued" + (f", {failed} failed" * (failed > 0)))
+    if failed:
+        raise CommandError(ExitCode.REFUSED, f"the statements of {failed} customers could not be issued")
 
 
 @statement.command(

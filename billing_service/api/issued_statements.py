@@ -79,7 +79,8 @@ def _until(request: ApiRequest) -> float:
 async def issue_statements(request: ApiRequest, _: NoQuery) -> Response:
     """Issue the statements of all customers with usage in a month that is over. One call does part of the work: call
     again with the `nextCursor` it answers until that is null. A customer whose month has not changed since its last
-    statement is left as it is, so it may also be begun anew."""
+    statement is left as it is, so it may also be begun anew. One whose statement cannot be issued is named in `failed`,
+    and the others are issued."""
     request.caller.require_reach(None)
     new = _decode_new_ones(await request.read_json())
     month = read_month("", new.month, new.timezone, "/")
@@ -95,6 +96,7 @@ async def issue_statements(request: ApiRequest, _: NoQuery) -> Response:
         IssueProgress(
             issued=done.issued,
             unchanged=done.unchanged,
+            failed=done.failed,
             preparing=done.preparing,
             next_cursor=None if done.after is None else write_cursor(scope, done.after),
         )
@@ -182,6 +184,6 @@ OPERATIONS = [
         reach="handler",
         body=NewStatements,
         answer=IssueProgress[PlainDecimal],
-        problems=("month_not_over", "records_changed", "billed_in_other_timezone"),
+        problems=("month_not_over",),
     ),
 ]

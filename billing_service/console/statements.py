@@ -26,6 +26,7 @@ from billing_service.ledger.statements.overview import list_statements
 PAGE = 50
 PAGE_SECONDS, ISSUE_SECONDS = 2.0, 8.0  # a call works for so long; the page of all leads on to the next
 SHOWN_MONTHS = 6
+SHOWN_FAILURES = 10
 
 
 def month_before(request: ApiRequest, zone: str) -> str:
@@ -62,6 +63,7 @@ async def list_month(request: ApiRequest, _: None) -> Response:
         may_issue=may_issue(request),
         is_signed=bool(request.services.signer.public["keys"]),
         going_on=asked.get("going_on"),
+        failed=asked.get("failed"),
         next_cursor=write_cursor(scope, end) if end else None,
         is_first=not after,
     )
@@ -131,7 +133,8 @@ async def issue_month(request: ApiRequest, _: None) -> Response:
     done = await issue_all(request.services.database, _order(request, month), form.get("after", ""), until)
     if done.issued:
         request.services.changes.note("statements", (each.customer_id for each in done.issued))
-    shown = query(month=name, timezone=zone if zone != "UTC" else None, going_on=done.after)
+    failed = ", ".join(each.customer_id for each in done.failed[:SHOWN_FAILURES])
+    shown = query(month=name, timezone=zone if zone != "UTC" else None, going_on=done.after, failed=failed)
     return redirect(request, path("statements") + shown)
 
 

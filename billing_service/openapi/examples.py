@@ -213,7 +213,7 @@ ANSWERS: Mapping[type, Any] = {
     Statement: _STATEMENT,
     StatementSummaries: StatementSummaries(data=[_STATEMENT_SUMMARY], next_cursor=None),
     IssuedStatements: IssuedStatements(data=[_ISSUED], next_cursor=None),
-    IssueProgress: IssueProgress(issued=[_ISSUED], unchanged=0, preparing=None, next_cursor=None),
+    IssueProgress: IssueProgress(issued=[_ISSUED], unchanged=0, failed=[], preparing=None, next_cursor=None),
     StatementProgress: StatementProgress(records=1_000_000, prepared=250_000),
     InclusionProof: _PROOF,
     JsonWebKeySet: JsonWebKeySet(

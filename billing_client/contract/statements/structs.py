@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Generic, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from billing_client.contract.query_parameters import Month, Timezone
 from billing_client.contract.wire import D, Message, Timestamp, UsageRecord, VoidedUsage
@@ -204,13 +204,23 @@ class StatementProgress(Message, frozen=True):
     prepared: int
 
 
+class IssueFailure(Message, frozen=True):
+    """A customer whose statement could not be issued, and why: `code` and `detail` are those of the problem that
+    issuing it alone is answered with."""
+
+    customer_id: str
+    code: str
+    detail: str
+
+
 class IssueProgress(Message, Generic[D], frozen=True, kw_only=True):
     """What a call that issues statements of all customers has done: those it issued, how many were `unchanged` since
-    they were issued, and where to go on; `nextCursor` is null once all customers are done. Where a month has so many
-    records that its statement is still being prepared, `preparing` says how far that is."""
+    they were issued, those that `failed`, and where to go on; `nextCursor` is null once all customers are done. Where a
+    month has so many records that its statement is still being prepared, `preparing` says how far that is."""
 
     issued: list[IssuedStatement[D]]
     unchanged: int
+    failed: list[IssueFailure] = field(default_factory=list)  # an older service does not send it
     preparing: StatementProgress | None
     next_cursor: str | None
 

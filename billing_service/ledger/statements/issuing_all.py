@@ -6,7 +6,8 @@ from typing import NamedTuple
 import msgspec
 
 from billing_client.contract.periods import Month
-from billing_client.contract.statements.structs import IssuedStatement, StatementProgress
+from billing_client.contract.problems import ProblemError
+from billing_client.contract.statements.structs import IssuedStatement, IssueFailure, StatementProgress
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.pool import Database
 from billing_service.ledger.customers import list_customers
@@ -18,11 +19,12 @@ PAGE_CUSTOMERS = 100
 
 
 class IssuedPart(NamedTuple):
-    """What was issued, how many were left as they are, what is being prepared, and after which customer to go on; None
-    once all are done."""
+    """What was issued, how many were left as they are, what could not be issued, what is being prepared, and after
+    which customer to go on; None once all are done."""
 
     issued: list[IssuedStatement[str]]
     unchanged: int
+    failed: list[IssueFailure]
     preparing: StatementProgress | None
     after: str | None
 
@@ -30,7 +32,8 @@ class IssuedPart(NamedTuple):
 async def issue_all(database: Database, order: IssueOrder, after: str, until: float) -> IssuedPart:
     """Issue the statements of the customers after one, those with usage in the month, by customer id.
 
-    Customers to whom a part of the month was issued in another time zone are left out.
+    Customers to whom a part of the month was issued in another time zone are left out. One whose statement cannot be
+    issued keeps none of the others from theirs.
 
     Args:
         database: Where they are stored.
@@ -39,27 +42,37 @@ async def issue_all(database: Database, order: IssueOrder, after: str, until: fl
         until: When to stop, on the event loop's clock. Something is done in any case.
 
     Raises:
-        ProblemError: 409; the month is not over, or records of it were changed.
+        ProblemError: 409; the month is not over.
         DatabaseUnavailableError: The database is away. What was issued stays; begin anew, or where the last call ended.
     """
     require_over(order)
-    issued: list[IssuedStatement[str]] = []
-    unchanged = 0
-    while customers := await _with_usage(database, order, after):
+    part = IssuedPart([], 0, [], None, after)
+    while customers := await _with_usage(database, order, part.after or ""):
         for customer_id, has_usage in customers:
             if has_usage:
-                of_customer = order._replace(month=_month_of(order, customer_id))
-                result = await issue(database, of_customer, until)
-                if result.issued is None:
-                    return IssuedPart(issued, unchanged, StatementProgress(*result.progress), after)
-                if result.is_new:
-                    issued.append(result.issued.listed)
-                else:
-                    unchanged += 1
-            after = customer_id
+                part = await _issue_next(database, order, customer_id, part, until)
+                if part.preparing is not None:
+                    return part
+            part = part._replace(after=customer_id)
             if asyncio.get_running_loop().time() > until:
-                return IssuedPart(issued, unchanged, None, after)
-    return IssuedPart(issued, unchanged, None, None)
+                return part
+    return part._replace(after=None)
+
+
+async def _issue_next(
+    database: Database, order: IssueOrder, customer_id: str, part: IssuedPart, until: float
+) -> IssuedPart:
+    """Issue the statement of one customer: the part with what came of it."""
+    try:
+        result = await issue(database, order._replace(month=_month_of(order, customer_id)), until)
+    except ProblemError as error:
+        failure = IssueFailure(customer_id=customer_id, code=error.details.code, detail=error.details.detail)
+        return part._replace(failed=[*part.failed, failure])
+    if result.issued is None:
+        return part._replace(preparing=StatementProgress(*result.progress))
+    if not result.is_new:
+        return part._replace(unchanged=part.unchanged + 1)
+    return part._replace(issued=[*part.issued, result.issued.listed])
 
 
 def _month_of(order: IssueOrder, customer_id: str) -> Month:

@@ -83,7 +83,24 @@ async def refresh(
     first, last = max(floor(start, PIECE), EARLIEST), ceil(end, PIECE)
     rows = await connection.fetch(QUERIES["read_pieces"], customer_id, first, last)
     records = sum(row["records"] for row in rows)
-    behind = [row for row in rows if _is_behind(row)]
+    left, is_added = [row for row in rows if _is_behind(row)], False
+    while left and not is_added:  # pieces of records that were changed stay behind, and keep no others from their turn
+        chosen = _slice(left, max_records)
+        left = left[len(chosen) :]
+        pieces = await read_pieces(connection, customer_id, chosen[0], chosen[-1] + PIECE, max_records=ALL)
+        for piece in pieces:
+            if piece.bucket in chosen:
+                is_added |= await _add_run(connection, customer_id, piece)
+    if not left:
+        large = {row["bucket"] for row in rows if row["records"] >= MIN_PART}
+        await keep_parts(connection, customer_id, start, end, large)
+    unprepared = sum(max(1, row["records"]) for row in left)  # a piece of voided records alone is work too
+    records = max(records, unprepared)
+    return Progress(records, records - unprepared)
+
+
+def _slice(behind: Sequence[asyncpg.Record], max_records: int) -> list[datetime]:
+    """The first of some buckets, and those that follow as long as no more is to be hashed."""
     chosen: list[datetime] = []
     hashed = 0
     for row in behind:
@@ -91,16 +108,7 @@ async def refresh(
         if chosen and hashed > max_records:
             break
         chosen.append(row["bucket"])
-    if chosen:
-        pieces = await read_pieces(connection, customer_id, chosen[0], chosen[-1] + PIECE, max_records=ALL)
-        for piece in pieces:
-            if piece.bucket in chosen:
-                await _add_run(connection, customer_id, piece)
-    left = sum(row["records"] for row in behind if row["bucket"] not in chosen)
-    if not left:
-        large = {row["bucket"] for row in rows if row["records"] >= MIN_PART}
-        await keep_parts(connection, customer_id, start, end, large)
-    return Progress(max(records, 1) if left else records, records - left)
+    return chosen
 
 
 def _is_behind(row: asyncpg.Record) -> bool:
@@ -126,10 +134,11 @@ class _Run(NamedTuple):
     lines: Lines
 
 
-async def _add_run(connection: Connection, customer_id: str, piece: Piece) -> None:
+async def _add_run(connection: Connection, customer_id: str, piece: Piece) -> bool:
+    """Add a run to a piece. False if there is none to add: records were changed."""
     run = await (_appended if piece.span is None else _whole)(connection, customer_id, piece)
     if run is None:
-        return
+        return False
     keys = list(run.lines)
     await connection.execute(
         QUERIES["add_piece"],
@@ -153,6 +162,7 @@ async def _add_run(connection: Connection, customer_id: str, piece: Piece) -> No
         [run.lines[key][0] for key in keys],
         [format(run.lines[key][1], "f") for key in keys],
     )
+    return True
 
 
 async def _appended(connection: Connection, customer_id: str, piece: Piece) -> _Run:

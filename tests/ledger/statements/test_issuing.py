@@ -165,6 +165,27 @@ async def test_all_customers_are_issued_and_listed(http: aiohttp.ClientSession) 
     (await post(http, "/statements", MONTH | {"cursor": "x"})).problem("validation_error", "/cursor")
 
 
+async def test_a_changed_record_keeps_no_other_customer_from_its_statement(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    for number in range(3):
+        await given_customer(http, f"c{number}")
+        await record(http, "1", "2026-01-05T00:00:00Z", customerId=f"c{number}")
+        await issue(http, "2026-01", f"c{number}")
+        await record(http, "2", "2026-01-05T00:00:00Z", customerId=f"c{number}")
+    wrong = await record(http, "3", "2026-01-05T00:00:00Z", customerId="c1")
+    await connection.execute("UPDATE usage_records SET price_per_unit = 7 WHERE customer_id = 'c1' AND event_id = '1'")
+    await void(http, wrong)
+    done = (await post(http, "/statements", MONTH)).require(200)
+    assert [(each["customerId"], each["number"]) for each in done["issued"]] == [("c0", 2), ("c2", 2)]
+    (failure,) = done["failed"]
+    assert (failure["customerId"], failure["code"]) == ("c1", "records_changed")
+    assert (
+        failure["detail"] == (await post(http, "/customers/c1/statements", MONTH)).problem("records_changed")["detail"]
+    )
+    assert (done["unchanged"], done["preparing"], done["nextCursor"]) == (0, None, None)
+
+
 async def test_a_signature_holds_of_what_was_signed_and_of_nothing_else(database_url: str, tmp_path: Path) -> None:
     old, new = (OKPKey.generate_key("Ed25519") for _ in range(2))
     file = tmp_path / "keys.pem"

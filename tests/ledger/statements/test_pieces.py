@@ -170,8 +170,13 @@ async def test_a_changed_record_is_not_taken_into_a_new_run(
     await connection.execute("UPDATE usage_records SET price_per_unit = 0.03 WHERE event_id = '1'")
     assert (await statement(http, "2026-01")) == issued  # nobody reads the records again
     await void(http, kept[2])
+    await record(http, "another piece", "2026-01-03T00:00:00Z")
+    await refresh_slice(
+        connection, "acme", *JANUARY, 1
+    )  # the piece that cannot be renewed comes first, and stops nobody
+    assert await connection.fetchval(NUMBER_OF_RUNS) == 2
     await refresh()
     assert "run: billing-service verify" in caplog.text
-    assert await connection.fetchval(NUMBER_OF_RUNS) == 1
+    assert await connection.fetchval(NUMBER_OF_RUNS) == 2
     answer = await post(http, "/customers/acme/statements", {"month": "2026-01"})
     assert "billing-service verify" in answer.problem("records_changed")["detail"]

@@ -2,12 +2,9 @@
 
 import asyncio
 import re
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,9 @@ from billing_service.http.rate_limits import address_of
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, send, stored, usage
 from tests.keys import bearer, given_key
+from tests.redis_servers import needs_redis, running_redis
 from tests.services import free_port, running_service, serve_process
 
-REDIS = shutil.which("redis-server")
-needs_redis = pytest.mark.skipif(REDIS is None, reason="Redis is not installed (Debian: apt install redis-server)")
 STANDING = re.compile(r'"([a-z-]+)";r=(\d+);t=(\d+)')
 
 
@@ -165,31 +161,6 @@ async def test_the_address_is_the_peers_unless_a_trusted_proxy_names_another(tmp
                 assert again[2] == 429
 
 
-@contextmanager
-def redis(folder: Path, port: int) -> Iterator[None]:
-    """A Redis that answers, for the block."""
-    assert REDIS is not None
-    command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not _answers(port):
-                assert time.monotonic() < deadline, "Redis did not start"
-                time.sleep(0.01)
-            yield
-        finally:
-            process.terminate()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(7) == b"+PONG\r\n"
-    except OSError:
-        return False
-
-
 @needs_redis
 async def test_processes_with_a_store_count_together_and_go_on_without_it(tmp_path: Path, database_url: str) -> None:
     port = free_port()
@@ -201,10 +172,10 @@ async def test_processes_with_a_store_count_together_and_go_on_without_it(tmp_pa
 
     with running_service(settings) as one, running_service(settings) as other:
         async with aiohttp.ClientSession(one.url) as http, aiohttp.ClientSession(other.url) as elsewhere:
-            with redis(tmp_path, port):
+            with running_redis(tmp_path, port):
                 assert [await left(each) for _ in range(5) for each in (http, elsewhere)] == list(range(49, 39, -1))
             assert [await left(each) for _ in range(2) for each in (http, elsewhere)] == [49, 49, 48, 48]
-            with redis(tmp_path, port):
+            with running_redis(tmp_path, port):
                 deadline, before = time.monotonic() + 60, 48
                 while (now := await left(http)) < before:  # until the store is asked again, which has forgotten all
                     assert time.monotonic() < deadline, "the store was not asked again"

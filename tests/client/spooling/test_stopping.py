@@ -16,12 +16,12 @@ import pytest
 
 from billing_client import BillingSystemClient, CustomerExistsError
 from tests.client.recorders import status_of
-from tests.faults.webapp.app import usages_of
+from tests.faults.applications.names import usages_of
 from tests.programs import UNMEASURED
 from tests.services import Service, ServiceProcess, free_port, until
 
 ROOT = Path(__file__).parents[3]
-APP = "tests.faults.webapp.app:app"
+APP = "tests.faults.applications.fastapi_app:app"
 NOBODY = "http://127.0.0.1:9"
 
 

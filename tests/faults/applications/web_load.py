@@ -1,9 +1,9 @@
-"""Clients of the application: calls that are repeated until they are answered, and streams that are hung up on."""
+"""Clients of the web applications: calls that are repeated until they are answered, and streams that are hung up on."""
 
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import aiohttp
 
@@ -11,7 +11,7 @@ HANG_UPS = 0.3  # the share of streams, each of which is hung up on
 AGAIN_SECONDS = 0.05
 
 
-class Load:
+class WebLoad:
     """Makes requests, each of its own name. `answered` are the calls that were answered, `streams` those hung up on."""
 
     def __init__(self, url: str, draw: random.Random) -> None:
@@ -28,14 +28,20 @@ class Load:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             await asyncio.gather(*(self._caller(session, numbers) for _ in range(at_once)))
 
+    async def repeat(self, names: Collection[str]) -> None:
+        """Make calls of these names."""
+        async with aiohttp.ClientSession() as session:
+            for name in sorted(names):
+                await self._call(session, name)
+
     async def _caller(self, session: aiohttp.ClientSession, numbers: Iterator[int]) -> None:
         for number in numbers:  # which the callers share
             if self._draw.random() < HANG_UPS:
                 await self._stream(session, f"stream-{number}")
             else:
-                await self.call(session, f"call-{number}")
+                await self._call(session, f"call-{number}")
 
-    async def call(self, session: aiohttp.ClientSession, name: str) -> None:
+    async def _call(self, session: aiohttp.ClientSession, name: str) -> None:
         """Make a call until it is answered."""
         while True:
             try:

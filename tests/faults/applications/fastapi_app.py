@@ -8,31 +8,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from billing_client import BillingSystemClient, SpoolError, Usage, UsageRecorder
+from billing_client import BillingSystemClient, SpoolError, UsageRecorder
+from tests.faults.applications.names import note, usages_of
 
 PIECE_SECONDS = 0.002
-
-
-def usages_of(name: str) -> list[Usage]:
-    """The usage of the request of this name: input and output of a call, with numbers that the name decides."""
-    digits = int(sha256(name.encode()).hexdigest()[:12], 16)
-    kinds = {"input": (f"{digits % 9_973}.25", "0.000003"), "output": (f"{digits % 997 + 1}", "0.000015")}
-    return [
-        Usage(
-            customer_id=f"customer-{digits % 10}",
-            service="tokens",
-            units_consumed=units,
-            price_per_unit=price,
-            event_id=f"{name}/{kind}",
-        )
-        for kind, (units, price) in kinds.items()
-    ]
 
 
 @asynccontextmanager
@@ -46,13 +30,6 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, UsageRecorder]]:
 
 
 app = FastAPI(lifespan=lifespan)
-
-
-def _note(name: str) -> None:
-    """Note that the usage of a request is safe, in one write."""
-    file = os.open(os.environ["APP_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{name}\n".encode())
-    os.close(file)
 
 
 @app.post("/calls/{name}")
@@ -81,8 +58,8 @@ async def stream(name: str, request: Request) -> StreamingResponse:
                 await recorder.record_many(usages_of(name))
             except asyncio.CancelledError as cancelled:  # it is reported once the usage is safe
                 if cancelled.__cause__ is None:
-                    _note(name)
+                    note(name)
                 raise
-            _note(name)
+            note(name)
 
     return StreamingResponse(pieces())

@@ -56,6 +56,14 @@ def rename(http: aiohttp.ClientSession) -> Coroutine[Any, Any, Answer]:
     return send(http, "PATCH", "/customers/acme", {"name": "Renamed"})
 
 
+def issue(http: aiohttp.ClientSession) -> Coroutine[Any, Any, Answer]:
+    return post(http, "/customers/acme/statements", {"month": "2026-01"})
+
+
+def issue_all(http: aiohttp.ClientSession) -> Coroutine[Any, Any, Answer]:
+    return post(http, "/statements", {"month": "2026-01"})
+
+
 def outcomes(answer: Answer) -> list[str]:
     return [result["outcome"] for result in answer.require(200)["results"]]
 
@@ -74,7 +82,7 @@ async def test_what_only_the_primary_has_is_not_acknowledged(servers: Replicatio
             await given_customer(http)
             voided = (await post(http, "/usage", usage(eventId="voided"))).require(201)["requestId"]
             servers.standby.stop()
-            first = [single("1", "1"), batch("2", "2", "3"), batch("4", "4"), customer("5"), void(voided)]
+            first = [single("1", "1"), batch("2", "2", "3"), batch("4", "4"), customer("5"), void(voided), issue]
             for call in first:  # one by one, since they add to the same sums
                 await refused(http, call)
             assert len(await stored(http, "acme")) == 5  # it is there, on the primary
@@ -84,6 +92,7 @@ async def test_what_only_the_primary_has_is_not_acknowledged(servers: Replicatio
                 batch("another call", "2", "3"),
                 batch("another call", "4"),
                 customer("another call"),
+                issue_all,
             ]
             for _ in range(2):  # after repeats the service expects more of them
                 await refused(http, *first, *others)
@@ -100,10 +109,12 @@ async def test_what_only_the_primary_has_is_not_acknowledged(servers: Replicatio
             assert [answers[0].replayed, answers[3].replayed] == [True, True]
             assert [outcomes(answers[n]) for n in (1, 2)] == [["replayed", "replayed"], ["replayed"]]
             assert answers[4].require(200)["voidedAt"]
-            answers[5].problem("duplicate_record")
-            answers[6].problem("event_id_conflict")
-            assert [outcomes(answers[n]) for n in (7, 8)] == [["duplicate", "duplicate"], ["duplicate"]]
-            answers[9].problem("customer_exists")
+            assert (answers[5].replayed, answers[5].require(201)["number"]) == (True, 1)
+            answers[6].problem("duplicate_record")
+            answers[7].problem("event_id_conflict")
+            assert [outcomes(answers[n]) for n in (8, 9)] == [["duplicate", "duplicate"], ["duplicate"]]
+            answers[10].problem("customer_exists")
+            assert answers[11].require(200)["unchanged"] == 1
             assert len(await stored(http, "acme")) == 5
 
 

@@ -66,6 +66,9 @@ def test_two_servers_that_replicate_are_a_profile_of_their_own() -> None:
         ("db1", "db2"),
         ("db2", "db1"),
     ]
+    for server in servers:  # else it had the permissions of the volume, with which PostgreSQL does not start
+        (volume,) = server["volumes"]
+        assert server["environment"]["PGDATA"].startswith(volume.partition(":")[2] + "/")
     assert {key: HA_SERVICE[key] for key in ("ports", "stop_grace_period")} == {
         key: SERVICE[key] for key in ("ports", "stop_grace_period")
     }

@@ -1,16 +1,16 @@
--- record_among: the record with the request id $2, of one of the customers $1
-SELECT record.customer_id, record.request_id, event_id, service, units_consumed::text AS units_consumed,
-    price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
-    occurred_at, recorded_at, recorded_by, dimensions, voided_at
-FROM usage_records AS record
-LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
-WHERE record.customer_id = ANY($1::text[]) AND record.request_id = $2;
-
--- customer_ids: a page of the ids of all customers, after the id $1
-SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2;
-
--- records_among: which of these (customer id, request id) pairs are records
-SELECT customer_id, request_id
-FROM unnest($1::text[], $2::bytea[]) AS wanted (customer_id, request_id)
-JOIN usage_records USING (customer_id, request_id)
-ORDER BY customer_id;
+-- records_anywhere: the records, of whichever customers, that have the request id $1 or the event id $2, at most $3; either id
+-- may be null. A request id is made of the customer id and the event id. Each customer is looked up in the index that begins
+-- with it: the subquery is grouped so that it stays one, else all records may be read instead
+SELECT record.customer_id, record.request_id
+FROM customers AS customer
+CROSS JOIN LATERAL (
+    SELECT customer_id, request_id
+    FROM usage_records
+    WHERE usage_records.customer_id = customer.customer_id AND request_id = ANY(ARRAY[
+        $1::bytea,
+        sha256(convert_to('["event.v1",' || to_json(customer.customer_id)::text || ',' || to_json($2::text)::text || ']', 'UTF8'))
+    ])
+    GROUP BY customer_id, request_id
+) AS record
+ORDER BY record.customer_id, record.request_id
+LIMIT $3;

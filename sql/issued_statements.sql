@@ -1,6 +1,8 @@
 -- latest_issued: the statement of a month that was issued last
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,
-    rounded::text AS rounded, document, buckets, runs
+    rounded::text AS rounded, document, buckets, runs,
+    substring(encode(substring(document FROM greatest(1, octet_length(document) - 399)), 'escape') FROM '"signature":"([^"]+)"}$')
+        AS signature
 FROM issued_statements
 WHERE customer_id = $1 AND month = $2 AND timezone = $3
 ORDER BY number DESC
@@ -8,7 +10,9 @@ LIMIT 1;
 
 -- find_issued: the statement with a number ($2), or the last one with a digest ($3)
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,
-    rounded::text AS rounded, document, buckets, runs
+    rounded::text AS rounded, document, buckets, runs,
+    substring(encode(substring(document FROM greatest(1, octet_length(document) - 399)), 'escape') FROM '"signature":"([^"]+)"}$')
+        AS signature
 FROM issued_statements
 WHERE customer_id = $1 AND (number = $2 OR digest = $3)
 ORDER BY number DESC
@@ -16,7 +20,9 @@ LIMIT 1;
 
 -- list_issued: at most $3 statements of a customer with numbers above $2
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,
-    rounded::text AS rounded
+    rounded::text AS rounded,
+    substring(encode(substring(document FROM greatest(1, octet_length(document) - 399)), 'escape') FROM '"signature":"([^"]+)"}$')
+        AS signature
 FROM issued_statements
 WHERE customer_id = $1 AND number > $2
 ORDER BY number
@@ -45,8 +51,19 @@ SELECT customer_id, number FROM issued_statements ORDER BY customer_id, number;
 
 -- latest_listed: what a list says of the statement of a month that was issued last
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,
-    rounded::text AS rounded
+    rounded::text AS rounded,
+    substring(encode(substring(document FROM greatest(1, octet_length(document) - 399)), 'escape') FROM '"signature":"([^"]+)"}$')
+        AS signature
 FROM issued_statements
 WHERE customer_id = $1 AND month = $2 AND timezone = $3
 ORDER BY number DESC
 LIMIT 1;
+
+-- latest_of_customers: as latest_listed, of each of the customers $1 that has one
+SELECT DISTINCT ON (customer_id) customer_id, number, month, timezone, digest, issued_at, issued_by, records,
+    trim_scale(amount)::text AS amount, rounded::text AS rounded,
+    substring(encode(substring(document FROM greatest(1, octet_length(document) - 399)), 'escape') FROM '"signature":"([^"]+)"}$')
+        AS signature
+FROM issued_statements
+WHERE customer_id = ANY($1::text[]) AND month = $2 AND timezone = $3
+ORDER BY customer_id, number DESC;

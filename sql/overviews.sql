@@ -20,6 +20,16 @@ JOIN ranked USING (service)
 GROUP BY 1, 2
 ORDER BY 1, 2;
 
+-- sums_by_day: as totals_by_day, of all services together, and of all customers or of customer $3
+SELECT width_bucket(bucket, $2::timestamptz[]) AS day, NULL::text AS service, sum(records)::bigint AS records,
+    trim_scale(sum(amount))::text AS amount
+FROM usage_rollups
+WHERE bucket_minutes = $1 AND bucket >= ($2::timestamptz[])[1]
+    AND bucket < ($2::timestamptz[])[cardinality($2::timestamptz[])]
+    AND records > 0 AND ($3::text IS NULL OR customer_id = $3)
+GROUP BY 1
+ORDER BY 1;
+
 -- most_changed: the $5 customers whose amounts from $3 to $4 differ most from those from $1 to $2
 SELECT customer_id, trim_scale(before)::text AS before, trim_scale(after)::text AS after
 FROM (

@@ -48,3 +48,27 @@ JOIN usage_records USING (customer_id, request_id)
 WHERE customer_id = $1 AND request_id = ANY($2::bytea[])
 ORDER BY voided_at DESC, request_id DESC
 LIMIT $3;
+
+-- totals_of_month: what the usage of each of the customers $1 adds up to in a month: the rollups of 3 hours from $2 to $3, and
+-- those of 15 minutes at both its edges, from $4 to $2 and from $3 to $5
+SELECT customer_id, sum(records)::bigint AS records, trim_scale(sum(amount))::text AS amount
+FROM (
+    SELECT customer_id, sum(records) AS records, sum(amount) AS amount
+    FROM usage_rollups
+    WHERE customer_id = ANY($1::text[]) AND bucket_minutes = 180
+        AND bucket >= $2::timestamptz AND bucket < $3::timestamptz AND records > 0
+    GROUP BY customer_id
+    UNION ALL
+    SELECT customer_id, sum(records), sum(amount)
+    FROM usage_rollups
+    WHERE customer_id = ANY($1::text[]) AND bucket_minutes = 15
+        AND bucket >= $4::timestamptz AND bucket < $2::timestamptz AND records > 0
+    GROUP BY customer_id
+    UNION ALL
+    SELECT customer_id, sum(records), sum(amount)
+    FROM usage_rollups
+    WHERE customer_id = ANY($1::text[]) AND bucket_minutes = 15
+        AND bucket >= $3::timestamptz AND bucket < $5::timestamptz AND records > 0
+    GROUP BY customer_id
+) AS part
+GROUP BY customer_id;

@@ -2,7 +2,7 @@
 
 from starlette.responses import Response
 
-from billing_service.console.pages import HEADERS, STATIC, error_page
+from billing_service.console.pages import HEADERS, STATIC, page_operation
 from billing_service.http.errors import ProblemError, problem
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
@@ -36,15 +36,5 @@ OPERATIONS = [
         query=None,
         documented=False,
     ),
-    Operation(
-        method="GET",
-        path="/console/{page}",
-        handler=find_nothing,
-        tag="console",
-        scope=None,
-        reach="open",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
+    page_operation("GET", "/console/{page}", find_nothing, None),
 ]

@@ -17,13 +17,12 @@ from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import MAX_GROUPS, Customer, SummaryGroup, SummaryTotal, Timestamp, UsageRecord
 from billing_service.console.charts import Bar, Chart, draw
 from billing_service.console.formats import day_name, month_name, path, places, query
-from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.console.spans import Span, month_of, read_span
 from billing_service.console.statements import may_issue, recent_statements
 from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import invalid_input
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.records import RecordFilter, list_records
@@ -223,15 +222,5 @@ def _curl(request: ApiRequest, span: Span, by: str | None) -> str:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path="/console/customers/{customer_id}",
-        handler=show_customer,
-        tag="console",
-        scope="usage:read",
-        reach="customer",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    )
+    page_operation("GET", "/console/customers/{customer_id}", show_customer, "usage:read"),
 ]

@@ -6,13 +6,12 @@ from starlette.responses import Response
 
 from billing_client.contract.wire import MAX_ID_LENGTH, Refusal
 from billing_service.console.formats import path, query
-from billing_service.console.pages import View, error_page, redirect, show, zone_of
+from billing_service.console.pages import View, page_operation, redirect, show, zone_of
 from billing_service.console.refusals import REASONS, refused_under
 from billing_service.database.pool import Connection
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
-from billing_service.ledger.finds import Found, find_by_event_id, find_by_request_id, read_details
-from billing_service.ledger.overviews import search_customers
+from billing_service.ledger.finds import Found, find_records
+from billing_service.ledger.overviews.customer_lines import search_customers
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{64}")
 MAX_CUSTOMERS = 20
@@ -60,16 +59,8 @@ def _only_one(text: str, records: list[Found], customers: list[tuple[str, str]])
 
 async def _records(request: ApiRequest, connection: Connection, text: str) -> list[Found]:
     """The records with this request id or event id, of the customers that the caller reaches."""
-    only = request.caller.customer_id
-    found = []
-    if _REQUEST_ID.fullmatch(text.lower()):
-        request_id = bytes.fromhex(text)
-        if only is None:
-            record = await find_by_request_id(connection, request_id)
-            found = [record] if record else []
-        elif await read_details(connection, only, request_id) is not None:
-            found = [Found(only, request_id.hex())]
-    return found + await find_by_event_id(connection, text, only)
+    request_id = bytes.fromhex(text) if _REQUEST_ID.fullmatch(text.lower()) else None
+    return await find_records(connection, request_id, text, request.caller.customer_id)
 
 
 async def _refusals(request: ApiRequest, connection: Connection, text: str) -> list[Refusal]:
@@ -82,15 +73,5 @@ async def _refusals(request: ApiRequest, connection: Connection, text: str) -> l
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path("find"),
-        handler=find,
-        tag="console",
-        scope="usage:read",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    )
+    page_operation("GET", path("find"), find, "usage:read"),
 ]

@@ -7,10 +7,9 @@ from starlette.responses import Response
 
 from billing_client.contract.object_decoding import ObjectDecoder
 from billing_service.console.formats import path
-from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
+from billing_service.console.pages import View, page_operation, read_form, redirect, show, zone_of
 from billing_service.console.spans import read_day
 from billing_service.http.errors import ProblemError, invalid_input, problem
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger import api_keys
 from billing_service.ledger.api_keys import SCOPES, CreatedKey, KeyRightsError, NewKey
@@ -100,37 +99,7 @@ def _not_granted(error: KeyRightsError) -> ProblemError:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path("keys"),
-        handler=list_keys,
-        tag="console",
-        scope="admin",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path=path("keys"),
-        handler=create_key,
-        tag="console",
-        scope="admin",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path="/console/keys/{key_id}/revoke",
-        handler=revoke_key,
-        tag="console",
-        scope="admin",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
+    page_operation("GET", path("keys"), list_keys, "admin"),
+    page_operation("POST", path("keys"), create_key, "admin"),
+    page_operation("POST", "/console/keys/{key_id}/revoke", revoke_key, "admin"),
 ]

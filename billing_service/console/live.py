@@ -4,9 +4,8 @@ from starlette.responses import Response
 
 from billing_client.contract.query_parameters import EventsQuery
 from billing_service.console.formats import path
-from billing_service.console.pages import error_page
+from billing_service.console.pages import page_operation
 from billing_service.http.event_streams import EventStreamResponse, last_event_id
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 
 STREAM_SECONDS = 60.0  # then the browser asks again, and whether its session still holds is looked up
@@ -25,15 +24,5 @@ async def stream_events(request: ApiRequest, query: EventsQuery) -> Response:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path("events"),
-        handler=stream_events,
-        tag="console",
-        scope="usage:read",
-        reach="handler",
-        query=EventsQuery,
-        documented=False,
-        error_page=error_page,
-    )
+    page_operation("GET", path("events"), stream_events, "usage:read", query=EventsQuery),
 ]

@@ -10,13 +10,12 @@ from billing_client.contract.decimals import difference, total
 from billing_client.contract.wire import RefusalCount
 from billing_service.console.charts import Bar, Chart, draw
 from billing_service.console.formats import day_name, duration, long_day, month_name, number, path, places, query
-from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.console.refusals import COUNTED, REASONS, recent_counts, total_of
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.replication import read_durability
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
-from billing_service.ledger.overviews import DayTotal, Overview
+from billing_service.ledger.overviews.structs import DayTotal, Overview
 
 SHOWN_REFUSALS = 5
 SILENT = timedelta(days=1)  # as the alert BillingServiceSilent
@@ -51,10 +50,10 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
         chart=_chart(overview, request.services.settings.currency),
         billed=billed,
         service_totals=_service_totals(overview),
-        month_before=total(day.amount for day in overview.month_before),
+        month_before=total(day.amount for day in overview.comparison.days),
         most_places=places(amount for day in overview.days for amount in (day.amount, *day.services.values())),
         records=records,
-        more=difference(billed, overview.before),
+        more=difference(billed, overview.comparison.before),
         forecast=overview.forecast(MINOR_UNITS[request.services.settings.currency]),
         rate=_rate(overview),
         faults=[*await _faults(request, calendar.now), *_to_issue(overview)],
@@ -63,7 +62,7 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
 
 def _rows(overview: Overview) -> list[tuple[int, DayTotal | None, DayTotal | None]]:
     """Both months by the number of the day, side by side: this month's day, and that of the month before."""
-    this, before = overview.this_month, overview.month_before
+    this, before = overview.this_month, overview.comparison.days
     count = max(len(this), len(before))
     return [(n + 1, this[n] if n < len(this) else None, before[n] if n < len(before) else None) for n in range(count)]
 
@@ -84,7 +83,7 @@ def _chart(overview: Overview, currency: str) -> Chart:
         )
         for number, this, before in _rows(overview)
     ]
-    first, before = overview.this_month[0].day, overview.month_before[0].day
+    first, before = overview.this_month[0].day, overview.comparison.days[0].day
     title = f"Billed in {first:%B} by day and service, beside {before:%B}, in {currency}"
     return draw(title, bars, overview.services, currency, beside=f"{before:%B}, all services")
 
@@ -114,9 +113,9 @@ async def _faults(request: ApiRequest, now: datetime) -> list[Fault]:
 
 def _to_issue(overview: Overview) -> list[Fault]:
     """The statements of the month before that are to be issued."""
-    if not overview.to_issue:
+    if not overview.comparison.to_issue:
         return []
-    count, month = overview.to_issue, overview.calendar.days[0]
+    count, month = overview.comparison.to_issue, overview.calendar.days[0]
     text = f"{number(count)} statement{' is' if count == 1 else 's are'} to be issued for {month_name(month)}."
     zone = overview.calendar.zone
     address = path("statements") + query(month=month.isoformat()[:7], timezone=zone if zone != "UTC" else None)
@@ -152,15 +151,5 @@ def _silent_services(silences: Mapping[str, float], now: datetime) -> list[Fault
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path(),
-        handler=show_overview,
-        tag="console",
-        scope="usage:read",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    )
+    page_operation("GET", path(), show_overview, "usage:read"),
 ]

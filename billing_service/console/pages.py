@@ -2,23 +2,27 @@
 
 import hmac
 import secrets
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from msgspec import Struct
 from starlette.responses import RedirectResponse, Response
 
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import check_timezone
 from billing_service.console.formats import FILTERS, change, first_of, last_day, path, places, query
 from billing_service.currencies import MINOR_UNITS
+from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE, SESSION_TIME
+from billing_service.ledger.api_keys import Scope
 
 _FOLDER = Path(__file__).parent
 STATIC = {file.name: file.read_bytes() for file in sorted((_FOLDER / "static").iterdir())}
@@ -55,6 +59,35 @@ _templates.globals |= {
     "zones": Markup("").join(Markup('<option value="{}"></option>').format(zone) for zone in _ZONES),
     "version": VERSION,
 }
+
+
+def page_operation(
+    method: Literal["GET", "POST"],
+    address: str,
+    handler: Callable[[ApiRequest, Any], Awaitable[Response]],
+    scope: Scope | None,
+    query: type[Struct] | None = None,
+) -> Operation:
+    """The operation of a page or form: its errors are pages, and the OpenAPI document does not show it.
+
+    Args:
+        method: `POST` for forms; a form is read by `read_form`.
+        address: The path, with ids in braces.
+        handler: Answers the request. Where there is a scope and no `{customer_id}`, it checks the caller's reach.
+        scope: The scope that the caller's API key needs; None for everyone.
+        query: The struct of the query parameters; None if the handler reads them.
+    """
+    return Operation(
+        method=method,
+        path=address,
+        handler=handler,
+        tag="console",
+        scope=scope,
+        reach="open" if scope is None else "customer" if "{customer_id}" in address else "handler",
+        query=query,
+        documented=False,
+        error_page=error_page,
+    )
 
 
 class View(NamedTuple):

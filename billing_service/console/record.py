@@ -16,10 +16,9 @@ from billing_client.contract.statements.content_hashes import record_hash, void_
 from billing_client.contract.statements.structs import IssuedStatement
 from billing_client.contract.wire import VoidedUsage
 from billing_service.console.formats import path, query
-from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
+from billing_service.console.pages import View, page_operation, read_form, redirect, show, zone_of
 from billing_service.console.refusals import REASONS, refused_under
 from billing_service.http.errors import ProblemError
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.finds import RecordDetails, read_details
@@ -108,26 +107,6 @@ async def void(request: ApiRequest, _: None) -> Response:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path="/console/customers/{customer_id}/records/{request_id}",
-        handler=show_record,
-        tag="console",
-        scope="usage:read",
-        reach="customer",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path="/console/customers/{customer_id}/records/{request_id}/void",
-        handler=void,
-        tag="console",
-        scope="usage:void",
-        reach="customer",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
+    page_operation("GET", "/console/customers/{customer_id}/records/{request_id}", show_record, "usage:read"),
+    page_operation("POST", "/console/customers/{customer_id}/records/{request_id}/void", void, "usage:void"),
 ]

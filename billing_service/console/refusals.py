@@ -14,11 +14,10 @@ from billing_client.contract.query_parameters import RefusalCode
 from billing_client.contract.request_parsing import BEGINNING, END
 from billing_client.contract.wire import Refusal, RefusalCount
 from billing_service.console.formats import path
-from billing_service.console.pages import View, error_page, show, zone_of
+from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import invalid_input
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger import refusals
 from billing_service.ledger.refusals import LAST, Filter
@@ -111,15 +110,5 @@ def total_of(counts: Iterable[RefusalCount]) -> int:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path("refusals"),
-        handler=list_refusals,
-        tag="console",
-        scope="usage:read",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    )
+    page_operation("GET", path("refusals"), list_refusals, "usage:read"),
 ]

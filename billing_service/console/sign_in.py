@@ -3,7 +3,7 @@
 from starlette.responses import RedirectResponse, Response
 
 from billing_service.console.formats import path
-from billing_service.console.pages import error_page, read_form, redirect, safe_next, show
+from billing_service.console.pages import page_operation, read_form, redirect, safe_next, show
 from billing_service.http.errors import ProblemError, problem
 from billing_service.http.negotiation import choose_format
 from billing_service.http.operations import Operation
@@ -63,37 +63,7 @@ OPERATIONS = [
         query=None,
         documented=False,
     ),
-    Operation(
-        method="GET",
-        path="/console/sign-in",
-        handler=show_form,
-        tag="console",
-        scope=None,
-        reach="open",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path="/console/sign-in",
-        handler=sign_in,
-        tag="console",
-        scope=None,
-        reach="open",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path="/console/sign-out",
-        handler=sign_out,
-        tag="console",
-        scope=None,
-        reach="open",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
+    page_operation("GET", "/console/sign-in", show_form, None),
+    page_operation("POST", "/console/sign-in", sign_in, None),
+    page_operation("POST", "/console/sign-out", sign_out, None),
 ]

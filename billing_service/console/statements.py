@@ -14,10 +14,9 @@ from billing_service.api.issued_statements import get_issued_statement
 from billing_service.api.proofs import get_proof
 from billing_service.api.statements import get_statement, is_over
 from billing_service.console.formats import path, query
-from billing_service.console.pages import View, error_page, read_form, redirect, show, zone_of
+from billing_service.console.pages import View, page_operation, read_form, redirect, show, zone_of
 from billing_service.database.pool import Connection
 from billing_service.http.cursors import read_cursor, write_cursor
-from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.statements.issuing import IssueOrder, issue
 from billing_service.ledger.statements.issuing_all import issue_all
@@ -162,70 +161,22 @@ def _or_wait(request: ApiRequest, response: Response) -> Response:
 
 
 OPERATIONS = [
-    Operation(
-        method="GET",
-        path=path("statements"),
-        handler=list_month,
-        tag="console",
-        scope="usage:read",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path=path("statements"),
-        handler=issue_month,
-        tag="console",
-        scope="statements:issue",
-        reach="handler",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="POST",
-        path="/console/customers/{customer_id}/statements",
-        handler=issue_one,
-        tag="console",
-        scope="statements:issue",
-        reach="customer",
-        query=None,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="GET",
-        path="/console/customers/{customer_id}/statement",
-        handler=download,
-        tag="console",
-        scope="usage:read",
-        reach="customer",
-        query=StatementQuery,
-        documented=False,
-        error_page=error_page,
-    ),
-    Operation(
-        method="GET",
-        path="/console/customers/{customer_id}/statements/{statement}",
-        handler=download_issued,
-        tag="console",
-        scope="usage:read",
-        reach="customer",
+    page_operation("GET", path("statements"), list_month, "usage:read"),
+    page_operation("POST", path("statements"), issue_month, "statements:issue"),
+    page_operation("POST", "/console/customers/{customer_id}/statements", issue_one, "statements:issue"),
+    page_operation("GET", "/console/customers/{customer_id}/statement", download, "usage:read", query=StatementQuery),
+    page_operation(
+        "GET",
+        "/console/customers/{customer_id}/statements/{statement}",
+        download_issued,
+        "usage:read",
         query=IssuedStatementQuery,
-        documented=False,
-        error_page=error_page,
     ),
-    Operation(
-        method="GET",
-        path="/console/customers/{customer_id}/records/{request_id}/proof",
-        handler=download_proof,
-        tag="console",
-        scope="usage:read",
-        reach="customer",
+    page_operation(
+        "GET",
+        "/console/customers/{customer_id}/records/{request_id}/proof",
+        download_proof,
+        "usage:read",
         query=ProofQuery,
-        documented=False,
-        error_page=error_page,
     ),
 ]

@@ -12,7 +12,7 @@ from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Changes
 from billing_service.ledger.group_commit import GroupCommit
-from billing_service.ledger.overviews import Overviews
+from billing_service.ledger.overviews.keeping import Overviews
 from billing_service.ledger.refusals import Refusals
 from billing_service.ledger.statements.signing import Signer
 from billing_service.ledger.statements.worker import PieceWorker

@@ -76,7 +76,8 @@ HOT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("dimensions", "read_prepared", Prepared("model", None, True).arguments("c1", True, 100, SEEN, PLAN_OF)),
     ("dimensions", "read_prepared", Prepared("model", "large", False).arguments("c1", True, 100, SEEN, PLAN_OF)),
     ("dimensions", "read_records", Records(("model",), ()).arguments("c1", True, 100, SEEN, PLAN_OF)),
-    ("finds", "record_among", (["c1", "c2", "c3"], IDS[0])),
+    ("statements", "totals_of_month", (["c1", "c2"], *MARCH, *MARCH)),
+    ("issued_statements", "latest_of_customers", (["c1", "c2"], MARCH[0].date(), "UTC")),
     ("rollups", "used_buckets", ("c1", 180, timedelta(days=1), *MARCH, 100)),
     ("pieces", "read_pieces", ("c1", *MARCH)),
     ("pieces", "hash_spans", ("c1", [MARCH[0]], [MARCH[1]], END)),
@@ -158,6 +159,18 @@ async def test_a_summary_reads_each_span_by_key(
     }
     spans = {"usage_rollups_pkey": 2, "usage_records_occurred_at_idx": 2}  # from and to
     assert conditions.items() >= spans.items(), conditions
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_record_of_whichever_customer_is_looked_up_in_the_index_of_each(
+    large: "asyncpg.Connection[asyncpg.Record]", mode: str
+) -> None:
+    await large.execute(f"SET plan_cache_mode = {mode}")
+    statement = await large.prepare(load_queries("finds")["records_anywhere"])
+    plan = (await statement.explain(IDS[0], "event-1", 20))[0]["Plan"]
+    assert "usage_records" not in scans(plan)
+    conditions = [node["Index Cond"] for node in nodes(plan) if node.get("Index Name") == "usage_records_pkey"]
+    assert ["request_id = ANY" in condition for condition in conditions] == [True]
 
 
 async def test_a_scan_would_be_seen(large: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -1,5 +1,6 @@
 """Overviews: which days and moments are compared, what the forecast is made of, and that nothing is left out."""
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -7,15 +8,15 @@ import aiohttp
 import asyncpg
 import pytest
 
-from billing_service.ledger.overviews import (
-    NAMED_SERVICES,
-    DayTotal,
-    Overview,
-    calendar_of,
-    customer_lines,
-    read_overview,
-    search_customers,
-)
+from billing_client.contract.decimals import total
+from billing_service.database.clock import Clock
+from billing_service.database.pool import Database
+from billing_service.ledger.overviews.calendars import calendar_of
+from billing_service.ledger.overviews.customer_lines import customer_lines, search_customers
+from billing_service.ledger.overviews.keeping import Overviews
+from billing_service.ledger.overviews.reading import NAMED_SERVICES, read_overview
+from billing_service.ledger.overviews.structs import Comparison, DayTotal, Overview
+from billing_service.settings import Settings
 from tests.calls import given_customer, post, usage
 
 NOW = datetime(2026, 11, 28, 10, 40, tzinfo=UTC)
@@ -64,20 +65,20 @@ async def test_a_month_is_beside_the_one_before(connection: "asyncpg.Connection[
         ("b", "compute", datetime(2026, 11, 28, 10, 15, tzinfo=UTC), 90, "16"),
     )
     overview = await read_overview(connection, None, calendar_of(NOW, "UTC"))
-    october, november = overview.month_before, overview.this_month
+    october, november = overview.comparison.days, overview.this_month
     assert [(day.day.day, day.amount) for day in october if day.records] == [(28, "3.000000000000000001")]
     assert [(day.day.day, day.services) for day in november if day.records] == [
         (1, {"compute": "4.5"}),
         (28, {"compute": "16"}),
     ]
-    assert overview.before == "1.000000000000000001", "until the same moment"
+    assert overview.comparison.before == "1.000000000000000001", "until the same moment"
     assert (overview.recent, overview.recent_to) == (90, datetime(2026, 11, 28, 10, 30, tzinfo=UTC))
-    assert [(each.customer_id, each.name, each.difference) for each in overview.changed] == [
+    assert [(each.customer_id, each.name, each.difference) for each in overview.comparison.changed] == [
         ("b", "B", "16"),
         ("a", "A", "3.499999999999999999"),
     ]
     alone = await read_overview(connection, "a", calendar_of(NOW, "UTC"))
-    assert (sum(day.records for day in alone.days), alone.recent, alone.changed) == (5, 0, [])
+    assert (sum(day.records for day in alone.days), alone.recent, alone.comparison.changed) == (5, 0, [])
 
 
 async def test_credits_and_voids_are_told(
@@ -114,16 +115,14 @@ def _overview(amounts: dict[date, str], now: datetime) -> Overview:
     ]
     return Overview(
         calendar=calendar,
-        days=days,
+        this_month=days[calendar.first :],
         services=[None],
-        before="0",
         recent=0,
         recent_from=now,
         recent_to=now,
         credits=(0, "0"),
         voided=(0, "0"),
-        to_issue=0,
-        changed=[],
+        comparison=Comparison(now, calendar.comparable, days[: calendar.first], "0", 0, []),
     )
 
 
@@ -174,3 +173,31 @@ async def test_a_search_takes_letters_as_they_are(connection: "asyncpg.Connectio
     assert await search_customers(connection, "", "a_1", 9) == [("ab1", "Other")]
     assert await search_customers(connection, "oth", "", 9, only="ab1") == [("ab1", "Other")]
     assert await search_customers(connection, "100", "", 9, only="ab1") == []
+
+
+@pytest.mark.parametrize(("quick", "is_kept"), [(3600.0, False), (0.0, True)], ids=["few sums", "many sums"])
+async def test_this_month_is_always_new_and_what_it_is_compared_with_says_as_of_when(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", quick: float, is_kept: bool
+) -> None:
+    now = datetime.now(UTC)
+    before = now.replace(day=1) - timedelta(days=15)
+    await given(connection, ("a", "storage", now, 1, "1"), ("a", "storage", before, 1, "10"))
+    database = Database(settings)
+    await database.open()
+    overviews = Overviews(database, Clock(), quick_seconds=quick)
+    first = await overviews.read(None, "UTC")
+    await connection.execute("UPDATE usage_rollups SET amount = amount + 1")
+    assert await overviews.read(None, "UTC") == first, "kept for a moment"
+    second = await overviews.read(None, "UTC", fresh=True)
+    assert total(day.amount for day in second.this_month) == "2"
+    assert (second.comparison == first.comparison) == is_kept
+    assert total(day.amount for day in second.comparison.days) == ("10" if is_kept else "11")
+    assert second.comparison.as_of <= second.calendar.now
+    for _ in range(600):
+        newest = await overviews.read(None, "UTC", fresh=True)
+        if newest.comparison.as_of > second.comparison.as_of:
+            break
+        await asyncio.sleep(0.05)
+    assert total(day.amount for day in newest.comparison.days) == "11"
+    await overviews.close()
+    await database.close()

@@ -141,7 +141,8 @@ class Statement(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=Tr
 
 class StatementSummary(Message, Generic[D], omit_defaults=True, frozen=True, kw_only=True):
     """A customer's month in a list. `total` is that of the statement that was issued last, or as it stands where none
-    was. `not_issued` is what has come since: what the next issue will show as a difference."""
+    was, and `signature` its signature, if it has one. `not_issued` is what has come since: what the next issue will
+    show as a difference."""
 
     customer_id: str
     customer_name: str
@@ -152,6 +153,7 @@ class StatementSummary(Message, Generic[D], omit_defaults=True, frozen=True, kw_
     number: int | None = None
     digest: Digest | None = None
     issued_at: Timestamp | None = None
+    signature: str | None = None
     total: StatementTotal[D]
     not_issued: VoidedTotal[D] | None = None
 
@@ -164,7 +166,8 @@ class StatementSummaries(Message, Generic[D], frozen=True):
 
 
 class IssuedStatement(Message, Generic[D], frozen=True, kw_only=True):
-    """A statement that was issued, in a list. The statement itself is read by its number or digest."""
+    """A statement that was issued, in a list. The statement itself is read by its number or digest. `signature` is null
+    where the service had no key to sign it with."""
 
     customer_id: str
     number: int
@@ -173,6 +176,7 @@ class IssuedStatement(Message, Generic[D], frozen=True, kw_only=True):
     digest: Digest
     issued_at: Timestamp
     issued_by: str | None
+    signature: str | None = None
     total: StatementTotal[D]
 
 

@@ -48,6 +48,12 @@
       await new Promise((done) => { setTimeout(done, Math.max(300, performance.now() - began)); });
     }
     isBusy = false;
+    again();
+  }
+  // A page of which a part is still being read says after how many milliseconds to fetch again.
+  function again() {
+    const due = document.querySelector("[data-again]");
+    if (due && source?.readyState === EventSource.OPEN) setTimeout(change, Number(due.dataset.again));
   }
   // Only the page that is looked at listens: a browser has few connections to one host.
   function listen() {

@@ -58,6 +58,14 @@ async def latest_listed(connection: Connection, month: Month) -> IssuedStatement
     return None if row is None else _listed(month.customer_id, row)
 
 
+async def latest_of_customers(
+    connection: Connection, customer_ids: Sequence[str], month: Month
+) -> dict[str, IssuedStatement[str]]:
+    """What a list says of the statement of a month that was issued last to each of these customers, if one was."""
+    rows = await connection.fetch(_QUERIES["latest_of_customers"], customer_ids, *month.key[1:])
+    return {row["customer_id"]: _listed(row["customer_id"], row) for row in rows}
+
+
 async def find_issued(
     connection: Connection, customer_id: str, *, number: int | None = None, digest: bytes | None = None
 ) -> Issued | None:
@@ -122,5 +130,6 @@ def _listed(customer_id: str, row: asyncpg.Record) -> IssuedStatement[str]:
         digest=row["digest"].hex(),
         issued_at=row["issued_at"],
         issued_by=key_name(row["issued_by"]),
+        signature=row["signature"],
         total=StatementTotal(records=row["records"], amount=row["amount"], rounded=row["rounded"]),
     )

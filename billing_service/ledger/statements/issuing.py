@@ -138,6 +138,7 @@ async def _new_issue(connection: Connection, order: IssueOrder, content: MonthCo
         issued_at=order.now,
         changes=None if latest is None else await changes_since_issue(connection, content, latest, order.currency),
     )
+    signed = await asyncio.to_thread(order.sign, statement)
     listed = IssuedStatement(
         customer_id=month.customer_id,
         number=statement.number or 0,
@@ -146,10 +147,10 @@ async def _new_issue(connection: Connection, order: IssueOrder, content: MonthCo
         digest=statement.digest,
         issued_at=order.now,
         issued_by=order.issued_by,
+        signature=signed.signature,
         total=statement.total,
     )
-    document = await encode_statement(await asyncio.to_thread(order.sign, statement))
-    return Issued(listed, month.first, document, [*runs], [*runs.values()])
+    return Issued(listed, month.first, await encode_statement(signed), [*runs], [*runs.values()])
 
 
 async def _runs(connection: Connection, content: MonthContent) -> dict[datetime, int]:

@@ -1,6 +1,7 @@
 """Issued statements: numbered, never changed, and each one says what is different from the one before."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,23 @@ async def test_a_changed_record_keeps_no_other_customer_from_its_statement(
     assert (done["unchanged"], done["preparing"], done["nextCursor"]) == (0, None, None)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "Europe/Berlin", "Africa/Monrovia"])
+async def test_the_list_has_the_totals_of_the_statements(http: aiohttp.ClientSession, zone: str) -> None:
+    """Months begin amid three hours, in Kathmandu amid an hour, and began amid a quarter of an hour in Monrovia."""
+    edges = ("1971-12-31T23:59:59Z", "1972-01-01T00:44:29Z", "1972-01-01T00:45:00Z", "1972-01-31T16:20:00Z")
+    for n, customer in enumerate(("a", "b", "c")):
+        await given_customer(http, customer)
+        for at in (*edges[n:], "1972-02-01T00:44:00Z"):
+            await record(http, at, at, customerId=customer)
+    query = f"month=1972-01&timezone={zone}"
+    listed = (await get(http, f"/statements?{query}&limit=2")).require(200)
+    cursor = quote(listed["nextCursor"])
+    data = listed["data"] + (await get(http, f"/statements?{query}&cursor={cursor}")).require(200)["data"]
+    single = [(await get(http, f"/customers/{each}/statement?{query}")).require(200)["total"] for each in "abc"]
+    assert [each["total"] for each in data] == single
+    assert all(each["records"] for each in single)
+
+
 async def test_a_signature_holds_of_what_was_signed_and_of_nothing_else(database_url: str, tmp_path: Path) -> None:
     old, new = (OKPKey.generate_key("Ed25519") for _ in range(2))
     file = tmp_path / "keys.pem"
@@ -198,6 +216,10 @@ async def test_a_signature_holds_of_what_was_signed_and_of_nothing_else(database
             async with http.post(PATH, json=MONTH) as response:
                 document = await response.read()
             key_set = (await get(http, "/.well-known/jwks.json")).require(200)
+            of_acme = (await get(http, PATH)).require(200)["data"]
+            of_all = (await get(http, "/statements?month=2026-01")).require(200)["data"]
+    signature = json.loads(document)["signature"]
+    assert [each["signature"] for each in (*of_acme, *of_all)] == [signature, signature]
     assert [key["kid"] for key in key_set["keys"]] == [new.thumbprint(), old.thumbprint()]
     assert not [key for key in key_set["keys"] if "d" in key]
     check = verify_statement(document, key_set=key_set)
@@ -213,4 +235,5 @@ async def test_a_signature_holds_of_what_was_signed_and_of_nothing_else(database
 async def test_without_a_key_nothing_is_signed(http: aiohttp.ClientSession) -> None:
     await given_customer(http)
     assert "signature" not in await issue(http, "2026-01")
+    assert [each["signature"] for each in (await get(http, PATH)).require(200)["data"]] == [None]
     assert (await get(http, "/.well-known/jwks.json")).require(200) == {"keys": []}

@@ -1,0 +1,1 @@
+"""Overviews for people: two months beside each other, and lists of customers."""

@@ -77,6 +77,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         amount_places=places(row.total.amount for row in services),
         statements=statements,
         may_issue=may_issue(request),
+        public_keys=request.services.signer.key_ids,
         service=service,
         records=records,
         record_places=places(record.amount for record in records),

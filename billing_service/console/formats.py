@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
@@ -21,8 +22,31 @@ def number(value: str | int) -> str:
 def in_two(value: str, digits: int) -> tuple[str, str]:
     """A number up to its digit of that place after the point, and the rest."""
     text = number(value)
-    end = text.find(".") + 1 + digits if "." in text else len(text)
+    end = _end_of_head(text, digits)
     return text[:end], text[end:]
+
+
+def _end_of_head(text: str, digits: int) -> int:
+    point = text.find(".")
+    return len(text) if point < 0 else point + (1 + digits if digits else 0)
+
+
+class Cell(NamedTuple):
+    """A number in a column: up to the currency's minor unit, and the rest. Behind each part stands, unseen, what keeps
+    the points of the column below each other."""
+
+    head: str
+    head_padding: str
+    tail: str
+    tail_padding: str
+
+
+def cell(text: str, padding: str, digits: int) -> Cell:
+    """A cell from a number as it is shown, its padding, and how many digits after the point the head has at most."""
+    whole = text + padding
+    end, whole_end = _end_of_head(text, digits), _end_of_head(whole, digits)
+    head, tail = text[:end], text[end:]
+    return Cell(head, whole[len(head) : whole_end], tail, whole[whole_end + len(tail) :])
 
 
 def signed(value: str | int) -> str:

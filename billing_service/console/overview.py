@@ -53,6 +53,7 @@ async def show_overview(request: ApiRequest, _: None) -> Response:
         month_before=total(day.amount for day in overview.comparison.days),
         most_places=places(amount for day in overview.days for amount in (day.amount, *day.services.values())),
         records=records,
+        is_empty=not any(day.records for day in overview.days),
         more=difference(billed, overview.comparison.before),
         forecast=overview.forecast(MINOR_UNITS[request.services.settings.currency]),
         rate=_rate(overview),

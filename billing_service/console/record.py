@@ -39,6 +39,7 @@ async def _show(request: ApiRequest, problem: ProblemError | None = None, reason
     details = await _details(request)
     record = details.record
     async with request.services.database.read_connection() as connection:
+        customer = await require_customer(connection, record.customer_id)
         refused = await refused_under(connection, record.customer_id, request_id=bytes.fromhex(record.request_id))
     address = _api_address(request)
     return show(
@@ -47,6 +48,7 @@ async def _show(request: ApiRequest, problem: ProblemError | None = None, reason
         View(zone, now),
         problem.details.status if problem else 200,
         record=record,
+        customer_name=customer.name if "customers:read" in request.caller.scopes else customer.id,
         dimensions=list((record.dimensions or {}).items()),
         idempotency_key=details.idempotency_key,
         content_hash=record_hash(record).hex(),

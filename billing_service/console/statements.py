@@ -60,7 +60,7 @@ async def list_month(request: ApiRequest, _: None) -> Response:
         month=month,
         is_over=is_over(month, request),
         may_issue=may_issue(request),
-        is_signed=bool(request.services.signer.public["keys"]),
+        public_keys=request.services.signer.key_ids,
         going_on=asked.get("going_on"),
         failed=asked.get("failed"),
         next_cursor=write_cursor(scope, end) if end else None,

@@ -31,7 +31,7 @@ class Page(NamedTuple):
         """The cells of the table in the region with this label."""
         reader = _TableReader(label)
         reader.feed(self.text)
-        return reader.rows
+        return [[" ".join(cell.split()) for cell in row] for row in reader.rows]
 
 
 _addresses = count(1)
@@ -96,6 +96,8 @@ class _TableReader(HTMLParser):
             self.rows.append([])
         if self._is_inside and tag in ("td", "th") and self.rows:
             self.rows[-1].append("")
+        if self._is_inside and tag == "br":
+            self.handle_data(" ")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "table":
@@ -103,4 +105,4 @@ class _TableReader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._is_inside and self.rows and self.rows[-1]:
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {data.strip()}".strip()
+            self.rows[-1][-1] += data

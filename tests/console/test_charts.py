@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from billing_service.console.charts import HEIGHT, Bar, draw
-from billing_service.console.formats import change, duration, in_two, moment, number, padding, places, signed
+from billing_service.console.formats import cell, change, duration, in_two, moment, number, padding, places, signed
 from billing_service.console.spans import Span, month_of, read_span
 
 
@@ -92,3 +92,21 @@ def test_a_span_is_whole_days_of_its_zone() -> None:
     assert month_of(date(2026, 12, 5), "UTC").month_after.title == "January 2027"
     assert Decimal(len(Span(date(2000, 1, 1), date(2026, 1, 1), "UTC").starts() or [])) == 313
     assert Span(date(1900, 1, 1), date(2026, 1, 1), "UTC").starts() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "digits", "parts"),
+    [
+        ("21.3435", 6, 2, ("21.34", "", "35", "00")),
+        ("21.3", 6, 2, ("21.3", "0", "", "0000")),
+        ("0", 6, 2, ("0", ".00", "", "0000")),
+        ("-1234.5", 1, 2, ("\N{MINUS SIGN}1,234.5", "", "", "")),
+        ("7", 0, 2, ("7", "", "", "")),
+        ("7.25", 3, 0, ("7", "", ".25", "0")),
+        ("7", 3, 0, ("7", "", "", ".000")),
+    ],
+)
+def test_the_points_of_a_column_are_below_each_other(
+    value: str, most: int, digits: int, parts: tuple[str, str, str, str]
+) -> None:
+    assert cell(number(value), padding(value, most), digits) == parts

@@ -1,13 +1,18 @@
 """The pages over HTTP: who sees what, that numbers add up, and that writes come from our forms only."""
 
+import json
+import shlex
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from html import escape
+from html import escape, unescape
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
+from billing_client.contract.statements.content_hashes import record_hash
+from billing_client.contract.wire import UsageRecord
 from billing_service.http.sessions import ATTEMPTS_PER_MINUTE
 from tests.calls import exchange, is_now, request_head
 from tests.console.browsers import Page, Visitor
@@ -247,6 +252,43 @@ def test_customers_are_found_by_id_and_name_and_in_pages(stage: Stage, admin: Vi
     assert seen == [f"many {n:03}" for n in range(1, 61)]
 
 
+def test_a_record_says_who_recorded_it_when_and_with_which_call(stage: Stage, admin: Visitor) -> None:
+    usage = {"customerId": "acme", "service": "told", "unitsConsumed": "2", "pricePerUnit": "0.5", "eventId": "told/1"}
+    body = json.dumps(usage | {"dimensions": {"model": "large"}}).encode()
+    head = request_head(
+        "POST",
+        "/usage",
+        f"Authorization: Bearer {stage.admin}",
+        "Content-Type: application/json",
+        "Idempotency-Key: call-17",
+        f"Content-Length: {len(body)}",
+    )
+    recorded = exchange(stage.service, head + body).require(201)
+    page = admin.get(admin.get("/console/find?q=told/1").headers["Location"])
+    content_hash = record_hash(msgspec.convert(recorded, UsageRecord[str])).hex()
+    for told in (
+        f"By API key bk_{id_of(stage.admin)}",
+        "Idempotency-Key call-17",
+        "Event id told/1",
+        f"Request id {recorded['requestId']}",
+        f"Content hash {content_hash}",
+        "2 \N{MULTIPLICATION SIGN} 0.5 = 1 USD",
+        "model large",
+        datetime.fromisoformat(recorded["recordedAt"]).isoformat(),
+    ):
+        assert told in page.shown
+
+
+def test_the_curl_and_the_permalink_of_a_page_give_its_numbers(stage: Stage, admin: Visitor) -> None:
+    page = admin.get(f"/console/customers/acme?{wide_span(timezone='Asia/Tokyo')}")
+    *_, address = shlex.split(unescape(page.text.partition('<pre id="curl">')[2].partition("</pre>")[0]))
+    path = address.removeprefix(stage.service.url)
+    answer = exchange(stage.service, request_head("GET", path, f"Authorization: Bearer {stage.admin}")).require(200)
+    assert Decimal(answer["total"]["amount"]) == amount(page.rows("By service")[-1][-1])
+    link = page.text.partition('">Permalink to this span')[0].rpartition('href="')[2]
+    assert admin.get(unescape(link)).rows("By day") == page.rows("By day")
+
+
 def test_names_are_shown_and_never_obeyed(stage: Stage, admin: Visitor) -> None:
     for path in (
         "/console",
@@ -294,7 +336,9 @@ def test_what_was_refused_is_found_where_one_looks_for_it(stage: Stage, admin: V
     assert "lost/1" not in admin.get("/console/refusals?code=event_id_conflict").shown
     assert "It was reported, and not recorded" in admin.get("/console/find?q=lost/1").shown
     record = admin.get(admin.get("/console/find?q=job/10").headers["Location"])
-    assert "Refused under its id" in record.shown
+    (refused,) = record.rows("Refused under its id")[1:]
+    assert "service requests is recorded, another came" in refused[1]
+    assert refused[3] == f"bk_{id_of(stage.admin)}"
     overview = admin.get("/console")
     assert "refused by API key" in overview.shown
     of_zenith = Visitor(stage.service)

@@ -1,13 +1,35 @@
 """Signs statements with the key in BILLING_SIGNING_KEY_FILE; without one they are not signed."""
 
+from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from billing_client.contract.statements.signatures import INSTALL, KeysError, SigningKeys, as_json
 from billing_client.contract.statements.structs import Statement
 from billing_service.settings import Settings, SettingsError
+
+
+class _Header(Struct):
+    kid: str
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+
+
+def key_id_of(signature: str) -> str | None:
+    """The id of the key that a signature says it was made with; None if it cannot be read.
+
+    Args:
+        signature: A JWS (RFC 7515) in its compact form.
+    """
+    header = signature.partition(".")[0]
+    try:
+        return _decode_header(urlsafe_b64decode(header + "=" * (-len(header) % 4))).kid
+    except ValueError:
+        return None
 
 
 class Signer:
@@ -15,11 +37,16 @@ class Signer:
 
     Args:
         keys: The keys; None to sign nothing.
+
+    Attributes:
+        public: The public keys, as a JSON Web Key Set.
+        key_ids: The ids of these.
     """
 
     def __init__(self, keys: SigningKeys | None) -> None:
         self._keys = keys
         self.public: dict[str, Any] = {"keys": []} if keys is None else keys.public()
+        self.key_ids = frozenset(key["kid"] for key in self.public["keys"])
 
     def sign(self, statement: Statement[str]) -> Statement[str]:
         """The statement with its signature, or as it is where there is no key."""

@@ -97,11 +97,12 @@ def test_the_examples_of_the_recorder_run(service: Service, tmp_path: Path) -> N
 
 def test_the_examples_without_asyncio_run(service: Service, tmp_path: Path) -> None:
     given_customer(service)
-    script, *_, notebook = blocks(BLOCKING)
+    script, *_, metered, notebook = blocks(BLOCKING)
     said = run(script, service, tmp_path).splitlines()
     assert said[:4] == ["recorded 0.03", *(f"recorded job-{number}" for number in range(3))]
     assert "delivered=1, duplicates=0, dead=0, pending=0" in said[4]
-    assert run(f"{notebook}\nprint(_)".replace("client.summary", "_ = client.summary"), service, tmp_path)
+    notebook = f"{notebook}\nprint(_.total.amount)".replace("client.summary", "_ = client.summary")
+    assert run(f"{metered}\n{notebook}", service, tmp_path).splitlines() == ["one", "two", "three", "0.823"]
 
 
 def test_the_example_of_a_metered_application_runs(service: Service, tmp_path: Path) -> None:

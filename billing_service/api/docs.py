@@ -1,5 +1,6 @@
 """The API documentation: the OpenAPI document, and a page (Swagger UI) that loads nothing from other hosts."""
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ _SAFE = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 
 async def get_openapi(request: ApiRequest, _: NoQuery) -> Response:
     """Read the OpenAPI document."""
-    return Response(request.services.openapi, media_type="application/json")
+    document = await asyncio.to_thread(request.services.openapi)
+    return Response(document, media_type="application/json")
 
 
 async def show_page(_: ApiRequest, __: None) -> Response:

@@ -1,5 +1,7 @@
 """The parts of the running service, as one typed object that handlers are given. `app` creates it."""
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from billing_service.database.clock import Clock
@@ -50,7 +52,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
         sampler: Samples the gauges, and exposes all metrics.
         requests: Counts and logs finished requests.
         traces: Makes spans if tracing is on.
-        openapi: The OpenAPI document, as JSON.
+        openapi: Makes the OpenAPI document, as JSON.
     """
 
     settings: Settings
@@ -75,4 +77,4 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     sampler: Sampler
     requests: RequestTelemetry
     traces: Traces
-    openapi: bytes
+    openapi: Callable[[], bytes]

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Scope
@@ -33,7 +34,6 @@ from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.dispatch import REFUSAL, Dispatcher, Refusal
 from billing_service.http.event_streams import EventStreams
-from billing_service.http.rate_limits import RateLimits
 from billing_service.http.services import Services
 from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
@@ -51,6 +51,9 @@ from billing_service.telemetry.logs import RequestLog, start_logs
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestInfo, RequestTelemetry
 from billing_service.telemetry.tracing import OFF, Traces
+
+if TYPE_CHECKING:
+    from billing_service.http.limits.rate_limits import RateLimits
 
 OPERATIONS = [
     *customers.OPERATIONS,
@@ -191,7 +194,7 @@ def create_app(
         overviews=Overviews(database, clock),
         admission=Admission(settings.max_requests),
         body_budget=BodyBudget(settings.max_receiving_bytes),
-        rate_limits=RateLimits(settings) if any(settings.rates.values()) else None,
+        rate_limits=_rate_limits(settings),
         shutdown=shutdown,
         metrics=metrics,
         sampler=Sampler(
@@ -202,6 +205,14 @@ def create_app(
         openapi=_openapi,
     )
     return ServiceApp(services)
+
+
+def _rate_limits(settings: Settings) -> "RateLimits | None":
+    if not any(settings.rates.values()):
+        return None
+    from billing_service.http.limits.rate_limits import RateLimits  # see `token_buckets`
+
+    return RateLimits(settings)
 
 
 def _tune_interpreter() -> None:

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from billing_client.contract.wire import ProblemDetails
 from billing_service.http.errors import SAFE_HEADERS, ProblemError, error_response, unavailable_response
 from billing_service.http.hosts import HostNames
+from billing_service.http.limits.standings import rate_limit_headers
 from billing_service.http.operations import Operation, answer_operation
-from billing_service.http.rate_limits import rate_limit_headers
 from billing_service.http.requests import ApiRequest
 from billing_service.http.router import Router
 from billing_service.http.services import Services

@@ -15,7 +15,7 @@ from billing_service.database.replication import read_lag
 from billing_service.http.admission import SMALL_BODY_BYTES
 from billing_service.http.auth import ANYBODY, Caller
 from billing_service.http.errors import ProblemError, invalid_input, problem
-from billing_service.http.rate_limits import Standing, address_of
+from billing_service.http.limits.standings import Standing, address_of
 from billing_service.http.services import Services
 from billing_service.telemetry.request_log import RequestInfo
 

@@ -1,6 +1,7 @@
 """The parts of the running service, as one typed object that handlers are given. `app` creates it."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -9,7 +10,6 @@ from billing_service.database.pool import Database
 from billing_service.http.admission import Admission, BodyBudget
 from billing_service.http.auth import Authenticator
 from billing_service.http.event_streams import EventStreams
-from billing_service.http.rate_limits import RateLimits
 from billing_service.http.sessions import Sessions
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Changes
@@ -24,6 +24,9 @@ from billing_service.telemetry.gauge_sampler import Sampler
 from billing_service.telemetry.metrics import Metrics
 from billing_service.telemetry.request_log import RequestTelemetry
 from billing_service.telemetry.tracing import Traces
+
+if TYPE_CHECKING:  # it is imported where a limit is set, see `token_buckets`
+    from billing_service.http.limits.rate_limits import RateLimits
 
 
 class Services(Struct, frozen=True, kw_only=True, eq=False):
@@ -71,7 +74,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
     overviews: Overviews
     admission: Admission
     body_budget: BodyBudget
-    rate_limits: RateLimits | None
+    rate_limits: "RateLimits | None"
     shutdown: Shutdown
     metrics: Metrics
     sampler: Sampler

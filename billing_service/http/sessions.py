@@ -6,22 +6,26 @@ SESSION_TIME, when somebody signs out, or when its key is revoked or expires.
 
 import secrets
 from datetime import timedelta
+from functools import cached_property
 from hashlib import sha256
 from math import ceil
-
-from throttled.asyncio import MemoryStore, RateLimiterType, Throttled, rate_limiter
+from typing import TYPE_CHECKING
 
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
 from billing_service.database.queries import load_queries
 from billing_service.http.auth import Authenticator, Caller, caller_of
 from billing_service.http.errors import ProblemError, problem
+from billing_service.settings import Rate
 
 SESSION_COOKIE = "billing_console"
 SESSION_TIME = timedelta(hours=12)
-ATTEMPTS_PER_MINUTE = 20  # to sign in, from one address; each process counts by itself
-MAX_ADDRESSES = 100_000
+ATTEMPTS = Rate(20, timedelta(minutes=1), "requests")  # to sign in, from one address; each process counts by itself
 _QUERIES = load_queries("console_sessions")
+
+
+if TYPE_CHECKING:
+    from billing_service.http.limits.token_buckets import TokenBuckets
 
 
 class Sessions:
@@ -31,12 +35,12 @@ class Sessions:
         self._database = database
         self._authenticator = authenticator
         self._clock = clock
-        self._attempts = Throttled(
-            using=RateLimiterType.GCRA.value,
-            quota=rate_limiter.per_min(ATTEMPTS_PER_MINUTE),
-            store=MemoryStore(options={"MAX_SIZE": MAX_ADDRESSES}),
-            key_prefix="billing sign-in",
-        )
+
+    @cached_property
+    def _attempts(self) -> "TokenBuckets":
+        from billing_service.http.limits.token_buckets import BucketStore, TokenBuckets  # noqa: PLC0415 - see there
+
+        return TokenBuckets(ATTEMPTS, BucketStore())
 
     async def find(self, token: str | None) -> Caller | None:
         """The caller whose browser sent this token; None without one, and for one that is not valid or has ended.
@@ -61,9 +65,9 @@ class Sessions:
             ProblemError: 401 for a key that is not valid, 429 after too many attempts from the address.
             DatabaseUnavailableError: The database cannot be used.
         """
-        result = await self._attempts.limit(address)
-        if result.limited:
-            wait = max(1, ceil(result.state.retry_after))
+        taken = await self._attempts.take(address)
+        if taken.is_refused:
+            wait = max(1, ceil(taken.wait))
             detail = f"Too many attempts to sign in from this address. Try again in {wait} seconds."
             raise ProblemError(problem("rate_limited", detail), {"Retry-After": str(wait)})
         caller = await self._authenticator.find(b"Bearer " + key.strip().encode())

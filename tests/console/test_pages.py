@@ -13,7 +13,7 @@ import pytest
 
 from billing_client.contract.statements.content_hashes import record_hash
 from billing_client.contract.wire import UsageRecord
-from billing_service.http.sessions import ATTEMPTS_PER_MINUTE
+from billing_service.http.sessions import ATTEMPTS
 from tests.calls import exchange, is_now, request_head
 from tests.console.browsers import Page, Visitor
 from tests.console.conftest import HOSTILE, Stage
@@ -99,7 +99,7 @@ def test_a_key_that_is_not_valid_does_not_sign_in_and_attempts_are_limited(stage
     assert wrong.status == 401
     assert "not valid" in wrong.shown
     assert visitor.get("/console").status == 303
-    statuses = {visitor.submit(form, "/console/sign-in", key="bk_").status for _ in range(ATTEMPTS_PER_MINUTE)}
+    statuses = {visitor.submit(form, "/console/sign-in", key="bk_").status for _ in range(ATTEMPTS.quota)}
     assert statuses == {401, 429}
     limited = visitor.submit(form, "/console/sign-in", key=stage.reader)
     assert limited.status == 429

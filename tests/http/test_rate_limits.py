@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from billing_client import BillingSystemClient, RateLimitedError
-from billing_service.http.rate_limits import address_of
+from billing_service.http.limits.standings import address_of
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, send, stored, usage
 from tests.keys import bearer, given_key

@@ -1,10 +1,13 @@
 """What every test may ask for: a migrated database of its own, and the service on it."""
 
+import importlib
 import os
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -36,8 +39,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_PREPARED] = Server(*given["database_server"]), given["template_database"]
         return
     config.stash[_STACK] = stack = ExitStack()
+    _keep_bytecode(stack)
     server = stack.enter_context(find_server())
     config.stash[_PREPARED] = server, stack.enter_context(migrated_database(server))
+
+
+def _keep_bytecode(stack: ExitStack) -> None:
+    """Compile each module once for all processes of the run, even where they are told to leave no bytecode behind."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        folder = stack.enter_context(TemporaryDirectory(prefix="billing-test-bytecode-"))
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Begin to import the test modules at another one in each worker: what one has compiled, the others load."""
+    given = getattr(session.config, "workerinput", None)
+    if given is None or session.config.args != session.config.getini("testpaths"):
+        return
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    start = len(files) * int(given["workerid"].removeprefix("gw")) // given["workercount"]
+    for file in files[start:] + files[:start]:
+        with suppress(Exception):  # collection tells it
+            importlib.import_module(".".join(file.relative_to(session.config.rootpath).with_suffix("").parts))
 
 
 @pytest.hookimpl(optionalhook=True)

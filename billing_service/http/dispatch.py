@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ProblemDetails
-from billing_service.http.errors import SAFE_HEADERS, ProblemError, error_response, unavailable_response
+from billing_service.http.errors import SAFE_HEADERS, ProblemError, as_problem, error_response, unavailable_response
 from billing_service.http.hosts import HostNames
 from billing_service.http.limits.standings import rate_limit_headers
 from billing_service.http.operations import Operation, answer_operation
@@ -75,18 +75,23 @@ class Dispatcher:
         await response(request.scope, request.receive, send)
 
     async def _response(self, request: ApiRequest) -> Response:
+        error_page = None
         try:
             host = request.fields.get(b"host")
             if host not in self._hosts.served:
                 self._hosts.require(host, request.scope["http_version"])
             address, request.ids = self._router.find(request.scope["raw_path"])
             request.info.route = address.path
-            return await answer_operation(address.operation(request.info.method), request)
+            operation = address.operation(request.info.method)
+            error_page = operation.error_page
+            return await answer_operation(operation, request)
         except asyncio.CancelledError:  # the server stops, and the time for requests in progress is over
             return unavailable_response("The service is stopping.", request.info)
         except ClientDisconnect as error:
             return error_response(_refused(request) or error, request.info)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a response
+            if error_page is not None:
+                return error_page(request, as_problem(error, request.info))
             return error_response(error, request.info)
         finally:
             if request.held_bytes:

@@ -4,18 +4,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from msgspec import Struct
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from billing_client.contract.query_parameters import NoQuery
 from billing_client.contract.request_parsing import read_query
 from billing_service.http.auth import Caller, scope_is_missing
-from billing_service.http.errors import ProblemError, as_problem
+from billing_service.http.errors import ProblemError
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE
 from billing_service.ledger.api_keys import Scope
 
-_NO_QUERY = NoQuery()
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
@@ -91,19 +89,8 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 async def answer_operation(operation: Operation, request: ApiRequest) -> Response:
     """Authorize the caller and call the handler. The cheapest checks come first. Raises ProblemError."""
-    if operation.error_page is None:
-        return await _answer(operation, request)
-    try:
-        return await _answer(operation, request)
-    except ClientDisconnect:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page
-        return operation.error_page(request, as_problem(error, request.info))
-
-
-async def _answer(operation: Operation, request: ApiRequest) -> Response:
     if operation.scope is None:
-        return await _call_handler(operation, request)
+        return await operation.handler(request, _read_query(operation, request))
     services = request.services
     with services.admission:
         if services.rate_limits is not None:
@@ -116,7 +103,7 @@ async def _answer(operation: Operation, request: ApiRequest) -> Response:
             raise scope_is_missing(operation.scope)
         if operation.reach == "customer":
             caller.require_reach(request.customer_id)
-        return await _call_handler(operation, request)
+        return await operation.handler(request, _read_query(operation, request))
 
 
 async def _find_caller(operation: Operation, request: ApiRequest) -> Caller:
@@ -129,10 +116,8 @@ async def _find_caller(operation: Operation, request: ApiRequest) -> Caller:
     return await request.services.authenticator.find(authorization)
 
 
-async def _call_handler(operation: Operation, request: ApiRequest) -> Response:
-    query_string: bytes = request.scope["query_string"]
+def _read_query(operation: Operation, request: ApiRequest) -> Struct | None:
+    """The query as the operation's struct; None if it is ignored. Raises ProblemError (400)."""
     if operation.query is None:
-        return await operation.handler(request, None)
-    if operation.query is NoQuery and not query_string:
-        return await operation.handler(request, _NO_QUERY)
-    return await operation.handler(request, read_query(query_string, operation.query))
+        return None
+    return read_query(request.scope["query_string"], operation.query)

@@ -186,7 +186,7 @@ def create_app(
         group_commit=group_commit,
         refusals=Refusals(database, settings, metrics, clock, changes, pace),
         changes=changes,
-        event_streams=EventStreams(database, authenticator, shutdown, settings.max_event_streams, pace),
+        event_streams=EventStreams(database, shutdown, settings.max_event_streams, pace),
         authenticator=authenticator,
         pieces=PieceWorker(database, clock, settings.workers, pace),
         signer=load_signer(settings),

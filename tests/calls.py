@@ -42,6 +42,7 @@ CODES = {
     "header_too_large": 431,
     "internal_error": 500,
     "unavailable": 503,
+    "http_version_not_supported": 505,
 }
 JSON_TYPE = {"Content-Type": "application/json"}
 # The service knows the database's time as exactly as a query is fast: on a busy machine, within a second.

@@ -40,6 +40,7 @@ KINDS = {
     "rate_limited": Kind(429, "Too many requests"),
     "internal_error": Kind(500, "The service failed"),
     "unavailable": Kind(503, "The service is not available"),
+    "http_version_not_supported": Kind(505, "This version of HTTP is not spoken here"),
 }
 
 

@@ -1,5 +1,7 @@
 """The endpoint of events: what changes, as it changes."""
 
+from functools import partial
+
 from starlette.responses import Response
 
 from billing_client.contract.query_parameters import EventsQuery
@@ -20,9 +22,10 @@ async def stream_events(request: ApiRequest, query: EventsQuery) -> Response:
     caller = request.caller.key_id or request.address
     streams.require_room(caller)
     stream = await streams.begin(query.customer_id or request.caller.customer_id, last_event_id(request.fields))
-    authorization = request.fields.get(b"authorization")
     streams.require_room(caller)  # others may have come meanwhile
-    return EventStreamResponse(streams, stream, caller, authorization, query.seconds)
+    authorization = request.fields.get(b"authorization")
+    find_caller = None if authorization is None else partial(request.services.authenticator.find, authorization)
+    return EventStreamResponse(streams, stream, caller, find_caller, query.seconds)
 
 
 OPERATIONS = [

@@ -13,7 +13,15 @@ from msgspec import Struct
 from billing_service.database.clock import Clock
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
 from billing_service.http.errors import ProblemError, problem
-from billing_service.ledger.api_keys import SCOPES, Credentials, Scope, find_keys, note_use, read_credentials
+from billing_service.ledger.api_keys import (
+    SCOPES,
+    Credentials,
+    Scope,
+    find_keys,
+    note_use,
+    permitted,
+    read_credentials,
+)
 from billing_service.pace import USUAL, Pace
 
 _log = logging.getLogger(__name__)
@@ -204,7 +212,7 @@ def caller_of(row: asyncpg.Record, now: datetime) -> Caller | None:
     """The caller that has the key in this row of `api_keys`; None if the key is revoked or expired."""
     if row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now):
         return None
-    scopes = frozenset(SCOPES if "admin" in row["scopes"] else row["scopes"])
+    scopes = permitted(row["scopes"], row["customer_id"])
     return Caller(f"{row['name']} (bk_{row['key_id']})", scopes, row["customer_id"], row["key_id"])
 
 

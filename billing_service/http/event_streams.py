@@ -9,10 +9,10 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ChangeEvent
 from billing_service.database.pool import PARTING_SECONDS, Database, DatabaseUnavailableError
-from billing_service.http.auth import Authenticator
+from billing_service.http.auth import Caller
 from billing_service.http.errors import RETRY_AFTER_SECONDS, ProblemError, problem
 from billing_service.http.shutdown import Shutdown
 from billing_service.ledger.changes import Change, Customers, Kind, read_changes, read_range
@@ -38,6 +38,9 @@ _HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the stream
 RESET = b"event: reset\ndata: {}\n"
 _RETRY = b"retry: 2000\n\n"  # milliseconds
 _encode = msgspec.json.Encoder().encode
+
+FindCaller: TypeAlias = Callable[[], Awaitable[Caller | None]]
+"""Looks up anew who opened a stream: None, or a ProblemError (401), where the key or the session is no longer valid."""
 
 
 class Place:
@@ -135,21 +138,32 @@ def _event(kind: Kind, customers: Customers) -> bytes:
 
 
 class _Watcher(Struct, frozen=True, eq=False):
-    """A stream, and the `Authorization` header of whom it is for."""
+    """A stream, and how to look up whom it is for; None where no key was needed."""
 
     stream: Stream
-    authorization: bytes | None
+    find_caller: FindCaller | None
+
+    async def may_go_on(self) -> bool:
+        """Whether its caller may still read what it tells. Raises DatabaseUnavailableError."""
+        if self.find_caller is None:
+            return True
+        try:
+            caller = await self.find_caller()
+        except ProblemError:
+            return False
+        return (
+            caller is not None
+            and "usage:read" in caller.scopes
+            and caller.customer_id in (None, self.stream.customer_id)
+        )
 
 
 class EventStreams:
     """The streams of this process. One task reads changes for all of them, while there are any."""
 
-    def __init__(
-        self, database: Database, authenticator: Authenticator, shutdown: Shutdown, most: int, pace: Pace = USUAL
-    ) -> None:
+    def __init__(self, database: Database, shutdown: Shutdown, most: int, pace: Pace = USUAL) -> None:
         self._database = database
         self._pace = pace
-        self._authenticator = authenticator
         self._shutdown = shutdown
         self._most = most
         self._watchers: set[_Watcher] = set()
@@ -200,15 +214,16 @@ class EventStreams:
             raise _no_room("This API key has as many event streams as it may have. Close some, or share one.")
 
     @contextmanager
-    def opened(self, stream: Stream, caller: str, authorization: bytes | None) -> Iterator[None]:
+    def opened(self, stream: Stream, caller: str, find_caller: FindCaller | None) -> Iterator[None]:
         """Tell the stream what changes during the block.
 
         Args:
             stream: The stream.
             caller: Whose it is, for the bound: its key id or address.
-            authorization: The `Authorization` header of its request. When it is no longer valid, the stream ends.
+            find_caller: Looks up its caller, None where no key was needed. When the key is no longer valid, or may no
+                longer read what the stream tells, it ends.
         """
-        watcher = _Watcher(stream, authorization)
+        watcher = _Watcher(stream, find_caller)
         self._watchers.add(watcher)
         self._of_customer.setdefault(stream.customer_id, set()).add(stream)
         self._held_by[caller] += 1
@@ -277,12 +292,10 @@ class EventStreams:
 
     async def _end_revoked(self) -> None:
         """End the streams whose API key is no longer valid. All keys are looked up together."""
-        watchers = [each for each in self._watchers if each.authorization is not None]
-        found = await asyncio.gather(
-            *(self._authenticator.find(each.authorization) for each in watchers), return_exceptions=True
-        )
-        for watcher, caller in zip(watchers, found, strict=True):
-            if isinstance(caller, ProblemError):
+        watchers = list(self._watchers)
+        found = await asyncio.gather(*(each.may_go_on() for each in watchers), return_exceptions=True)
+        for watcher, may_go_on in zip(watchers, found, strict=True):
+            if may_go_on is False:  # an error says nothing of the key
                 watcher.stream.end()
 
 
@@ -300,10 +313,10 @@ class EventStreamResponse(StreamingResponse):
     """A response that is a stream. The stream is registered while it is being sent."""
 
     def __init__(
-        self, streams: EventStreams, stream: Stream, caller: str, authorization: bytes | None, seconds: float
+        self, streams: EventStreams, stream: Stream, caller: str, find_caller: FindCaller | None, seconds: float
     ) -> None:
         super().__init__(stream.chunks(seconds), headers=_HEADERS, media_type=EVENT_STREAM)
-        self._opened: Any = (stream, caller, authorization)
+        self._opened: Any = (stream, caller, find_caller)
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,7 @@ guessed (NIST SP 800-63B-3, section 5.1.2.2, requires a slow hash only for secre
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -31,9 +31,12 @@ Scope = Literal[
     "statements:issue",
     "admin",
 ]
-"""What a key allows; `admin` allows everything."""
+"""What a key allows; `admin` allows everything, see `permitted`."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+MUST_BE_NAMED: frozenset[Scope] = frozenset({"usage:credit", "usage:void", "statements:issue"})
+"""What lowers or fixes a bill. A key that is bound to a customer may do it only if it names the scope."""
+
 KeyName = Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)]
 _KEY_ID_BYTES, _SECRET_BYTES = 8, 32
 _QUERIES = load_queries("api_keys")
@@ -104,6 +107,18 @@ def read_credentials(authorization: bytes) -> Credentials | None:
     """The credentials in an `Authorization` header; None if it does not have the form of a key."""
     match = _CREDENTIALS.fullmatch(authorization)
     return None if match is None else Credentials(match[1].decode(), sha256(match[2]).digest())
+
+
+def permitted(scopes: Iterable[Scope], customer_id: str | None) -> frozenset[Scope]:
+    """What a key with these scopes, bound to this customer or to none, may do.
+
+    `admin` stands for all scopes. Whoever is billed must not credit itself by it: for a key that is bound to a customer
+    it leaves out those of MUST_BE_NAMED.
+    """
+    named = frozenset(scopes)
+    if "admin" not in named:
+        return named
+    return named | (frozenset(SCOPES) if customer_id is None else frozenset(SCOPES) - MUST_BE_NAMED)
 
 
 def key_name(key_id: bytes | None) -> str | None:

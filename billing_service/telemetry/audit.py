@@ -1,4 +1,5 @@
-"""The audit log: a line for each void, API key that is created or revoked, and sign-in, at every log level."""
+"""The audit log: a line for each void, issued statement, API key that is created or revoked, and sign-in, at every log
+level."""
 
 import logging
 
@@ -15,6 +16,20 @@ def usage_voided(request_id: str, customer_id: str, by: str) -> None:
         by: The name of the caller's API key; `anonymous` without one.
     """
     _log.info("usage voided", extra={"request_id": request_id, "customer_id": customer_id, "by": by})
+
+
+def statement_issued(customer_id: str, number: int, month: str, timezone: str, by: str | None) -> None:
+    """Log that a statement was issued.
+
+    Args:
+        customer_id: The customer that is billed.
+        number: The number of the statement.
+        month: Its month, such as 2026-01.
+        timezone: The time zone of the month.
+        by: The name of the caller's API key; None without one.
+    """
+    fields = {"customer_id": customer_id, "number": number, "month": month, "timezone": timezone}
+    _log.info("statement issued", extra=fields | {"by": by or "anonymous"})
 
 
 def key_created(key_id: str, scopes: tuple[str, ...], customer_id: str | None, by: str) -> None:

@@ -5,19 +5,21 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 
+from billing_service.console.pages import csrf_token
 from billing_service.http import event_streams
+from billing_service.http.sessions import SESSION_COOKIE
 from billing_service.ledger.changes import KEPT_SECONDS
 from billing_service.pace import Pace
 from billing_service.settings import Settings
 from tests.calls import get, given_customer, post, request_head, usage
 from tests.databases import execute
-from tests.keys import bearer, given_key, revoke
+from tests.keys import bearer, given_key, given_stored_customer, id_of, revoke
 from tests.services import Service, running_service, serve_process, until
 
 PATIENCE_SECONDS = 20
@@ -82,9 +84,9 @@ class Events:
 
 @asynccontextmanager
 async def listening(
-    http: aiohttp.ClientSession, query: str = "", headers: dict[str, str] | None = None
+    http: aiohttp.ClientSession, query: str = "", headers: dict[str, str] | None = None, path: str = "/events"
 ) -> AsyncIterator[Events]:
-    async with http.get(f"/events{query}", headers=headers) as response:
+    async with http.get(f"{path}{query}", headers=headers) as response:
         assert (response.status, response.content_type) == (200, "text/event-stream")
         assert response.headers["Cache-Control"] == "no-store"
         yield Events(response)
@@ -218,6 +220,46 @@ async def test_it_ends_when_its_key_does(database_url: str) -> None:
                 "customer_not_found"
             )
             await other.until(lambda event: event.name == "refusals")
+
+
+async def sign_in(http: aiohttp.ClientSession, key: str) -> dict[str, str]:
+    """Sign in to the console; the header that shows the session."""
+    fields = {"key": key, "csrf": csrf_token("before")}
+    before = {"Cookie": f"{SESSION_COOKIE}=before"}
+    async with http.post("/console/sign-in", data=fields, headers=before, allow_redirects=False) as answer:
+        assert answer.status == 303
+        return {"Cookie": f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE].value}"}
+
+
+async def test_a_stream_ends_with_the_right_to_read_it(database_url: str) -> None:
+    """A key's, and that of who signed in with one: revoked, without its scope, of another customer, or signed out."""
+    losses = [
+        "SET revoked_at = now()",
+        "SET scopes = '{usage:write}'",
+        "SET customer_id = 'acme'",
+    ]
+    pace = Pace(key_seconds=0.1, poll_seconds=0.05)
+    async with AsyncExitStack() as stack:
+        service = stack.enter_context(running_service(Settings(database_url=database_url, env="production"), pace=pace))
+        http = await stack.enter_async_context(aiohttp.ClientSession(service.url, cookie_jar=aiohttp.DummyCookieJar()))
+        await given_stored_customer(database_url, "acme")
+        stays = await stack.enter_async_context(listening(http, headers=bearer(await given_key(database_url, "admin"))))
+        for loss in (*losses, None):
+            key = await given_key(database_url, "usage:read")
+            session = await sign_in(http, key)
+            streams = [
+                await stack.enter_async_context(listening(http, headers=bearer(key))),
+                await stack.enter_async_context(listening(http, "?seconds=3600", session, path="/console/events")),
+            ]
+            if loss is None:
+                await execute(database_url, "DELETE FROM console_sessions")
+                await streams[1].end()
+            else:
+                await execute(database_url, f"UPDATE api_keys {loss} WHERE key_id = '{id_of(key)}'")
+                for stream in streams:
+                    await stream.end()
+        await execute(database_url, f"{TELL} VALUES (now(), 'totals', '{{acme}}', false)")
+        await stays.until(about("totals", "acme"))
 
 
 async def test_streams_are_bounded_in_all_and_for_one_caller(database_url: str) -> None:

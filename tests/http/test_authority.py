@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from tests.calls import get, given_customer, post, send, usage
+from billing_service.ledger.api_keys import Scope
+from tests.calls import Answer, get, given_customer, post, send, usage
 from tests.keys import bearer, given_key, id_of
 from tests.services import Service
 
@@ -60,6 +61,29 @@ async def test_who_has_no_scope_for_it_makes_no_credit(client_of: Client, admin:
     assert (await post(support, "/usage", credit)).require(201)["unitsConsumed"] == "-1.5"
     assert (await post(admin, "/usage", usage(eventId="3", unitsConsumed=-2))).require(201)["amount"] == "-0.04"
     (await post(await client_of("usage:credit"), "/usage", credit)).problem("forbidden")
+
+
+async def test_who_is_billed_lowers_no_bill_by_being_an_admin(service: Service, admin: aiohttp.ClientSession) -> None:
+    """Each of these a key that is bound to a customer may do only if it names the scope."""
+    record = (await post(admin, "/usage", usage(eventId="1", occurredAt="2026-01-02T03:04:05Z"))).require(201)
+    calls: dict[Scope, Callable[[dict[str, str]], Awaitable[Answer]]] = {
+        "usage:void": lambda key: post(
+            admin, f"/customers/acme/usage/{record['requestId']}/void", {"reason": "a test"}, key
+        ),
+        "statements:issue": lambda key: post(admin, "/customers/acme/statements", {"month": "2026-01"}, key),
+        "usage:credit": lambda key: post(admin, "/usage", usage(eventId="2", unitsConsumed="-1"), key),
+    }
+    url = service.settings.database_url
+    bound = bearer(await given_key(url, "admin", customer_id="acme"))
+    (await send(admin, "GET", "/customers/acme/usage", None, bound)).require(200)
+    (await post(admin, "/usage", usage(eventId="3"), bound)).require(201)
+    for scope, call in calls.items():
+        refused = (await call(bound)).body
+        assert refused["code"] == ("validation_error" if scope == "usage:credit" else "forbidden")
+        assert scope in refused["detail"]
+    for scope, call in calls.items():
+        named = bearer(await given_key(url, "admin", scope, customer_id="acme"))
+        assert (await call(named)).status in (200, 201)
 
 
 async def test_a_void_is_signed_by_its_key_and_names_whom_it_is_for(

@@ -15,12 +15,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from billing_service.http.connections.protocol import (
-    MAX_HEAD_BYTES,
-    MAX_HEADER_LINES,
-    MAX_PIPELINED,
-    BoundedHttpProtocol,
-)
+from billing_service.http.connections.messages import MAX_HEAD_BYTES, MAX_HEADER_LINES
+from billing_service.http.connections.protocol import MAX_PIPELINED, BoundedHttpProtocol
 from billing_service.telemetry.logs import RequestLog
 from tests.calls import exchange, read_answer, request_head
 from tests.http.bare import BareApp, Served, connect, read_answers, serving
@@ -315,3 +311,25 @@ def test_requests_without_end_in_one_go_are_answered_as_far_as_they_may_wait(ser
         assert answers[-1].headers["Connection"] == "close"
         assert is_closed(connection)
     assert len(served.app.heads) == 1 + MAX_PIPELINED
+
+
+@pytest.mark.parametrize("upgrade", [(), ("Connection: Upgrade", "Upgrade: h2c")])
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        ("HTTP/2.0", "http_version_not_supported"),
+        ("HTTP/3.0", "http_version_not_supported"),
+        ("HTTP/0.9", "http_version_not_supported"),
+        ("HTTP/1.2", "http_version_not_supported"),
+        ("HTTP/2", "validation_error"),
+        ("HTTP/x", "validation_error"),
+    ],
+)
+def test_other_versions_of_http_are_refused(served: Served, version: str, code: str, upgrade: tuple[str, ...]) -> None:
+    """RFC 9110, 15.6.6: HTTP/2 begins with a preface of its own, and is never the version of a request line."""
+    with connect(served) as connection:
+        connection.sendall(request_head("GET", "/", *upgrade).replace(b"HTTP/1.1", version.encode()))
+        read_answer(connection).problem(code)
+        assert is_closed(connection)
+    assert served.app.heads == []
+    assert [refusal.code for refusal in served.app.refusals] == [code]

@@ -1,4 +1,4 @@
-"""The audit log: who voided a record, and who created or revoked a key."""
+"""The audit log: who voided a record, and who issued a statement."""
 
 import logging
 
@@ -28,3 +28,20 @@ async def test_each_void_has_one_line_with_who_and_of_which_customer(
             path = f"/customers/acme/usage/{record['requestId']}/void"
             (await post(http, path, {"reason": "a test"})).require(200)
     assert audited(caplog) == [("usage voided", "acme", f"bk_{id_of(key)}")]
+
+
+async def test_each_statement_that_is_issued_has_one_line(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    key = await given_key(service.settings.database_url, "admin")
+    async with aiohttp.ClientSession(service.url, headers=bearer(key)) as http:
+        await given_customer(http)
+        await given_customer(http, "other")
+        for customer in ("acme", "other"):
+            report = usage(customerId=customer, eventId="1", occurredAt="2026-01-02T03:04:05Z")
+            (await post(http, "/usage", report)).require(201)
+        new = {"month": "2026-01", "timezone": "Europe/Berlin"}
+        (await post(http, "/customers/acme/statements", new)).require(201)
+        assert (await post(http, "/statements", new)).require(200)["unchanged"] == 1
+    by = f"bk_{id_of(key)}"
+    assert audited(caplog) == [("statement issued", "acme", by), ("statement issued", "other", by)]
+    line = next(record.__dict__ for record in caplog.records if record.name == "billing_service.audit")
+    assert (line["number"], line["month"], line["timezone"]) == (1, "2026-01", "Europe/Berlin")

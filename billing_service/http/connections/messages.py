@@ -7,13 +7,21 @@ import httptools
 import msgspec
 
 from billing_client.contract.wire import ProblemDetails
-from billing_service.http.errors import PROBLEM_TYPE, RETRY_AFTER_SECONDS, SAFE_HEADERS
+from billing_service.http.errors import PROBLEM_TYPE, RETRY_AFTER_SECONDS, SAFE_HEADERS, problem
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LINE_BYTES = len(b": \r\n")
 BUSY = "Too many requests arrive too slowly. Try again: a retry with the same Idempotency-Key is safe."
 TOO_SLOW = "The request arrived too slowly, or stopped. Try again, with a smaller one on a slow line."
 BAD_REQUEST = "This is not a valid HTTP/1.1 request."
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADER_LINES = 256
+TOO_LARGE = (
+    f"A request may have {MAX_HEADER_LINES} header lines at most, and {MAX_HEAD_BYTES} bytes in its line, headers and "
+    "trailers. Send less."
+)
+VERSIONS = frozenset({"1.0", "1.1"})
+OTHER_VERSION = "This connection speaks HTTP/1.1 and HTTP/1.0. Send HTTP/1.1."
 BAD_CODINGS = "The only transfer coding is `chunked`, given once."
 NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
 WATCHED = frozenset({b"expect", b"transfer-encoding"})  # headers that a connection looks at
@@ -47,6 +55,13 @@ def split_address(target: bytes) -> tuple[bytes, bytes]:
     host = b"[%b]" % url.host if b":" in url.host else url.host
     authority = host if port is None else b"%b:%d" % (host, port)
     return authority, (url.path or b"/") + (b"?" + url.query if url.query else b"")
+
+
+def fault_of(error: httptools.HttpParserError) -> ProblemDetails[str]:
+    """The problem of what the parser did not take."""
+    if str(error) == "Invalid HTTP version":
+        return problem("http_version_not_supported", OTHER_VERSION)
+    return problem("validation_error", BAD_REQUEST)
 
 
 def refusal(details: ProblemDetails[str], request_id: bytes) -> bytes:

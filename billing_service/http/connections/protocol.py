@@ -10,20 +10,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from billing_client.contract.wire import ProblemDetails
 from billing_service.http.connections import messages
 from billing_service.http.connections.load import MEASURE_EVERY_BYTES, UnreadAnswer, connection_load, is_too_slow
+from billing_service.http.connections.messages import MAX_HEAD_BYTES, MAX_HEADER_LINES
 from billing_service.http.dispatch import http_request_id
 from billing_service.http.errors import problem
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADER_LINES = 256
 MAX_PIPELINED = 64
 LINGER_BYTES = 1024 * 1024
 CONNECTION_BYTES = 9 * 1024  # what an idle connection takes, and what each header line and waiting request adds:
 HEADER_BYTES = 128
 REQUEST_BYTES = 4 * 1024
-_TOO_LARGE = (
-    f"A request may have {MAX_HEADER_LINES} header lines at most, and {MAX_HEAD_BYTES} bytes in its line, headers and "
-    "trailers. Send less."
-)
 
 
 class _HeadRefusedError(Exception):
@@ -33,8 +28,9 @@ class _HeadRefusedError(Exception):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection.
 
-    - What never becomes a request is refused: 400 for what is not HTTP, 431 (RFC 6585) for a head or trailers that are
-      too large, 408 for a request that does not arrive, 503 where the process holds too much of unfinished requests.
+    - What never becomes a request is refused: 400 for what is not HTTP, 505 for another version of it, 431 (RFC 6585)
+      for a head or trailers that are too large, 408 for a request that does not arrive, 503 where the process holds too
+      much of unfinished requests.
       After a refusal LINGER_BYTES are read, for `linger_seconds`, so that the answer is not lost (RFC 9112, 9.6).
     - An `Upgrade` is ignored (RFC 9110, 7.8), and trailers are dropped (RFC 9110, 6.5.1).
     - A request arrives at BYTES_PER_SECOND, on average over each period of `receive_seconds`, and as a whole within
@@ -114,6 +110,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._earlier_reads + self._read_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
             self._check_head()
+        if self.parser.get_http_version() not in messages.VERSIONS:
+            raise self._stop("http_version_not_supported", messages.OTHER_VERSION)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise self._stop("validation_error", messages.NO_PROXY)
@@ -157,13 +155,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         if messages.head_size(self.url, self.headers) > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
-            raise self._stop("header_too_large", _TOO_LARGE)
+            raise self._stop("header_too_large", messages.TOO_LARGE)
 
     def _drop_trailer(self, name: bytes, value: bytes) -> None:
         before = self._trailer_bytes or messages.head_size(self.url, self.headers)
         self._trailer_bytes = before + len(name) + len(value) + messages.LINE_BYTES
         if self._trailer_bytes > MAX_HEAD_BYTES:
-            raise self._stop("header_too_large", _TOO_LARGE)
+            raise self._stop("header_too_large", messages.TOO_LARGE)
 
     def _read_target(self) -> None:
         """Take the path of an address (RFC 9112, 3.2.2), whose authority counts in the place of `Host`."""
@@ -197,8 +195,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as found:
             self._read_without_upgrade(memoryview(data)[found.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse_unparsed()
+        except httptools.HttpParserError as error:
+            self._refuse_unparsed(error)
         if self._arriving:
             self._await_rest()
         load = self._load
@@ -220,8 +218,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as found:
                 rest = rest[found.args[0] :]
-            except httptools.HttpParserError:
-                self._refuse_unparsed()
+            except httptools.HttpParserError as error:
+                self._refuse_unparsed(error)
                 return
             else:
                 return
@@ -235,7 +233,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._after_chunk_head += self._own_bytes
         head_bytes = self._arrived_bytes if self._in_head else self._after_chunk_head or 0
         if head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
-            self._refuse(problem("header_too_large", _TOO_LARGE))
+            self._refuse(problem("header_too_large", messages.TOO_LARGE))
             return
         if not self._begun:
             self._begun = self._since = self.loop.time()
@@ -312,9 +310,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     # Refusing
 
-    def _refuse_unparsed(self) -> None:
+    def _refuse_unparsed(self, error: httptools.HttpParserError) -> None:
         if not self._refused:
-            self._refuse(self._fault or problem("validation_error", messages.BAD_REQUEST))
+            self._refuse(self._fault or messages.fault_of(error))
 
     def _refuse(self, details: ProblemDetails[str], *, has_cycle: bool | None = None) -> None:
         """Answer a request with a problem, unless its answer has begun, or an earlier request waits for its own.

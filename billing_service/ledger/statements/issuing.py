@@ -26,6 +26,7 @@ from billing_service.ledger.statements.issued import (
 from billing_service.ledger.statements.months import MonthContent, encode_statement, provisional_statement, read_month
 from billing_service.ledger.statements.pieces import QUERIES
 from billing_service.ledger.statements.refreshing import SLICE_RECORDS, Progress, refresh, refresh_slices
+from billing_service.telemetry import audit
 
 Sign: TypeAlias = Callable[[Statement[str]], Statement[str]]
 TRIES = 20  # another program may issue a statement of the customer, or record usage of the month, at the same time
@@ -81,7 +82,13 @@ async def issue(database: Database, order: IssueOrder, until: float) -> IssueRes
         async with database.connection() as connection:
             issued = await _issue_prepared(connection, order)
         if issued is not None:
-            return IssueResult(*issued, progress)
+            statement, is_new = issued
+            if is_new:
+                listed = statement.listed
+                audit.statement_issued(
+                    listed.customer_id, listed.number, listed.month, listed.timezone, order.issued_by
+                )
+            return IssueResult(statement, is_new, progress)
         await asyncio.sleep(0)
     return IssueResult(None, False, progress)
 

@@ -1,5 +1,6 @@
 """The plans of the hot queries: what they cost must not grow with what is stored."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -128,6 +129,23 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
+async def planned(
+    connection: "asyncpg.Connection[asyncpg.Record]", mode: str, sql: str, arguments: Sequence[Any]
+) -> dict[str, Any]:
+    """The plan of a query. The generic one is made without a look at the arguments, so any will do to ask for it."""
+    await connection.execute(f"SET plan_cache_mode = {mode}")
+    if mode == "force_custom_plan":
+        statement = await connection.prepare(sql)
+        async with connection.transaction():
+            explained = await statement.explain(*arguments)
+    else:
+        await connection.execute(f"PREPARE generic AS {sql}")
+        nulls = ", ".join(["NULL"] * len(arguments))
+        explained = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE generic({nulls})"))
+    plan: dict[str, Any] = explained[0]["Plan"]
+    return plan
+
+
 def scans(plan: dict[str, Any]) -> Iterator[str]:
     return (node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan")
 
@@ -137,11 +155,8 @@ def scans(plan: dict[str, Any]) -> Iterator[str]:
 async def test_no_hot_query_reads_a_whole_table(
     large: "asyncpg.Connection[asyncpg.Record]", noun: str, name: str, arguments: tuple[Any, ...], mode: str
 ) -> None:
-    await large.execute(f"SET plan_cache_mode = {mode}")
-    statement = await large.prepare(load_queries(noun)[name])
-    async with large.transaction():
-        plan = await statement.explain(*arguments)
-    assert list(scans(plan[0]["Plan"])) == [], "reads the whole of what the list names"
+    plan = await planned(large, mode, load_queries(noun)[name], arguments)
+    assert list(scans(plan)) == [], "reads the whole of what the list names"
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -149,12 +164,11 @@ async def test_no_hot_query_reads_a_whole_table(
 async def test_a_summary_reads_each_span_by_key(
     large: "asyncpg.Connection[asyncpg.Record]", mode: str, zone: str
 ) -> None:
-    await large.execute(f"SET plan_cache_mode = {mode}")
-    statement = await large.prepare(load_queries("rollups")["read_groups"])
-    explained = await statement.explain("c1", False, 100, BEGINNING, "", *columns(*MARCH, "day", zone))
+    arguments = ("c1", False, 100, BEGINNING, "", *columns(*MARCH, "day", zone))
+    plan = await planned(large, mode, load_queries("rollups")["read_groups"], arguments)
     conditions = {
         node["Index Name"]: condition.count("bucket ") + condition.count("occurred_at ")
-        for node in nodes(explained[0]["Plan"])
+        for node in nodes(plan)
         if (condition := node.get("Index Cond"))
     }
     spans = {"usage_rollups_pkey": 2, "usage_records_occurred_at_idx": 2}  # from and to
@@ -165,12 +179,34 @@ async def test_a_summary_reads_each_span_by_key(
 async def test_a_record_of_whichever_customer_is_looked_up_in_the_index_of_each(
     large: "asyncpg.Connection[asyncpg.Record]", mode: str
 ) -> None:
-    await large.execute(f"SET plan_cache_mode = {mode}")
-    statement = await large.prepare(load_queries("finds")["records_anywhere"])
-    plan = (await statement.explain(IDS[0], "event-1", 20))[0]["Plan"]
+    plan = await planned(large, mode, load_queries("finds")["records_anywhere"], (IDS[0], "event-1", 20))
     assert "usage_records" not in scans(plan)
     conditions = [node["Index Cond"] for node in nodes(plan) if node.get("Index Name") == "usage_records_pkey"]
     assert ["request_id = ANY" in condition for condition in conditions] == [True]
+
+
+SAME_TIME = """INSERT INTO usage_records
+SELECT 'c4999', sha256(n::text::bytea), n::text, 'service', n, 0.01, timestamptz '2026-03-01Z', now(), NULL
+FROM generate_series(1, 3000) n"""
+AMID = f"""EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE page(
+    'c4999', '2026-03-01Z', '\\x80{"00" * 31}', 'infinity', NULL, NULL, 101
+)"""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_page_amid_many_records_of_one_time_reads_no_more_than_a_page(
+    large: "asyncpg.Connection[asyncpg.Record]", mode: str
+) -> None:
+    await large.execute(f"SET plan_cache_mode = {mode}")
+    await large.execute(f"PREPARE page AS {load_queries('usage')['list_usage']}")
+    transaction = large.transaction()
+    await transaction.start()
+    await large.execute(SAME_TIME)
+    plan = json.loads(await large.fetchval(AMID))[0]["Plan"]
+    await transaction.rollback()
+    (scan,) = (node for node in nodes(plan) if node.get("Relation Name") == "usage_records")
+    assert scan["Actual Rows"] < 200
+    assert scan.get("Rows Removed by Filter", 0) < 2
 
 
 async def test_a_scan_would_be_seen(large: "asyncpg.Connection[asyncpg.Record]") -> None:

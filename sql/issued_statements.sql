@@ -46,8 +46,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::numeric, $10::text::numeric, $
 ON CONFLICT (customer_id, number) DO NOTHING
 RETURNING number;
 
--- all_issued: every statement that was issued, for verification
-SELECT customer_id, number FROM issued_statements ORDER BY customer_id, number;
+-- all_issued: a page of all statements that were issued, after a customer and number ($1, $2), for verification
+SELECT customer_id, number
+FROM issued_statements
+WHERE (customer_id, number) > ($1, $2::bigint)
+ORDER BY customer_id, number
+LIMIT $3;
 
 -- latest_listed: what a list says of the statement of a month that was issued last
 SELECT number, month, timezone, digest, issued_at, issued_by, records, trim_scale(amount)::text AS amount,

@@ -201,7 +201,7 @@ INSERT INTO usage_piece_parts (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[]::numeric[], $12, $13::text[]::numeric[])
 ON CONFLICT (customer_id, bucket, run, starts_at, ends_at) DO NOTHING;
 
--- all_parts: every part of the newest run of a piece, for verification
+-- all_parts: a page of the parts of the newest runs of all pieces, after one of them ($1 to $5), for verification
 SELECT customer_id, bucket, run, starts_at, ends_at, records, subtrees, services, prices::text[] AS prices, line_records,
     line_units::text[] AS line_units
 FROM usage_piece_parts AS part
@@ -209,7 +209,10 @@ WHERE NOT EXISTS (
     SELECT FROM usage_pieces AS piece
     WHERE piece.customer_id = part.customer_id AND piece.bucket = part.bucket AND piece.run > part.run
 )
-ORDER BY customer_id, bucket, starts_at, ends_at;
+    AND (customer_id, bucket, run, starts_at, ends_at)
+        > ($1, $2::timestamptz, $3::integer, $4::timestamptz, $5::timestamptz)
+ORDER BY customer_id, bucket, run, starts_at, ends_at
+LIMIT $6;
 
 -- try_lock: whether this program is the one that prepares pieces until the end of the transaction
 SELECT pg_try_advisory_xact_lock(hashtext('billing_service.pieces'), hashtext($1));
@@ -234,11 +237,13 @@ WHERE piece.records IS NULL
 GROUP BY rollup.customer_id
 ORDER BY rollup.customer_id;
 
--- newest_pieces: the newest run of every piece, for verification
+-- newest_pieces: a page of the newest runs of all pieces, after a customer and bucket ($1, $2), for verification
 SELECT DISTINCT ON (customer_id, bucket) customer_id, bucket, run, made_at, records, root, voids, services,
     prices::text[] AS prices, line_records, line_units::text[] AS line_units
 FROM usage_pieces
-ORDER BY customer_id, bucket, run DESC;
+WHERE (customer_id, bucket) > ($1, $2::timestamptz)
+ORDER BY customer_id, bucket, run DESC
+LIMIT $3;
 
 -- recorded_before: those of some records ($2) of a customer that were recorded before $3
 SELECT request_id FROM usage_records WHERE customer_id = $1 AND request_id = ANY($2::bytea[]) AND recorded_at < $3;

@@ -46,7 +46,26 @@ VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (customer_id, request_id) DO NOTHING
 RETURNING request_id;
 
--- all_identities: everything the request ids are made from, for every record
-SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
-    price_per_unit::text AS price_per_unit, dimensions
-FROM usage_records;
+-- count_usage: how many records there are
+SELECT count(*) FROM usage_records;
+
+-- wrong_request_ids: the records whose request id is not the hash of what it stands for, and what it should be. The rule is
+-- that of billing_client/contract/identity.py
+SELECT customer_id, encode(request_id, 'hex') AS request_id, encode(expected, 'hex') AS expected
+FROM (
+    SELECT customer_id, request_id, sha256(convert_to(
+        CASE WHEN event_id IS NOT NULL THEN '["event.v1",' || to_json(customer_id)::text || ',' || to_json(event_id)::text
+        ELSE
+            CASE WHEN dimensions IS NULL THEN '["usage.v1",' ELSE '["usage.v2",' END
+            || to_json(customer_id)::text || ',' || to_json(service)::text
+            || ',"' || trim_scale(units_consumed)::text || '","' || trim_scale(price_per_unit)::text || '"'
+            || coalesce((
+                SELECT string_agg(',' || to_json(key)::text || ',' || to_json(value)::text, '' ORDER BY key COLLATE "C")
+                FROM jsonb_each_text(dimensions)
+            ), '')
+        END || ']', 'UTF8'
+    )) AS expected
+    FROM usage_records
+) AS record
+WHERE request_id <> expected
+ORDER BY customer_id, request_id;

@@ -12,18 +12,15 @@ those of the records and the sums, unless a statement was issued from them; cust
 import asyncpg
 from msgspec import Struct
 
-from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_service.database.migrations import check_schema
-from billing_service.database.pool import Connection, connected
+from billing_service.database.pool import connected
 from billing_service.database.queries import load_queries
-from billing_service.ledger.records import dimensions_of
 from billing_service.ledger.statements.signing import load_signer
 from billing_service.ledger.statements.verification import verify_issued, verify_pieces
 from billing_service.settings import Settings
 
 _ROLLUPS = load_queries("rollups")
 _USAGE = load_queries("usage")
-CHUNK = 5_000  # records fetched at a time
 
 
 class Report(Struct, frozen=True):
@@ -55,7 +52,8 @@ async def verify_ledger(settings: Settings) -> Report:
     async with connected(settings) as connection:
         await check_schema(connection)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            records, wrong_ids = await _check_request_ids(connection)
+            records = await connection.fetchval(_USAGE["count_usage"])
+            wrong_ids = await connection.fetch(_USAGE["wrong_request_ids"])
             rollups = await connection.fetchval(_ROLLUPS["count_rollups"])
             rows = await connection.fetch(_ROLLUPS["verify_rollups"])
             credits_ = await connection.fetch(_ROLLUPS["verify_credits"])
@@ -63,28 +61,12 @@ async def verify_ledger(settings: Settings) -> Report:
             dimensions = await connection.fetch(_ROLLUPS["verify_dimensions"], filled) if filled else []
             pieces, changed = await verify_pieces(connection)
             statements, faults = await verify_issued(connection, key_set)
-    differences = wrong_ids + [_describe(row) for row in rows] + [_describe(row, "sum of credits") for row in credits_]
+    differences = [
+        f"customer {row['customer_id']!r}: record {row['request_id']} should be {row['expected']}" for row in wrong_ids
+    ]
+    differences += [_describe(row) for row in rows] + [_describe(row, "sum of credits") for row in credits_]
     differences += [_describe(row, f"sum by {row['dimension']} = {row['value']!r}") for row in dimensions]
     return Report(records, rollups, pieces, statements, differences + changed + faults)
-
-
-async def _check_request_ids(connection: "Connection | asyncpg.Connection[asyncpg.Record]") -> tuple[int, list[str]]:
-    records, wrong = 0, []
-    async for row in connection.cursor(_USAGE["all_identities"], prefetch=CHUNK):
-        records += 1
-        if row["event_id"] is not None:
-            expected = event_request_id(row["customer_id"], row["event_id"])
-        else:
-            expected = usage_request_id(
-                row["customer_id"],
-                row["service"],
-                row["units_consumed"],
-                row["price_per_unit"],
-                dimensions_of(row) or None,
-            )
-        if row["request_id"].hex() != expected:
-            wrong.append(f"customer {row['customer_id']!r}: record {row['request_id'].hex()} should be {expected}")
-    return records, wrong
 
 
 _BUCKETS = {15: "quarter of an hour", 180: "three hours", 1440: "day"}

@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 
+from billing_client.contract.request_parsing import BEGINNING
 from billing_client.contract.statements.checks import verify_statement
 from billing_client.contract.statements.digests import PIECE, digest_of_pieces
 from billing_client.contract.statements.merkle import Frontier, split_hashes, tree_root
@@ -17,7 +18,9 @@ from billing_service.ledger.statements.proofs import issued_roots
 from billing_service.ledger.statements.refreshing import span_difference, stored_leaves
 
 _ISSUED = load_queries("issued_statements")
-CHUNK = 100  # pieces, or statements, fetched at a time
+# Pieces, or statements, read at a time. Each page is a query of its own: through a cursor a cluster would first gather
+# all of them at one node.
+PAGE = 100
 
 
 async def verify_pieces(connection: Connection) -> tuple[int, list[str]]:
@@ -27,19 +30,28 @@ async def verify_pieces(connection: Connection) -> tuple[int, list[str]]:
     """
     await without_jit(connection)
     checked, differences = 0, []
-    async for piece in connection.cursor(QUERIES["newest_pieces"], prefetch=CHUNK):
-        checked += 1
-        differences += [
-            f"customer {piece['customer_id']!r}, usage of three hours from {piece['bucket'].isoformat()}: {what}"
-            for what in await _check_piece(connection, piece)
-        ]
-    async for part in connection.cursor(QUERIES["all_parts"], prefetch=CHUNK):
-        if not await _is_right(connection, part):
-            span = f"{part['starts_at'].isoformat()} to {part['ends_at'].isoformat()}"
-            differences.append(
-                f"customer {part['customer_id']!r}, part of a piece from {span}: it is not as its records"
-            )
-    return checked, differences
+    last = ("", BEGINNING)
+    while pieces := await connection.fetch(QUERIES["newest_pieces"], *last, PAGE):
+        last = pieces[-1]["customer_id"], pieces[-1]["bucket"]
+        checked += len(pieces)
+        for piece in pieces:
+            differences += [
+                f"customer {piece['customer_id']!r}, usage of three hours from {piece['bucket'].isoformat()}: {what}"
+                for what in await _check_piece(connection, piece)
+            ]
+    return checked, differences + await _wrong_parts(connection)
+
+
+async def _wrong_parts(connection: Connection) -> list[str]:
+    wrong = []
+    last: tuple[object, ...] = ("", BEGINNING, 0, BEGINNING, BEGINNING)
+    while parts := await connection.fetch(QUERIES["all_parts"], *last, PAGE):
+        last = tuple(parts[-1][name] for name in ("customer_id", "bucket", "run", "starts_at", "ends_at"))
+        for part in parts:
+            if not await _is_right(connection, part):
+                span = f"{part['starts_at'].isoformat()} to {part['ends_at'].isoformat()}"
+                wrong.append(f"customer {part['customer_id']!r}, part of a piece from {span}: it is not as its records")
+    return wrong
 
 
 async def _check_piece(connection: Connection, piece: asyncpg.Record) -> list[str]:
@@ -100,12 +112,15 @@ async def verify_issued(connection: Connection, key_set: Mapping[str, Any] | Non
         key_set: The public keys that check signatures; None to leave them unchecked.
     """
     checked, faults = 0, []
-    async for row in connection.cursor(_ISSUED["all_issued"], prefetch=CHUNK):
-        checked += 1
-        faults += [
-            f"customer {row['customer_id']!r}, statement {row['number']}: {fault}"
-            for fault in await _check_issued(connection, row["customer_id"], row["number"], key_set)
-        ]
+    last = ("", 0)
+    while rows := await connection.fetch(_ISSUED["all_issued"], *last, PAGE):
+        last = rows[-1]["customer_id"], rows[-1]["number"]
+        checked += len(rows)
+        for row in rows:
+            faults += [
+                f"customer {row['customer_id']!r}, statement {row['number']}: {fault}"
+                for fault in await _check_issued(connection, row["customer_id"], row["number"], key_set)
+            ]
     return checked, faults
 
 

@@ -43,8 +43,10 @@ async def test_nothing_differs_and_late_records_are_no_difference(
         ("UPDATE usage_pieces SET line_units = ARRAY[1]", "its lines are not what its records add up to"),
         ("UPDATE issued_statements SET digest = sha256('')", "its digest is not that of the pieces"),
         (
-            """UPDATE issued_statements SET document =
-                convert_to(replace(convert_from(document, 'UTF8'), '"amount":"0.06"', '"amount":"0.05"'), 'UTF8')""",
+            """UPDATE issued_statements SET document = decode(
+                replace(encode(document, 'hex'), encode('"amount":"0.06"', 'hex'), encode('"amount":"0.05"', 'hex')),
+                'hex'
+            )""",
             "is not 0.05",
         ),
     ],

@@ -29,6 +29,13 @@ class Cluster:
         user = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host, path=f"/{database}"))
 
+    def url_of_all(self, database: str, nodes: list[tuple[str, int]]) -> str:
+        """The URL of a database that names several nodes."""
+        urls = [urlsplit(self.url_of(database, node)) for node in nodes]
+        user, at, _ = urls[0].netloc.rpartition("@")
+        hosts = ",".join(url.netloc.rpartition("@")[2] for url in urls)
+        return urlunsplit(urls[0]._replace(netloc=f"{user}{at}{hosts}"))
+
     async def nodes(self) -> list[tuple[str, int]]:
         """Where the nodes listen, the coordinator first."""
         async with _connected(self.url) as connection:

@@ -27,6 +27,11 @@ _Waiting = tuple[Submission, "asyncio.Future[Decision]", Any]  # The last is the
 # also a bound in bytes.
 GROUP_RECORDS = 1_000
 ANSWERS_AT_ONCE = 16
+# How long a writer of a distributed database waits between two groups: this part of the time that the last one took. A
+# call to a node costs milliseconds of CPU however few records it has. The callers just answered send their next ones
+# meanwhile: with 64 connections and two nodes groups grow from 16 to 23 records, and one costs a quarter less.
+LINGER = 0.25
+LINGER_SECONDS = 0.01  # and no longer than this
 
 
 class GroupCommit:
@@ -149,7 +154,8 @@ class GroupCommit:
         writer = self._writers.get(node)
         if writer is None:
             kept = self._database.kept_connection()
-            writer = self._writers[node] = _Queue(partial(self._write_group, kept))
+            linger = 0.0 if self._nodes.is_one else LINGER
+            writer = self._writers[node] = _Queue(partial(self._write_group, kept), linger)
         return writer
 
     async def _sort(self, group: list[_Waiting]) -> None:
@@ -194,12 +200,15 @@ class _Queue:
 
     Args:
         take: Sees to it that a group is answered. May raise DatabaseUnavailableError.
+        linger: How long to wait between two groups, as a part of the time that the last one took. If nothing waits
+            the next submission is taken at once.
     """
 
-    def __init__(self, take: Callable[[list[_Waiting]], Awaitable[None]]) -> None:
+    def __init__(self, take: Callable[[list[_Waiting]], Awaitable[None]], linger: float = 0.0) -> None:
         self.waiting: list[_Waiting] = []
         self.task: asyncio.Task[None] | None = None
         self._take = take
+        self._linger = linger
 
     def add(self, waiting: _Waiting) -> None:
         """Add a submission. The task also serves other callers, so it gets an empty context."""
@@ -211,6 +220,7 @@ class _Queue:
         try:
             while self.waiting:
                 group, self.waiting = self.waiting[:GROUP_RECORDS], self.waiting[GROUP_RECORDS:]
+                began = time.perf_counter()
                 try:
                     await self._take(group)
                 except DatabaseUnavailableError as error:  # The waiting ones would fail too, group by group.
@@ -218,6 +228,8 @@ class _Queue:
                     _fail(group + waiting, error)
                 except Exception as error:  # noqa: BLE001 - every call of the group must get an answer
                     _fail(group, error)
+                if self._linger and self.waiting:
+                    await asyncio.sleep(min(LINGER_SECONDS, self._linger * (time.perf_counter() - began)))
         finally:
             self.task = None
 

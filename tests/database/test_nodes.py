@@ -1,5 +1,6 @@
 """A database that is distributed over several nodes: each has its own writer, and one that is away harms no other."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 
 from billing_service.database.nodes import Nodes
 from billing_service.database.queries import SQL_FOLDER, load_queries
+from billing_service.ledger.verification import verify_ledger
 from billing_service.settings import Settings
 from tests.calls import Answer, key, post, stored, usage
 from tests.citus import Cluster
@@ -92,6 +94,33 @@ async def test_a_node_that_is_away_costs_its_own_customers_alone(cluster: Cluste
 
 def outcomes(answer: Answer) -> list[str]:
     return [result["outcome"] for result in answer.require(200)["results"]]
+
+
+async def test_a_coordinator_that_is_away_costs_nothing_where_another_node_is_named(
+    cluster: Cluster, database_url: str
+) -> None:
+    name = database_url.rpartition("/")[2]
+    url = cluster.url_of_all(name, await cluster.nodes())
+    with running_service(Settings(database_url=url)) as service:
+        async with aiohttp.ClientSession(service.url) as http:
+            for customer in CUSTOMERS:
+                await post(http, "/customers", {"id": customer, "name": customer})
+                (await report(http, customer, "before")).require(201)
+            async with away(cluster, name, 0):
+                async with asyncio.timeout(30):  # what was under way is answered 503
+                    while (await report(http, "customer-0", "first")).status != 201:
+                        pass
+                for customer in CUSTOMERS:
+                    (await report(http, customer, "meanwhile")).require(201)
+                batch = {"records": [usage(customerId=customer, eventId="batch") for customer in CUSTOMERS]}
+                assert set(outcomes(await post(http, "/usage/batch", batch))) == {"recorded"}
+                (await post(http, "/customers", {"id": "new", "name": "New"})).require(201)
+                (await report(http, "new", "meanwhile")).require(201)
+                for customer in [*CUSTOMERS[1:], "new"]:
+                    events = sorted(record["eventId"] for record in await stored(http, customer))
+                    assert events == (["meanwhile"] if customer == "new" else ["batch", "before", "meanwhile"])
+            (await report(http, "customer-0", "afterwards")).require(201)
+    assert (await verify_ledger(Settings(database_url=database_url))).differences == []
 
 
 async def test_a_batch_of_all_nodes_keeps_its_order(cluster: Cluster, database_url: str) -> None:

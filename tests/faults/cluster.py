@@ -1,7 +1,8 @@
 """`python -m tests.faults.cluster`: usage is reported to a cluster of Citus while its nodes fail and its shards move.
 
-BILLING_TEST_CITUS_URL names the cluster. With --crash, a process of each node is killed too, which makes the node end
-all others and recover; for that the nodes have to run on this machine, and hold nothing that matters.
+BILLING_TEST_CITUS_URL names the cluster. The service's URL names all of its nodes. With --crash, a process of each node
+is killed too, which makes the node end all others and recover; for that the nodes have to run on this machine, and hold
+nothing that matters.
 """
 
 import asyncio
@@ -29,7 +30,12 @@ from tests.services import running_service
 CUSTOMERS = [f"customer-{n}" for n in range(24)]
 SINGLES, BATCHES, BATCH_RECORDS = 12, 3, 60
 PATIENCE_SECONDS = 120.0
+AWAY_SECONDS = 2.0
 STORED = "SELECT customer_id || ' ' || event_id AS place, count(*) AS copies FROM usage_records GROUP BY 1"
+NODES = """SELECT customer, nodeport
+    FROM unnest($1::text[]) AS customer
+    JOIN pg_dist_placement ON shardid = get_shard_id_for_distribution_column('usage_records', customer)
+    JOIN pg_dist_node USING (groupid)"""
 PLACEMENTS = """SELECT placement.shardid, node.nodename, node.nodeport, other.nodename, other.nodeport
     FROM pg_dist_placement AS placement
     JOIN pg_dist_shard USING (shardid)
@@ -48,6 +54,9 @@ class Run:
         self.acknowledged: set[str] = set()
         self.statuses: Counter[int] = Counter()
         self.faults: Counter[str] = Counter()
+        self.nodes: dict[str, int] = {}  # of the customers, by port
+        self.away: int | None = None  # the port of the node that takes no connections
+        self.meanwhile: Counter[tuple[str, int]] = Counter()  # who was answered what while a node was away
         self.violations: list[str] = []
         self.over = False
 
@@ -57,6 +66,9 @@ class Run:
         while time.monotonic() < deadline:
             answer = await post(http, path, body, key(name))
             self.statuses[answer.status] += 1
+            if self.away is not None and path == "/usage":
+                whose = "its customers" if self.nodes[places[0].partition(" ")[0]] == self.away else "others"
+                self.meanwhile[whose, answer.status] += 1
             if answer.status in (200, 201):
                 refused = [each for each in answer.body.get("results", ()) if "problem" in each]
                 self.violations += [f"refused: {each}" for each in refused]
@@ -89,13 +101,24 @@ class Run:
         await self.cluster.execute(f"{end} '{self.name}' AND pid <> pg_backend_pid()", node)
 
     async def close(self, node: tuple[str, int]) -> None:
-        """A node takes no connections for a while."""
+        """A node takes no connections for a while. The coordinator holds no customers."""
+        self.nodes = await self.nodes_of_customers()
         await self.cluster.execute(f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS false', node)
         try:
             await self.end_backends(node)
-            await asyncio.sleep(1)
+            self.away = node[1]
+            await asyncio.sleep(AWAY_SECONDS)
         finally:
+            self.away = None
             await self.cluster.execute(f'ALTER DATABASE "{self.name}" ALLOW_CONNECTIONS true', node)
+
+    async def nodes_of_customers(self) -> dict[str, int]:
+        """The port of the node of each customer."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return {row["customer"]: row["nodeport"] for row in await connection.fetch(NODES, CUSTOMERS)}
+        finally:
+            await connection.close()
 
     async def crash(self, node: tuple[str, int]) -> None:
         """Kill a process of a node: it ends all others, and recovers."""
@@ -122,12 +145,22 @@ class Run:
         finally:
             await connection.close()
 
+    async def rebalance(self, _: tuple[str, int]) -> None:
+        """Spread the shards evenly, which were moved to some node before."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute("SELECT citus_rebalance_start(shard_transfer_mode => 'force_logical')")
+            await connection.execute("SELECT citus_rebalance_wait()")
+        finally:
+            await connection.close()
+
     async def make_faults(self, rounds: int, *, crash: bool) -> None:
         """Each fault at each node, so many times."""
         faults: dict[str, Callable[[tuple[str, int]], Awaitable[None]]] = {
             "connections ended": self.end_backends,
-            "closed for a second": self.close,
+            "away for two seconds": self.close,
             "shards moved": self.move_shards,
+            "rebalanced": self.rebalance,
         }
         if crash:
             faults["crashed"] = self.crash
@@ -168,7 +201,8 @@ async def run_faults(cluster: Cluster, name: str, rounds: int, *, crash: bool = 
     await execute(
         run.url, f"INSERT INTO customers (customer_id, name, created_at, updated_at) VALUES {values}", "SELECT 1"
     )
-    with running_service(Settings(database_url=run.url, database_timeout=5)) as service:
+    url = cluster.url_of_all(name, await cluster.nodes())
+    with running_service(Settings(database_url=url, database_timeout=5)) as service:
         async with aiohttp.ClientSession(service.url, connector=aiohttp.TCPConnector(limit=0)) as http:
             producers = [asyncio.create_task(run.singles(http, n)) for n in range(SINGLES)]
             producers += [asyncio.create_task(run.batches(http, n)) for n in range(BATCHES)]
@@ -201,6 +235,7 @@ def main(rounds: int, crash: bool) -> None:
     """Report usage while the nodes of a cluster fail, and check that nothing is lost and nothing doubled."""
     run = asyncio.run(_run(rounds, crash))
     click.echo(f"{len(run.acknowledged):,} records acknowledged; {dict(run.faults)}; answers {dict(run.statuses)}")
+    click.echo(f"single calls while a node was away: {dict(run.meanwhile)}")
     for violation in run.violations[:20]:
         click.echo(f"violated: {violation}")
     sys.exit(1 if run.violations else 0)

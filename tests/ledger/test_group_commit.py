@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -18,7 +19,7 @@ import pytest
 from billing_client.contract.decoding import decode_usage
 from billing_client.contract.outcomes import Decision, Submission
 from billing_service.database.pool import Database, DatabaseUnavailableError
-from billing_service.ledger.group_commit import GROUP_RECORDS, GroupCommit
+from billing_service.ledger.group_commit import GROUP_RECORDS, GroupCommit, _Queue
 from billing_service.ledger.records import KnownCustomers
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, json_request, key, post, read_answer, stored, usage
@@ -27,8 +28,10 @@ from tests.services import ServeProcess, Service, get_status, running_service, s
 
 CREATE_CUSTOMER = "INSERT INTO customers VALUES ('acme', 'Acme', now(), now())"
 PATIENCE = 5.0
-WAITING = """SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+ACTIVITY = (
+    "SELECT coalesce(to_regclass('citus_stat_activity'), 'pg_stat_activity')::text"  # of all nodes, or of the one
+)
+WAITING = "SELECT count(*) FROM {} WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @asynccontextmanager
@@ -42,7 +45,8 @@ async def writes_held_up(connection: "asyncpg.Connection[asyncpg.Record]") -> As
 async def until_a_write_waits(url: str, count: int = 1) -> None:
     """Wait until so many statements are held up."""
     async with asyncio.timeout(30):
-        while await execute(url, WAITING) < count:  # noqa: ASYNC110 - no event tells of another process
+        waiting = WAITING.format(await execute(url, ACTIVITY))
+        while await execute(url, waiting) < count:  # noqa: ASYNC110 - no event tells of another process
             await asyncio.sleep(0.01)
 
 
@@ -358,3 +362,23 @@ async def test_the_bound_on_known_customers_forgets_none_that_is_asked_for(opene
         assert await customers.among(connection, {"acme"}) == {"acme"}
         await connection.execute("INSERT INTO customers VALUES ('other', 'Other', now(), now())")
         assert await customers.among(connection, {"acme", "other", "nobody"}) == {"acme", "other"}
+
+
+@pytest.mark.parametrize(("linger", "sizes"), [(0.0, [1, 1, 1]), (1.0, [1, 2])])
+async def test_a_writer_that_lingers_takes_what_comes_right_after_a_group(linger: float, sizes: list[int]) -> None:
+    loop = asyncio.get_running_loop()
+    first, second, third = ((report(name), loop.create_future(), None) for name in "abc")
+    taken: list[int] = []
+
+    async def take(group: list[Any]) -> None:
+        taken.append(len(group))
+        if group == [first]:
+            queue.add(second)
+            await asyncio.sleep(0.001)
+            loop.call_soon(queue.add, third)
+
+    queue = _Queue(take, linger)
+    queue.add(first)
+    while queue.task is not None:
+        await asyncio.wait([queue.task])
+    assert taken == sizes

@@ -14,6 +14,7 @@ _SOCKET_OPTIONS = {  # where the system has them
     "tcp_user_timeout": ("TCP_USER_TIMEOUT",),
 }
 _NUMBERS = ("connect_timeout", "keepalives", *_SOCKET_OPTIONS)
+DEFAULT_PORT = 5432
 _TARGETS = ("any", "primary", "read-write", "read-only", "standby", "prefer-standby")
 _PRIMARY = ("primary", "read-write")
 
@@ -27,6 +28,10 @@ class Host(NamedTuple):
 
     name: str
     url: str
+
+    def listens_at(self, address: str) -> bool:
+        """Whether this is the server at `host:port`, by its name."""
+        return address in (self.name, f"{self.name}:{DEFAULT_PORT}")
 
 
 class DatabaseUrl(NamedTuple):

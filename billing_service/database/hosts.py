@@ -50,19 +50,22 @@ class Hosts:
         self._timelines: dict[int, int] = {}  # the highest seen of each system
         self._watches: list[asyncio.Task[None]] = []
 
-    async def connect(self, *_: object, **options: Any) -> PooledConnection:
+    async def connect(self, *_: object, near: str | None = None, **options: Any) -> PooledConnection:
         """Connect to the newest primary, or to what `target_session_attrs` asks for.
 
         All hosts are asked at once. Once a primary is known the answers of the others are not awaited.
 
         Args:
+            near: The node of a cluster to connect to, as `host:port`, if it is one of several hosts.
             options: Those of `asyncpg.connect` but for the address and the time-out.
 
-        Raises NoPrimaryError where servers answer and none of them is a primary that may be used, and what asyncpg
+        Raises NoPrimaryError if servers answer and none of them is a primary that may be used, and what asyncpg
         raises where none answers.
         """
         if not self._url.wants_primary:
             return await self._open(self._url.url, target_session_attrs=self._url.target, **options)
+        if near is not None and self.names(near):
+            return await self._connect_near(near, options)
         asked = {asyncio.create_task(self._ask(host, options)): host for host in self._url.hosts}
         chosen = None
         try:
@@ -71,6 +74,23 @@ class Hosts:
             return chosen.connection
         finally:
             await _leave(asked, chosen)
+
+    def names(self, address: str) -> bool:
+        """Whether there are several hosts, and one of them listens at `host:port`."""
+        return len(self._url.hosts) > 1 and any(host.listens_at(address) for host in self._url.hosts)
+
+    async def _connect_near(self, near: str, options: dict[str, Any]) -> PooledConnection:
+        """Connect to the one host that listens there: what it holds is nowhere else."""
+        host = next(host for host in self._url.hosts if host.listens_at(near))
+        server = await self._ask(host, options)
+        if self._newest([server]) is None:
+            server.connection.terminate()
+            raise NoPrimaryError(f"{host.name}: {_reason(None)}")
+        self._note(server.state)
+        return server.connection
+
+    def _note(self, state: ServerState) -> None:
+        self._timelines[state.system] = max(self._timelines.get(state.system, 0), state.timeline or 0)
 
     def watch(self, options: dict[str, Any]) -> None:
         """Look out for a newer primary until `close`. Needs a running loop."""
@@ -135,7 +155,7 @@ class Hosts:
         if self._current is not None and (is_newer or host is not self._current):
             _log.warning("the primary is now %s, timeline %s", host.name, state.timeline)
         self._current = host
-        self._timelines[state.system] = max(self._timelines.get(state.system, 0), state.timeline or 0)
+        self._note(state)
         if is_newer and self._abandon is not None:
             await self._abandon()
 

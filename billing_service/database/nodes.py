@@ -18,6 +18,7 @@ class Nodes:
     def __init__(self) -> None:
         self._is_one = False
         self._nodes: dict[str, int] = {}
+        self._addresses: dict[int, str] = {}
         self._until = 0.0
 
     @property
@@ -28,6 +29,10 @@ class Nodes:
     def of(self, customer_id: str) -> int | None:
         """The number of the node of a customer; None if it has to be looked up."""
         return THE_ONE if self._is_one else self._nodes.get(customer_id)
+
+    def address(self, node: int | None) -> str | None:
+        """Where a node listens, as the others know it: `host:port`. None if it is not known, or the only one."""
+        return None if node is None else self._addresses.get(node)
 
     async def look_up(self, connection: Connection, customer_ids: Iterable[str]) -> None:
         """Look up the nodes of customers. Raises what asyncpg raises.
@@ -44,6 +49,7 @@ class Nodes:
         if not self._nodes:
             self._until = asyncio.get_running_loop().time() + REMEMBERED_SECONDS
         self._nodes |= {row["customer_id"]: row["node"] for row in rows}
+        self._addresses |= {row["node"]: row["address"] for row in rows}
 
     def refresh(self) -> None:
         """Forget what was remembered for long."""

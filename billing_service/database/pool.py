@@ -1,8 +1,9 @@
 """The connection pool, and dedicated connections for the group commit."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
@@ -76,6 +77,7 @@ class Database:
         self._settings = settings
         self._hosts = Hosts(settings, self._abandon)
         self._pool: Pool | None = None
+        self._near: dict[str, Pool] = {}  # of single nodes of a cluster
         self._in_use: set[Connection] = set()
         self._users = 0
         self._waiting = 0  # for the share of reads, or of writes
@@ -87,8 +89,12 @@ class Database:
 
     async def open(self) -> None:
         """Make the pool. It connects at first use, so the service can start before the database."""
-        self._pool = await asyncpg.create_pool(
-            connect=self._connect,
+        self._pool = await self._create_pool()
+        self._hosts.watch(_options(self._settings))
+
+    async def _create_pool(self, near: str | None = None) -> Pool:
+        return await asyncpg.create_pool(
+            connect=partial(self._connect, near=near),
             min_size=0,
             max_size=self._settings.pool_size,
             max_inactive_connection_lifetime=IDLE_SECONDS,
@@ -96,7 +102,20 @@ class Database:
             reset=_leave_as_is,
             **_options(self._settings),
         )
-        self._hosts.watch(_options(self._settings))
+
+    async def _pool_near(self, near: str | None) -> Pool:
+        if self._pool is None:
+            raise RuntimeError("Call open() first.")
+        if near is None or not self._hosts.names(near):
+            return self._pool
+        if near not in self._near:
+            pool = await self._create_pool(near)  # which does not wait: it opens no connection yet
+            self._near.setdefault(near, pool)
+        return self._near[near]
+
+    @property
+    def _pools(self) -> list[Pool]:
+        return [pool for pool in (self._pool, *self._near.values()) if pool is not None]
 
     async def close(self) -> None:
         """Close the connections. If the database does not answer, they are dropped."""
@@ -104,10 +123,10 @@ class Database:
         for kept in self._kept:
             await kept.close()
         self._kept_deadlines.close()
-        if self._pool is not None:
+        for pool in self._pools:
             with suppress(DatabaseUnavailableError), unavailable_if_away():
                 async with asyncio.timeout(PARTING_SECONDS):
-                    await self._pool.close()
+                    await pool.close()
 
     async def _connect(self, *_: object, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
         """Connect. Every refusal of a server counts as an outage: it says nothing about the request that is waiting.
@@ -127,9 +146,12 @@ class Database:
         """
         return self._connection(self._now() + self._settings.database_timeout)
 
-    def write_connection(self) -> AbstractAsyncContextManager["Connection"]:
-        """As `connection`, for a write. Writes never take the whole pool: reads go on while they wait for a standby."""
-        return self._share(self._writes, self._settings.database_timeout)
+    def write_connection(self, near: str | None = None) -> AbstractAsyncContextManager["Connection"]:
+        """As `connection`, for a write. Writes never take the whole pool: reads go on while they wait for a standby.
+
+        `near` is the node of a cluster to connect to, as `host:port`, if it is one of several hosts in DATABASE_URL.
+        """
+        return self._share(self._writes, self._settings.database_timeout, near)
 
     def read_connection(self, *, is_large: bool = False) -> AbstractAsyncContextManager["Connection"]:
         """As `connection`, for a read. Reads never take the whole pool, so writes do not wait for them.
@@ -140,7 +162,9 @@ class Database:
         return self._share(self._reads, seconds)
 
     @asynccontextmanager
-    async def _share(self, share: asyncio.Semaphore, seconds: float) -> AsyncIterator["Connection"]:
+    async def _share(
+        self, share: asyncio.Semaphore, seconds: float, near: str | None = None
+    ) -> AsyncIterator["Connection"]:
         """Lend a connection out of a share of the pool, for so many seconds, the wait for it included."""
         cut_off = self._now() + seconds
         self._waiting += 1
@@ -151,19 +175,18 @@ class Database:
         finally:
             self._waiting -= 1
         try:
-            async with self._connection(cut_off) as connection:
+            async with self._connection(cut_off, near) as connection:
                 yield connection
         finally:
             share.release()
 
     @asynccontextmanager
-    async def _connection(self, cut_off: float) -> AsyncIterator["Connection"]:
-        if self._pool is None:
-            raise RuntimeError("Call open() first.")
+    async def _connection(self, cut_off: float, near: str | None = None) -> AsyncIterator["Connection"]:
+        pool = await self._pool_near(near)
         self._users += 1
         try:
             with unavailable_if_away():
-                async with asyncio.timeout_at(cut_off), _lent(self._pool, cut_off) as connection:
+                async with asyncio.timeout_at(cut_off), _lent(pool, cut_off) as connection:
                     self._in_use.add(connection)
                     try:
                         yield connection
@@ -173,7 +196,7 @@ class Database:
             for kept in self._kept if not is_of_statement(error.__cause__) else ():
                 kept.distrust()  # What broke one connection may have broken all.
             if is_read_only(error):  # Every connection of the pool leads to the same standby.
-                await self._pool.expire_connections()
+                await pool.expire_connections()
             raise
         finally:
             self._users -= 1
@@ -190,20 +213,23 @@ class Database:
             async with self.read_connection() as connection, connection.transaction(readonly=True):
                 yield connection, end
 
-    def kept_connection(self) -> KeptConnection:
-        """A connection of its own for one caller that makes one call after the other."""
+    def kept_connection(self, near: Callable[[], str | None] = lambda: None) -> KeptConnection:
+        """A connection of its own for one caller that makes one call after the other.
+
+        `near` tells, for each new one, which node of a cluster to connect to, as for `write_connection`.
+        """
 
         async def connect() -> "asyncpg.Connection[asyncpg.Record]":
-            return await self._connect(**_options(self._settings))
+            return await self._connect(near=near(), **_options(self._settings))
 
         kept = KeptConnection(connect, self._kept_deadlines, self._expire)
         self._kept.append(kept)
         return kept
 
     async def _expire(self) -> None:
-        """Replace the connections of the pool before they are used again."""
-        if self._pool is not None:
-            await self._pool.expire_connections()
+        """Replace the connections of the pools before they are used again."""
+        for pool in self._pools:
+            await pool.expire_connections()
 
     async def _abandon(self) -> None:
         """Drop all connections at once, with the statements on them: they lead to an older primary."""

@@ -91,7 +91,8 @@ class GroupCommit:
 
     async def _record_part(self, submissions: Sequence[Submission]) -> list[Decision]:
         try:
-            async with self._database.write_connection() as connection:
+            near = self._nodes.address(self._nodes.of(submissions[0].record.customer_id))
+            async with self._database.write_connection(near) as connection:
                 return await self._usage.record(connection, submissions)
         except DatabaseUnavailableError:
             self._nodes.forget()
@@ -153,7 +154,7 @@ class GroupCommit:
         """The writer of a node, which has a connection of its own."""
         writer = self._writers.get(node)
         if writer is None:
-            kept = self._database.kept_connection()
+            kept = self._database.kept_connection(partial(self._nodes.address, node))
             linger = 0.0 if self._nodes.is_one else LINGER
             writer = self._writers[node] = _Queue(partial(self._write_group, kept), linger)
         return writer

@@ -21,6 +21,8 @@ from tests.citus import Cluster
 from tests.databases import Server, execute
 from tests.services import running_service
 
+OURS = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'billing-service'"""
 CUSTOMERS = [f"customer-{n}" for n in range(12)]
 
 
@@ -106,17 +108,19 @@ async def test_a_coordinator_that_is_away_costs_nothing_where_another_node_is_na
             for customer in CUSTOMERS:
                 await post(http, "/customers", {"id": customer, "name": customer})
                 (await report(http, customer, "before")).require(201)
+            batch = {"records": [usage(customerId=customer, eventId="batch") for customer in CUSTOMERS]}
+            assert set(outcomes(await post(http, "/usage/batch", batch))) == {"recorded"}
+            writers = [await execute(cluster.url_of(name, node), OURS) for node in (await cluster.nodes())[1:]]
+            assert min(writers) >= len(["single", "batch"])
             async with away(cluster, name, 0):
-                async with asyncio.timeout(30):  # what was under way is answered 503
-                    while (await report(http, "customer-0", "first")).status != 201:
-                        pass
-                for customer in CUSTOMERS:
+                for customer in CUSTOMERS:  # none is answered 503: its writer is connected to its node
                     (await report(http, customer, "meanwhile")).require(201)
-                batch = {"records": [usage(customerId=customer, eventId="batch") for customer in CUSTOMERS]}
-                assert set(outcomes(await post(http, "/usage/batch", batch))) == {"recorded"}
-                (await post(http, "/customers", {"id": "new", "name": "New"})).require(201)
+                assert set(outcomes(await post(http, "/usage/batch", batch))) == {"duplicate"}
+                async with asyncio.timeout(30):
+                    while (await post(http, "/customers", {"id": "new", "name": "New"}, key("new"))).status != 201:
+                        pass  # what was connected to the coordinator connects anew
                 (await report(http, "new", "meanwhile")).require(201)
-                for customer in [*CUSTOMERS[1:], "new"]:
+                for customer in [*CUSTOMERS, "new"]:
                     events = sorted(record["eventId"] for record in await stored(http, customer))
                     assert events == (["meanwhile"] if customer == "new" else ["batch", "before", "meanwhile"])
             (await report(http, "customer-0", "afterwards")).require(201)

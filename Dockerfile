@@ -7,9 +7,13 @@ COPY sql sql
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 # Without pip in the virtual environment, nothing in the final image can install packages.
 RUN python -m venv --without-pip /opt/billing \
-    && pip --python /opt/billing/bin/python install --no-cache-dir "$(echo /dist/*.whl)[service,redis,otel,signatures]"
+    && pip --python /opt/billing/bin/python install --no-cache-dir "$(echo /dist/*.whl)[service,redis,otel,signatures,pdf]"
 
 FROM python:3.13-slim
+# What WeasyPrint draws PDFs with, and a font. Names in scripts that DejaVu lacks, such as Chinese, need another font.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends fonts-dejavu-core libharfbuzz-subset0 libpangoft2-1.0-0 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin billing
 COPY --from=build /opt/billing /opt/billing
 ENV PATH=/opt/billing/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

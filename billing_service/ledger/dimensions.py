@@ -22,7 +22,7 @@ from billing_service.ledger.periods import BUCKETS, ceil, floor
 from billing_service.ledger.rollups import EARLIEST
 
 _QUERIES = load_queries("dimensions")
-_FINDS = load_queries("finds")
+_CUSTOMERS = load_queries("customers")
 STEP_RECORDS = 20_000  # take 0.1 s or so
 STEP_QUARTERS = 2_000
 CUSTOMERS_AT_ONCE = 1_000
@@ -86,7 +86,7 @@ async def add_dimension(
         return
     described = await _described(connection, row)
     done, after = described.done, row["filled_to"]
-    while customers := await connection.fetch(_FINDS["customer_ids"], after, CUSTOMERS_AT_ONCE):
+    while customers := await connection.fetch(_CUSTOMERS["list_customers"], after, CUSTOMERS_AT_ONCE):
         for customer in customers:
             after = customer["customer_id"]
             await _fill_customer(connection, name, after, step_records)
@@ -100,7 +100,7 @@ async def remove_dimension(connection: AnyConnection, name: str) -> bool:
     """Stop summing up a dimension, and delete its sums customer by customer. Returns whether it was summed up."""
     status = await connection.execute(_QUERIES["remove_prepared"], name)
     after = ""
-    while customers := await connection.fetch(_FINDS["customer_ids"], after, CUSTOMERS_AT_ONCE):
+    while customers := await connection.fetch(_CUSTOMERS["list_customers"], after, CUSTOMERS_AT_ONCE):
         for customer in customers:
             after = customer["customer_id"]
             await connection.execute(_QUERIES["forget_sums"], after, name)

@@ -135,6 +135,27 @@ async def test_a_page_as_pdf(http: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.skipif(not pdf_is_made(), reason="Pango is not installed (Debian: libpangoft2-1.0-0)")
+@pytest.mark.parametrize("paper", ["A4", "letter"])
+async def test_no_number_is_cut_on_paper(shared_http: aiohttp.ClientSession, customer: str, paper: str) -> None:
+    from weasyprint import HTML
+
+    most = {"service": "a service whose name is rather long", "customerId": customer}
+    most |= {"unitsConsumed": "12345678901234567890.123456789012345678", "pricePerUnit": "5.000000000000000001"}
+    wrong = await record(shared_http, "1", AT, **most)
+    before = await issue(shared_http, "2026-01", customer)
+    await record(shared_http, "2", AT, **most)
+    await void(shared_http, wrong)
+    path = f"/customers/{customer}/statement?month=2026-01&format=html&since={before['digest']}"
+    page = (await fetch(shared_http, path)).text.replace("@page {", f"@page {{ size: {paper};")
+    for printed in HTML(string=page).render().pages:
+        box = printed._page_box  # nothing public tells where a text lies
+        edge = box.content_box_x() + box.width
+        texts = [each for each in box.descendants() if hasattr(each, "text")]
+        assert texts
+        assert [each.text for each in texts if each.position_x + each.width > edge + 1] == []
+
+
+@pytest.mark.skipif(not pdf_is_made(), reason="Pango is not installed (Debian: libpangoft2-1.0-0)")
 async def test_one_statement_is_printed_at_a_time_and_not_for_long(
     http: aiohttp.ClientSession, settings: Settings
 ) -> None:

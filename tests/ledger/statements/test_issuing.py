@@ -69,6 +69,28 @@ async def test_a_month_is_issued_once_until_something_comes(http: aiohttp.Client
     assert (await get(http, f"{PATH}/1")).require(200) == first
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+async def test_what_came_since_is_told_whatever_clocks_said(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", zone: str
+) -> None:
+    await given_customer(http)
+    voided = await record(http, "1", "2026-01-31T22:30:00Z")
+    first = await issue(http, "2026-01", timezone=zone)
+    insert = "SELECT record_one_usage('acme', $1, $2, 'storage', 1, 1, '2026-01-31T22:00:00Z', $3, NULL, NULL, NULL)"
+    ids = [bytes([number]) * 32 for number in range(3)]
+    for id_, clock in zip(ids, ("2020-01-01T00:00Z", "2026-01-31T22:30:01Z", "2090-01-01T00:00Z"), strict=True):
+        await connection.execute(insert, id_, id_.hex(), datetime.fromisoformat(clock))
+    await void(http, voided)
+    await connection.execute("UPDATE usage_voids SET voided_at = '2021-01-01T00:00Z'")
+    changes = (await statement(http, "2026-01", timezone=zone, since=first["digest"]))["changes"]
+    second = await issue(http, "2026-01", timezone=zone)
+    for told in (changes, second["changes"]):
+        assert {each["requestId"] for each in told["recorded"]} == {id_.hex() for id_ in ids}
+        assert [each["requestId"] for each in told["voided"]] == [voided["requestId"]]
+    again = (await statement(http, "2026-01", timezone=zone, since=second["digest"]))["changes"]
+    assert (again["recorded"], again["voided"], again["lines"]) == ([], [], [])
+
+
 async def test_it_is_read_again_byte_for_byte(http: aiohttp.ClientSession) -> None:
     await given_customer(http)
     await record(http, "1", "2026-01-05T00:00:00Z")

@@ -9,10 +9,11 @@ _CHUNK = 1_000_000
 _QUICKLY = {"session_replication_role": "replica"}  # no foreign key is looked up
 _RECORDS = f"""
 INSERT INTO usage_records
-    (customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at)
+    (customer_id, request_id, event_id, service, units_consumed, price_per_unit, occurred_at, recorded_at, dimensions)
 SELECT $1::text, sha256(convert_to('["event.v1","' || $1 || '","stored-' || n || '"]', 'UTF8')), 'stored-' || n,
     ('{{{",".join(SERVICES)}}}'::text[])[n % {len(SERVICES)} + 1], n % 997 + 1.25, 0.0235,
-    $4::timestamptz + n * $5::interval, $4::timestamptz + n * $5::interval
+    $4::timestamptz + n * $5::interval, $4::timestamptz + n * $5::interval,
+    CASE WHEN $6::bigint > 0 THEN jsonb_build_object('model', 'model ' || n % $6) END
 FROM generate_series($2::bigint, $3::bigint) AS n
 """
 _ROLLUPS = """
@@ -25,12 +26,15 @@ GROUP BY 1, 2, 3, 4
 """
 
 
-def fill(url: str, customer_id: str, records: int, start: datetime, span: timedelta) -> None:
-    """Store a new customer's records, spread evenly from `start` over `span`, and what they add up to."""
+def fill(url: str, customer_id: str, records: int, start: datetime, span: timedelta, models: int = 0) -> None:
+    """Store a new customer's records, spread evenly from `start` over `span`, and what they add up to.
+
+    With `models` they have a dimension of so many values.
+    """
     create_customers(url, [customer_id])
     for first in range(0, records, _CHUNK):
         last = min(first + _CHUNK, records) - 1
-        query(url, _RECORDS, customer_id, first, last, start, span / records, settings=_QUICKLY)
+        query(url, _RECORDS, customer_id, first, last, start, span / records, models, settings=_QUICKLY)
     query(url, _ROLLUPS, customer_id)
 
 

@@ -1,6 +1,8 @@
-"""`python -m benchmarks.growth writes|reads`: what does not get slower as records pile up."""
+"""`python -m benchmarks.growth writes|reads|dimensions`: what does not get slower as records pile up."""
 
 import argparse
+import os
+import subprocess
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -10,13 +12,15 @@ from pathlib import Path
 from benchmarks.batches import record_batches
 from benchmarks.fill import fill, settle
 from benchmarks.load import choose_generator
-from benchmarks.reads import export, page_ways, summary_ways
+from benchmarks.reads import dimension_ways, export, page_ways, summary_ways
 from benchmarks.report import Samples, circumstances, table
 from benchmarks.servers import postgresql, query, service, temporary_folder
 from benchmarks.singles import record_singles
 from benchmarks.stage import Stage, Tally, Way, measure
+from benchmarks.usages import SERVICES
 
 CONNECTIONS, BATCH = 64, 1_000
+MODELS = 9
 MONTH, MONTH_SPAN = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=31)
 
 
@@ -24,13 +28,12 @@ def main() -> None:
     options = _options()
     with temporary_folder() as folder, postgresql(folder, dict(options.set)) as url, ExitStack() as stack:
         stage = Stage(url, folder, options.customers, choose_generator()[1], [], [])
-        measured = _writes if options.what == "writes" else _reads
-        measured(stage, stack, options)
+        {"writes": _writes, "reads": _reads, "dimensions": _dimensions}[options.what](stage, stack, options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("what", choices=("writes", "reads"))
+    parser.add_argument("what", choices=("writes", "reads", "dimensions"))
     parser.add_argument("--small", type=int, help="records stored on the small side; default 100,000; reads: 1,000")
     parser.add_argument("--records", type=int, help="on the large side; default 20,000,000; reads: 1,000,000")
     parser.add_argument("--customers", type=int, default=100, help="that writes are spread over; default 100")
@@ -97,6 +100,18 @@ def _reads(stage: Stage, stack: ExitStack, options: argparse.Namespace) -> None:
     _measure(summary_ways(process.port, sides, MONTH) + pages, stage, options)
     if Path("/proc/self/clear_refs").exists():
         print(export(process))
+
+
+def _dimensions(stage: Stage, stack: ExitStack, options: argparse.Namespace) -> None:
+    """Summaries by a dimension that is summed up with the records, beside those by service."""
+    tally = stage.database("dimensions", customers=0, counted=False)
+    fill(tally.url, "customer", options.records, MONTH, MONTH_SPAN, models=MODELS)
+    add = [sys.executable, "-m", "billing_service", "dimensions", "add", "model"]
+    subprocess.run(add, env=os.environ | {"DATABASE_URL": tally.url}, check=True)
+    settle(tally.url)
+    process = stack.enter_context(service(tally.url, stage.folder))
+    print(f"- {options.records:,} records, {len(SERVICES)} services, {MODELS} values of the dimension")
+    _measure(dimension_ways(process.port, "customer", MONTH), stage, options)
 
 
 def _shown(options: argparse.Namespace) -> str:

@@ -49,6 +49,19 @@ def _summary_path(customer: str, month: datetime, grouping: str, zone: str) -> s
     return f"/customers/{customer}/summary?{urlencode(asked)}"
 
 
+def dimension_ways(port: int, customer: str, month: datetime) -> list[Way]:
+    """A month's summary by service, and by a dimension."""
+    return [
+        Way(
+            Samples(f"summary{f' by {period}' if period else ''}, {zone}", f"by {of}", "/s"),
+            partial(read, port, _summary_path(customer, month, f"{of},{period}".rstrip(","), zone)),
+        )
+        for zone in ZONES
+        for period in ("", "day")
+        for of in ("service", "dimension.model")
+    ]
+
+
 def page_ways(port: int, customer: str, records: int) -> list[Way]:
     """The first page of a listing, and its last."""
     path = f"/customers/{customer}/usage?limit={PAGE}"

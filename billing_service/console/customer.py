@@ -1,9 +1,10 @@
 """A customer: what its usage adds up to in any span of time, and its records."""
 
+import asyncio
 import shlex
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from billing_client.contract.decimals import difference, total
 from billing_client.contract.periods import period_labels, read_summary_query
 from billing_client.contract.query_parameters import DIMENSION, SummaryQuery
+from billing_client.contract.statements.structs import StatementSummary
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import MAX_GROUPS, Customer, SummaryGroup, SummaryTotal, Timestamp, UsageRecord
 from billing_service.console.charts import Bar, Chart, draw
@@ -47,6 +49,19 @@ class Row(Struct, frozen=True):
     address: str | None = None
 
 
+class _Content(NamedTuple):
+    """What a page shows, as it was read in one snapshot."""
+
+    customer: Customer
+    span: Span
+    by: str | None
+    service: str | None
+    part: SummaryPart
+    statements: list[tuple[StatementSummary[str], bool]]
+    records: list[UsageRecord[str]]
+    cursor: str | None
+
+
 async def show_customer(request: ApiRequest, _: None) -> Response:
     """Show what a customer's usage adds up to, and the records behind it."""
     zone, asked, now = zone_of(request), request.query_params, request.services.clock.now()
@@ -61,28 +76,35 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         part = await _summary(connection, customer.id, span, by)
         statements = await recent_statements(request, connection, zone)
         records, cursor = await _records(connection, request, customer.id, span, service)
+    content = _Content(customer, span, by, service, part, statements, records, cursor)
+    # A year of many services is some ten thousand sums: to add them up and draw them takes long.
+    return await asyncio.to_thread(_page, request, View(zone, now), content)
+
+
+def _page(request: ApiRequest, view: View, content: _Content) -> Response:
+    part, span, by = content.part, content.span, content.by
     services = _by_name(part, by)
     return show(
         request,
         "customer",
-        View(zone, now),
-        customer=_as_it_may_be_seen(request, customer),
+        view,
+        customer=_as_it_may_be_seen(request, content.customer),
         span=span,
         by=by,
         chart=_chart(part, span, services, by, request.services.settings.currency),
         by_service=services,
-        by_period=_by_period(part, span, customer.id),
+        by_period=_by_period(part, span, content.customer.id),
         total=part.total,
         unit_places=places(row.total.units for row in services if row.total.units is not None),
         amount_places=places(row.total.amount for row in services),
-        statements=statements,
+        statements=content.statements,
         may_issue=may_issue(request),
         public_keys=request.services.signer.key_ids,
-        service=service,
-        records=records,
-        record_places=places(record.amount for record in records),
-        next_cursor=cursor,
-        is_first=not asked.get("cursor"),
+        service=content.service,
+        records=content.records,
+        record_places=places(record.amount for record in content.records),
+        next_cursor=content.cursor,
+        is_first=not request.query_params.get("cursor"),
         curl=_curl(request, span, by),
     )
 

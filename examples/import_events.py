@@ -5,12 +5,15 @@
     billing import usage.ndjson --create-customers
 
 FILE holds JSON or NDJSON: events of Lago or CloudEvents of OpenMeter (both list them at `GET /api/v1/events`), or meter
-events of Stripe. `--price CODE=PROPERTY:PRICE` says what an event of this code costs: the property that holds the
-units, or none if each event is one unit, and the price of a unit. `--dimension NAME` keeps a property as a dimension.
-Each event keeps its id, so it counts once however often you run this.
+events of Stripe; these also as CSV, as Stripe takes them from S3. `--price CODE=PROPERTY:PRICE` says what an event of
+this code costs: the property that holds the units, or none if each event is one unit, and the price of a unit.
+`--dimension NAME` keeps a property as a dimension. Each event keeps its id, so it counts once however often you run
+this.
 """
 
 import argparse
+import csv
+import io
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -41,20 +44,28 @@ class Price(NamedTuple):
 
 
 def events_in(text: bytes) -> Iterator[dict[str, Any]]:
-    """The events of a file: a list, an object with a list, or an object a line."""
+    """The events of a file: CSV, or JSON with a list, an object with a list, or an object a line."""
+    if not text.lstrip().startswith((b"{", b"[")):
+        yield from map(stripe_event, csv.DictReader(io.StringIO(text.decode("utf-8-sig"), newline="")))
+        return
     try:
         found = _decode(text)
     except msgspec.DecodeError:
         found = [_decode(line) for line in text.splitlines() if line.strip()]
     for each in found if isinstance(found, list) else [found]:
-        if "events" in each:  # a page of Lago
-            yield from each["events"]
-        else:
-            yield each.get("event", each)  # OpenMeter has each event in one more object
+        page = [each[name] for name in ("events", "data", "items") if isinstance(each.get(name), list)]
+        for event in page[0] if page else [each]:
+            yield event.get("event", event)  # OpenMeter has each event in one more object
+
+
+def stripe_event(row: dict[str, str]) -> dict[str, Any]:
+    """A row of Stripe's CSV as the event that it is: a column `payload_value` is `value` of the payload."""
+    payload = {name[8:]: value for name, value in row.items() if name and name.startswith("payload_") and value}
+    return {name: value for name, value in row.items() if value} | {"payload": payload}
 
 
 def read(event: dict[str, Any]) -> Event:
-    """Read an event. Raises KeyError if it is none of those that are known."""
+    """Read an event. Raises KeyError with the member that it should have."""
     if "transaction_id" in event:  # Lago
         customer_id, code = event["external_subscription_id"], event["code"]
         return Event(
@@ -69,7 +80,7 @@ def read(event: dict[str, Any]) -> Event:
 
 
 def usage_of(event: Event, price: Price, dimensions: list[str]) -> dict[str, Any]:
-    """The usage that an event is, as the API takes it."""
+    """The usage that an event is, as the API takes it. Raises KeyError with the property that it should have."""
     units = event.properties[price.property] if price.property else 1
     kept = {name: str(event.properties[name]) for name in dimensions if name in event.properties}
     return {
@@ -83,8 +94,11 @@ def usage_of(event: Event, price: Price, dimensions: list[str]) -> dict[str, Any
 
 
 def _time(value: str | int | Decimal) -> str:
-    """A time in RFC 3339; Lago and Stripe also know seconds since 1970."""
-    return value if isinstance(value, str) else datetime.fromtimestamp(float(value), UTC).isoformat()
+    """A time in RFC 3339; Lago and Stripe also know seconds since 1970, as a number or as text."""
+    try:
+        return datetime.fromtimestamp(float(value), UTC).isoformat()
+    except ValueError:
+        return str(value)
 
 
 def _price(text: str) -> tuple[str, Price]:
@@ -97,18 +111,30 @@ def _price(text: str) -> tuple[str, Price]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Turn events of other meters into usage for `billing import`.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--price", type=_price, action="append", required=True, metavar="CODE=PROPERTY:PRICE")
-    parser.add_argument("--dimension", action="append", default=[], metavar="NAME")
+    parser.add_argument("file", type=Path, help="events as JSON, NDJSON or Stripe's CSV")
+    parser.add_argument(
+        "--price",
+        type=_price,
+        action="append",
+        required=True,
+        metavar="CODE=PROPERTY:PRICE",
+        help="of each code: the property with the units (none if an event is one unit), and the price of a unit",
+    )
+    parser.add_argument(
+        "--dimension", action="append", default=[], metavar="NAME", help="a property to keep; repeatable"
+    )
     arguments = parser.parse_args()
     prices, skipped = dict(arguments.price), 0
     for number, given in enumerate(events_in(arguments.file.read_bytes()), 1):
         try:
             event = read(given)
+            if event.code not in prices:
+                raise LookupError(f"no price; add --price {event.code}=PROPERTY:PRICE")
             usage = usage_of(event, prices[event.code], arguments.dimension)
-        except KeyError as error:
+        except LookupError as error:
             skipped += 1
-            print(f"event {number}: it has no {error}, or there is no price for it", file=sys.stderr)
+            text = f"it has no {error}" if isinstance(error, KeyError) else error
+            print(f"event {number}: {text}", file=sys.stderr)
             continue
         sys.stdout.buffer.write(msgspec.json.encode(usage) + b"\n")
     sys.exit(1 if skipped else 0)

@@ -42,6 +42,11 @@ STRIPE = {
 }
 
 
+STRIPE_CSV = """identifier,timestamp,event_name,payload_stripe_customer_id,payload_value,payload_region
+idmp_12345678,1780315200,ai_search_api,CUSTOMER,25,eu
+"""
+
+
 @pytest.mark.parametrize(
     ("content", "price", "event_id", "units", "at"),
     [
@@ -55,13 +60,15 @@ STRIPE = {
         ([{"event": OPENMETER, "ingestedAt": "x"}], "request=:0.5", "service-0/00001", "1", "2026-01-01T00:00:00.001Z"),
         (OPENMETER, "request=duration_seconds:0.5", "service-0/00001", "12", "2026-01-01T00:00:00.001Z"),
         (STRIPE, "ai_search_api=value:0.5", "idmp_12345678", "25", "2026-06-01T12:00:00Z"),
+        (STRIPE_CSV, "ai_search_api=value:0.5", "idmp_12345678", "25", "2026-06-01T12:00:00Z"),
     ],
 )
 def test_an_event_is_recorded_once(
     shared_service: Service, customer: str, tmp_path: Path, content: Any, price: str, event_id: str, units: str, at: str
 ) -> None:
     file, usage = tmp_path / "events.json", tmp_path / "usage.ndjson"
-    file.write_text(json.dumps(content).replace("CUSTOMER", customer))
+    text = content if isinstance(content, str) else json.dumps(content)
+    file.write_text(text.replace("CUSTOMER", customer))
     made = run_example("import_events.py", file, "--price", price, "--dimension", "region", "--dimension", "method")
     assert (made.returncode, made.stderr) == (0, "")
     usage.write_text(made.stdout)
@@ -75,10 +82,15 @@ def test_an_event_is_recorded_once(
     assert record.dimensions in ({}, {"region": "eu"}, {"method": "GET"})
 
 
-def test_what_has_no_price_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "events.ndjson"
-    file.write_text("\n".join(json.dumps(each) for each in (LAGO, OPENMETER)))
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "events.json"
+    without_gb, without_id = LAGO | {"properties": {}}, {key: STRIPE[key] for key in STRIPE if key != "identifier"}
+    file.write_text(json.dumps({"object": "list", "data": [LAGO, OPENMETER, without_gb, without_id]}))
     made = run_example("import_events.py", file, "--price", "storage=gb:0.02")
     assert made.returncode == 1
     assert len(made.stdout.splitlines()) == 1
-    assert made.stderr == "event 2: it has no 'request', or there is no price for it\n"
+    assert made.stderr.splitlines() == [
+        "event 2: no price; add --price request=PROPERTY:PRICE",
+        "event 3: it has no 'gb'",
+        "event 4: it has no 'identifier'",
+    ]

@@ -57,9 +57,11 @@ def print_report(totals: ImportTotals, dry_run: bool) -> None:
 def _result(totals: ImportTotals, dry_run: bool) -> list[str]:
     counts = totals.counts
     if totals.missing is not None:
-        what = (
-            f"Missing on the server: {totals.missing.path}" if counts.missing else "Nothing is missing on the server."
-        )
+        what = "Nothing is missing on the server."
+        if counts.missing:
+            what = f"Missing on the server: {totals.missing.path}"
+        elif counts.rejected:
+            what = "The rejected lines would not be recorded; nothing else is missing on the server."
         return [f"This was a dry run, nothing was recorded. {what}"]
     if dry_run:
         return ["This was a dry run without event ids: nothing was recorded, the table shows what would have been."]
@@ -72,6 +74,8 @@ def _result(totals: ImportTotals, dry_run: bool) -> list[str]:
 def _totals(totals: ImportTotals) -> list[str]:
     counts = totals.counts
     lost = EXACT.subtract(totals.as_read, totals.as_stored)
+    if counts.read == counts.rejected:
+        return []
     if not counts.repeated:
         return ["Both totals agree to the last digit."]
     share = f" ({100 * lost / totals.as_read:.2f} %)" if totals.as_read else ""
@@ -90,7 +94,8 @@ def _left(totals: ImportTotals) -> list[str]:
         said.append(f"Voided, as they are in the file: {counts.voided}; both totals hold them.")
     if customers:
         some = ", ".join(customers[:SHOWN_CUSTOMERS]) + (", ..." if len(customers) > SHOWN_CUSTOMERS else "")
-        said.append(f"Customers that are not on the server: {len(customers)} ({some}).")
+        hint = " Create them, or add --create-customers." if counts.rejected else ""
+        said.append(f"Customers that are not on the server: {len(customers)} ({some}).{hint}")
     if counts.rejected:
         said.append(f"The rejected lines are in no total. Their numbers and reasons: {totals.rejected.path}")
     return said

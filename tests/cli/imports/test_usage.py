@@ -219,6 +219,16 @@ def test_a_dry_run_of_a_file_whose_customers_are_not_made(acme: Service, tmp_pat
     assert customers(acme) == ["acme"]
 
 
+def test_a_dry_run_of_lines_that_are_all_rejected_does_not_say_that_nothing_is_missing(
+    acme: Service, tmp_path: Path
+) -> None:
+    dry = import_file(write_ndjson(tmp_path / "usage.ndjson", usage(customerId="nobody")), acme, "--dry-run", code=1)
+    assert dry.lines == {"lines read": 1, "rejected": 1}
+    assert "The rejected lines would not be recorded" in dry.words
+    assert "1 (nobody). Create them, or add --create-customers." in dry.words
+    assert "agree" not in dry.words
+
+
 @contextmanager
 def empty_service(server: Server, template: str) -> Iterator[Service]:
     """Another service, with nothing in it."""

@@ -35,18 +35,19 @@ class Load:
         self.acknowledged: dict[str, str] = {}
         self._url = f"http://127.0.0.1:{port}/chat"
         self._chance = random.Random(port)
-        self._is_over = False
 
-    async def run(self, seconds: float) -> None:
-        self._is_over = False
+    async def run(self, calls: int) -> None:
+        """Call until so many calls were begun, in all."""
         async with aiohttp.ClientSession(headers={"X-Customer": "acme"}) as http, asyncio.TaskGroup() as clients:
             for _ in range(CLIENTS):
-                clients.create_task(self._call(http))
-            await asyncio.sleep(seconds)
-            self._is_over = True
+                clients.create_task(self._call(http, calls))
 
-    async def _call(self, http: aiohttp.ClientSession) -> None:
-        while not self._is_over:
+    def has_begun(self, calls: int) -> bool:
+        """Whether so many calls were begun, in all."""
+        return len(self.begun) >= calls
+
+    async def _call(self, http: aiohttp.ClientSession, calls: int) -> None:
+        while not self.has_begun(calls):
             model, hangs_up = self._chance.choice(MODELS), self._chance.random() < 0.3
             body = {"model": model, "prompt": " ".join(["word"] * WORDS)}
             with suppress(aiohttp.ClientError, ConnectionError):  # a worker was killed
@@ -128,15 +129,15 @@ async def test_what_is_acknowledged_is_billed_to_the_last_token(database_url: st
         async with BillingSystemClient(base_url=url) as client:
             await client.create_customer(name="Acme", customer_id="acme")
         await until(lambda: get_status("127.0.0.1", port, "/docs") == 200)
-        await load.run(1)
+        await load.run(30)
         await billed(url, load.begun)  # also those that hung up: nothing was killed yet
 
-        loading = asyncio.create_task(load.run(3))
-        for _ in range(2):
-            await asyncio.sleep(0.7)
+        loading = asyncio.create_task(load.run(180))
+        for calls in (60, 90):
+            await until(load.has_begun, calls)
             os.kill(children(workers.pid)[0], signal.SIGKILL)
+        await until(load.has_begun, 120)
         service.kill()
-        await asyncio.sleep(0.5)
         with serve() as again:
             again.await_ready(service_port)
             await loading

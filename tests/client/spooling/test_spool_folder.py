@@ -53,6 +53,18 @@ async def main():
 
 asyncio.run(main())
 """
+LOOK = """
+import os, sys
+from pathlib import Path
+from billing_client import Spool, SpoolInUseError
+
+(path,) = Path(sys.argv[1]).glob("*.db")
+try:
+    with Spool(path) as spool:
+        print(os.getpid(), "free" if spool.status().pending else "empty")
+except SpoolInUseError:
+    print(os.getpid(), "in use")
+"""
 
 
 def spools(folder: Path) -> list[Path]:
@@ -221,11 +233,11 @@ def test_a_forked_child_takes_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 @contextmanager
-def producers(service: Service, folder: Path, names: list[str], *before: str) -> Iterator[list[subprocess.Popen[str]]]:
+def producers(url: str, folder: Path, names: list[str], *before: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes that record as fast as they can; killed at the end at the latest."""
     processes = [
         subprocess.Popen(
-            [*before, sys.executable, "-m", "tests.client.producer", service.url, str(folder), name],
+            [*before, sys.executable, "-m", "tests.client.producer", url, str(folder), name],
             cwd=ROOT,
             env=os.environ | UNMEASURED,
             stdout=subprocess.PIPE,
@@ -239,6 +251,8 @@ def producers(service: Service, folder: Path, names: list[str], *before: str) ->
         for process in processes:
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def safe_words(process: "subprocess.Popen[str]", seconds: float) -> set[str]:
@@ -256,8 +270,8 @@ def safe_words(process: "subprocess.Popen[str]", seconds: float) -> set[str]:
 
 
 def in_a_namespace_of_its_own() -> list[str]:
-    """The command that gives a process the process id 1, as in a container; none where that is not allowed."""
-    command = ["unshare", "--pid", "--fork", "--kill-child"]
+    """The command that gives a process mounts of its own and the id 1, as in a container; none where not allowed."""
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     try:
         allowed = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
@@ -273,7 +287,7 @@ async def test_what_killed_processes_left_in_one_folder_is_billed_once(
     if place == "containers" and not before:
         pytest.skip("this user may not make namespaces, so two processes cannot have one id")
     seconds = random.uniform(0.1, 0.4)
-    with producers(service, tmp_path, ["a", "b", "c"], *before) as processes:
+    with producers(service.url, tmp_path, ["a", "b", "c"], *before) as processes:
         said = await asyncio.gather(*(asyncio.to_thread(safe_words, each, seconds) for each in processes))
     safe = set().union(*said)
     async with hurried(client.recorder(spool_dir=tmp_path)) as recorder:
@@ -284,3 +298,21 @@ async def test_what_killed_processes_left_in_one_folder_is_billed_once(
     assert safe <= set(billed)
     assert len(billed) == len(set(billed))
     assert files(tmp_path) == []
+
+
+async def test_a_process_of_another_container_holds_its_file_though_it_has_the_same_id(tmp_path: Path) -> None:
+    before = in_a_namespace_of_its_own()
+    if not before:
+        pytest.skip("this user may not make namespaces, so two processes cannot have one id")
+
+    def look() -> str:
+        command = [*before, sys.executable, "-c", LOOK, str(tmp_path)]
+        environment = os.environ | UNMEASURED
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False).stdout
+
+    with producers("http://127.0.0.1:9", tmp_path, ["a"], *before) as (process,):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open a\n"
+        assert process.stdout.readline().startswith("safe")
+        assert look() == "1 in use\n"
+    await until(lambda: look() == "1 free\n")  # it dies a moment after the command that made its namespaces

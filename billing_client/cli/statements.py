@@ -149,7 +149,7 @@ async def _issue_all(connection: Connection, month: str, timezone: str, as_json:
     if not as_json:
         echo(f"{issued} issued, {unchanged} unchanged since they were issued" + (f", {failed} failed" * (failed > 0)))
     if failed:
-        raise CommandError(ExitCode.REFUSED, f"the statements of {failed} customers could not be issued")
+        raise CommandError(ExitCode.REFUSED, "the statements of some customers could not be issued")
 
 
 @statement.command(

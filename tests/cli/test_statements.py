@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.calls import usage
 from tests.cli import billing, failure, given_customer, given_usage
+from tests.databases import execute, run
 from tests.services import Service
 
 
@@ -51,6 +52,22 @@ def test_a_month_is_issued_for_all_and_listed(service: Service) -> None:
     listed = billing("statement", "list", "--customer", "acme", *of[2:], "--json").stdout.splitlines()
     assert [json.loads(line)["number"] for line in listed] == [1]
     assert "either --customer or --month" in billing("statement", "list", *of[2:]).stderr
+
+
+def test_a_customer_whose_statement_fails_is_named_and_the_others_are_issued(service: Service) -> None:
+    of = ("--month", "2026-10", "--base-url", service.url)
+    for customer in ("acme", "other"):
+        given_customer(service, customer)
+        given_usage(service, usage(customerId=customer, eventId="a", occurredAt="2026-10-01T00:00:00Z"))
+        billing("statement", "issue", "--customer", customer, *of)
+        given_usage(service, usage(customerId=customer, eventId="b", occurredAt="2026-10-01T00:00:00Z"))
+    url, change = service.settings.database_url or "", "UPDATE usage_records SET price_per_unit = 7"
+    run(execute(url, f"{change} WHERE customer_id = 'acme' AND event_id = 'a'", "UPDATE usage_rollups SET voided = 1"))
+    done = billing("statement", "issue", *of)
+    assert done.returncode == 1
+    assert done.stdout == "other: number 2, 0.06\n1 issued, 0 unchanged since they were issued, 1 failed\n"
+    assert "acme: not issued: records_changed: " in done.stderr
+    assert "the statements of some customers could not be issued" in done.stderr
 
 
 def test_a_statement_is_checked_without_the_service(service: Service, tmp_path: Path) -> None:

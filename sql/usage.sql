@@ -1,7 +1,10 @@
 -- record_usage: record what is new and add it to the sums. Returns the request ids of what was new, or null if the caller
 -- expected all of it to be new ($2) and it was. $1 is the first customer; the other arguments are those of record_usage_of.
--- Citus runs a function at a customer's node if it stands alone in a SELECT without FROM, and gets the customer as it is
-SELECT record_usage_of($1, $2, $3, $4::text::bytea[], $5, $6, $7, $8, $9::text::timestamptz[], $10, $11, $12, $13);
+-- Citus runs a function at a customer's node if it stands alone in a SELECT without FROM, and gets the customer as it is. It
+-- cannot hand on text that is cast to an array
+SELECT record_usage_of(
+    $1, $2, $3, string_to_array($4, ',')::bytea[], $5, $6, $7, $8, string_to_array($9, ',')::timestamptz[], $10, $11, $12, $13
+);
 
 -- record_one_usage: record one use if it is new, and add it to the sums. Returns whether it was new
 SELECT record_one_usage($1, $2, $3, $4, $5::text::numeric, $6::text::numeric, $7, $8, $9, $10, $11);

@@ -35,7 +35,8 @@ async def get_statement(request: ApiRequest, query: StatementQuery) -> Response:
     since = None if query.since is None else bytes.fromhex(query.since)
     services = request.services
     try:
-        async with services.database.read_connection(is_large=True) as connection:
+        near = services.group_commit.near(month.customer_id)
+        async with services.database.read_connection(is_large=True, near=near) as connection:
             currency, now = services.settings.currency, services.clock.now()
             read = await read_statement(connection, month, currency, since, now, services.pace.statement_records)
     except NotPreparedError as error:

@@ -29,7 +29,8 @@ async def summarize_customer(request: ApiRequest, query: SummaryQuery) -> Respon
     asked = read_summary_query(query)
     scope = f"summary {customer_id} {asked}"
     after = read_cursor(scope, query.cursor, GroupKey) if query.cursor else None
-    async with request.services.database.read_connection(is_large=True) as connection:
+    near = request.services.group_commit.near(customer_id)
+    async with request.services.database.read_connection(is_large=True, near=near) as connection:
         async with _in_time(request, connection, asked):
             part = await summaries.summarize_customer(connection, customer_id, asked, query.limit, after)
         if not part.total.records:

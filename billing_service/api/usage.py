@@ -161,7 +161,8 @@ async def list_usage(request: ApiRequest, query: UsageQuery) -> Response:
     scope = repr(("usage", customer_id, query.service, sorted(query.dimensions.items()), start, end))
     after = read_cursor(scope, query.cursor, _Position) if query.cursor else _Position(start, b"")
     since = instant_parameter("cursor", after.occurred_at, start)
-    async with request.services.database.read_connection(is_large=bool(query.dimensions)) as connection:
+    near = request.services.group_commit.near(customer_id)
+    async with request.services.database.read_connection(is_large=bool(query.dimensions), near=near) as connection:
         await require_customer(connection, customer_id)
         if query.event_id is not None:
             return JsonResponse(await _page_of_event(connection, customer_id, query, start, end))
@@ -207,7 +208,8 @@ async def get_usage(request: ApiRequest, _: NoQuery) -> Response:
     """Read one record."""
     customer_id = request.customer_id
     request_id = request.ids["request_id"]
-    async with request.services.database.read_connection() as connection:
+    near = request.services.group_commit.near(customer_id)
+    async with request.services.database.read_connection(near=near) as connection:
         record = None
         if _REQUEST_ID.fullmatch(request_id):
             record = await find_record(connection, customer_id, bytes.fromhex(request_id))

@@ -153,13 +153,16 @@ class Database:
         """
         return self._share(self._writes, self._settings.database_timeout, near)
 
-    def read_connection(self, *, is_large: bool = False) -> AbstractAsyncContextManager["Connection"]:
+    def read_connection(
+        self, *, is_large: bool = False, near: str | None = None
+    ) -> AbstractAsyncContextManager["Connection"]:
         """As `connection`, for a read. Reads never take the whole pool, so writes do not wait for them.
 
-        A large read takes longer the more it reads. It is cancelled after `read_timeout`.
+        A large read takes longer the more it reads. It is cancelled after `read_timeout`. `near` is as for
+        `write_connection`.
         """
         seconds = self._settings.read_timeout if is_large else self._settings.database_timeout
-        return self._share(self._reads, seconds)
+        return self._share(self._reads, seconds, near)
 
     @asynccontextmanager
     async def _share(

@@ -91,7 +91,7 @@ class GroupCommit:
 
     async def _record_part(self, submissions: Sequence[Submission]) -> list[Decision]:
         try:
-            near = self._nodes.address(self._nodes.of(submissions[0].record.customer_id))
+            near = self.near(submissions[0].record.customer_id) if submissions else None
             async with self._database.write_connection(near) as connection:
                 return await self._usage.record(connection, submissions)
         except DatabaseUnavailableError:
@@ -123,6 +123,10 @@ class GroupCommit:
         for n, submission in enumerate(submissions):
             parts.setdefault(nodes[submission.record.customer_id], []).append(n)
         return list(parts.values())
+
+    def near(self, customer_id: str) -> str | None:
+        """Where the node of a customer listens, as `host:port`, if that is known: to read there what it holds."""
+        return self._nodes.address(self._nodes.of(customer_id))
 
     async def dry_run_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
         """Say what recording a batch would do. Nothing is written. Raises DatabaseUnavailableError."""

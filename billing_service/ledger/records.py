@@ -169,7 +169,7 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     )
     return (
         "\n".join(customer_ids),
-        '{"\\\\x' + '","\\\\x'.join(request_ids) + '"}',
+        "\\x" + ",\\x".join(request_ids),
         "\n".join(event_ids),
         "\n".join(services),
         "\n".join(units),
@@ -191,8 +191,8 @@ def _place(submission: Submission) -> str:
 
 
 async def _times(instants: list[datetime]) -> str:
-    """The text of an array of times."""
-    return f"{{{','.join([each.isoformat() async for part in in_slices(instants) for each in part])}}}"
+    """Times as one text."""
+    return ",".join([each.isoformat() async for part in in_slices(instants) for each in part])
 
 
 def _once(values: list[T]) -> list[T]:

@@ -382,3 +382,7 @@ async def test_a_writer_that_lingers_takes_what_comes_right_after_a_group(linger
     while queue.task is not None:
         await asyncio.wait([queue.task])
     assert taken == sizes
+
+
+async def test_a_batch_of_nothing_that_can_be_recorded_is_answered(opened: Database) -> None:
+    assert await GroupCommit(opened, queue_records=10_000).record_batch([]) == []

@@ -40,7 +40,7 @@ async def get_readiness(request: ApiRequest, _: NoQuery) -> Response:
         async with request.services.database.connection() as connection:
             await check_schema(connection)
             is_read_only = await takes_no_writes(connection)
-            if services.clock.fault:  # it may have been set meanwhile
+            if services.clock.fault or not services.clock.is_synchronised:  # it may have been set meanwhile
                 await services.clock.synchronise(connection)
     except MigrationError as error:
         raise _not_ready(str(error), "5") from error

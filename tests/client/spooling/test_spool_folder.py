@@ -174,6 +174,31 @@ async def test_a_damaged_spool_is_told_and_keeps_nobody_from_working(
     assert not (tmp_path / "other.db.lock").exists()
 
 
+async def test_what_somebody_else_put_there_is_not_delivered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link may lead to a spool that goes to another service; a file of another user is usage of their making."""
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    await left_by_the_dead(folder, 1)
+    await left_by_the_dead(elsewhere, 2)
+    (folder / "usage-link.db").symlink_to(elsewhere / "usage-1.db")
+    foreign = [folder / "usage-link.db"]
+    if sys.platform != "win32" and os.geteuid() == 0:
+        foreign.insert(0, (elsewhere / "usage-0.db").rename(folder / "usage-foreign.db"))
+        os.chown(foreign[0], 12345, 12345)
+    async with (
+        misbehaving(record_all) as server,
+        client_of(server) as client,
+        hurried(client.recorder(spool_dir=folder)) as recorder,
+    ):
+        await settle(recorder)
+        await asyncio.sleep(0.3)  # it looked several times
+    assert recorder.counts.delivered == 3
+    assert spools(folder) == foreign
+    assert status_of(elsewhere / "usage-1.db").pending == 3
+    assert [path for path in foreign if str(path) in caplog.text] == foreign
+
+
 async def test_what_cannot_be_delivered_yet_stays_for_the_next(tmp_path: Path) -> None:
     await left_by_the_dead(tmp_path, 3)
     async with (

@@ -13,7 +13,16 @@ from msgspec import Struct
 from benchmarks.fill import settle
 from benchmarks.load import Caller, get
 from benchmarks.report import circumstances
-from benchmarks.servers import Process, create_database, postgresql, query, service, temporary_folder
+from benchmarks.servers import (
+    DatabaseServer,
+    Process,
+    create_database,
+    database_server,
+    postgresql,
+    query,
+    service,
+    temporary_folder,
+)
 from benchmarks.usages import SERVICES
 
 _QUICKLY = {"session_replication_role": "replica"}  # no foreign key is looked up
@@ -46,6 +55,7 @@ GROUP BY 1, 2, 3, 4
 ORDER BY bucket
 """
 _CHUNK = 1_000_000
+WARM_UP = 3  # calls of each page that do not count
 
 
 class Page(Struct, frozen=True):
@@ -69,7 +79,7 @@ def main() -> None:
         url = create_database(server_url, "benchmark_console", 0)
         fill(url, options.records, options.customers, timedelta(days=options.days))
         with service(url, folder) as process:
-            print(_report(process, url, options))
+            print(_report(process, database_server(folder), url, options))
 
 
 def fill(url: str, records: int, customers: int, span: timedelta) -> None:
@@ -84,19 +94,27 @@ def fill(url: str, records: int, customers: int, span: timedelta) -> None:
     settle(url)
 
 
-def _report(process: Process, url: str, options: argparse.Namespace) -> str:
+def _report(process: Process, database: DatabaseServer, url: str, options: argparse.Namespace) -> str:
     record = query(
         url,
         "SELECT concat_ws(' ', customer_id, event_id, encode(request_id, 'hex')) "
         "FROM usage_records OFFSET 5000 LIMIT 1",
     )
-    lines = ["| page | median ms | worst ms |", "| --- | ---: | ---: |"]
+    lines = [
+        "| page | median ms | worst ms | CPU ms, service | CPU ms, database |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for page in _pages(*record.split()):
+        before = process.cpu_seconds(), database.cpu_seconds()
         taken = uvloop.run(_read(process.port, page, options.calls))
-        lines.append(f"| {page.name} | {median(taken) * 1e3:.1f} | {max(taken) * 1e3:.1f} |")
+        after = process.cpu_seconds(), database.cpu_seconds()
+        cpu = [(b - a) / (options.calls + WARM_UP) * 1e3 for a, b in zip(before, after, strict=True)]
+        lines.append(
+            f"| {page.name} | {median(taken) * 1e3:.1f} | {max(taken) * 1e3:.1f} | {cpu[0]:.1f} | {cpu[1]:.1f} |"
+        )
     facts = {
         "stored": f"{options.records:,} records of {options.customers:,} customers in {options.days} days",
-        "calls": f"{options.calls} of each page, one after the other, after 3 that do not count",
+        "calls": f"{options.calls} of each page, one after the other, after {WARM_UP} that do not count",
     }
     return "\n\n".join([circumstances(facts), "\n".join(lines)])
 
@@ -129,10 +147,10 @@ async def _read(port: int, page: Page, calls: int) -> list[float]:
     request = get(page.path)
     request = request[: -len(b"\r\n")] + page.headers + b"\r\n"
     async with Caller(port) as call:
-        for number in range(calls + 3):
+        for number in range(calls + WARM_UP):
             sent = time.perf_counter()
             status, body = await call(request)
-            if number >= 3:
+            if number >= WARM_UP:
                 taken.append(time.perf_counter() - sent)
             if status not in (200, 303):
                 raise RuntimeError(f"{page.path} was answered with {status}: {body[:500]!r}")

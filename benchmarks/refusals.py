@@ -13,12 +13,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-import psutil
 import uvloop
 
 from benchmarks.load import Caller, post
 from benchmarks.report import circumstances
-from benchmarks.servers import SERVE, Process, create_database, postgresql, server_process, temporary_folder
+from benchmarks.servers import (
+    SERVE,
+    DatabaseServer,
+    Process,
+    create_database,
+    database_server,
+    postgresql,
+    server_process,
+    temporary_folder,
+)
 from benchmarks.usages import Workload
 
 CONNECTIONS, CUSTOMERS = 64, 100
@@ -33,7 +41,7 @@ def main() -> None:
     parser.add_argument("--percent", type=int, nargs="+", default=[0, 1, 10], help="of the calls that are refused")
     options = parser.parse_args()
     with temporary_folder() as folder, postgresql(folder) as server_url, ExitStack() as stack:
-        database = psutil.Process(int((folder / "postgresql" / "postmaster.pid").read_text().split()[0]))
+        database = database_server(folder)
         services = {}
         for name, days in DAYS.items():
             url = create_database(server_url, name.replace(" ", "_"), CUSTOMERS)
@@ -42,7 +50,7 @@ def main() -> None:
         print(_report(services, database, options))
 
 
-def _report(services: dict[str, Process], database: psutil.Process, options: argparse.Namespace) -> str:
+def _report(services: dict[str, Process], database: DatabaseServer, options: argparse.Namespace) -> str:
     lines = [
         "| refused | CPU µs a call, not kept | kept | ratio | min - max |",
         "| ---: | ---: | ---: | ---: | ---: |",
@@ -69,24 +77,17 @@ def _calls(name: str, number: int, percent: int) -> list[bytes]:
     """Reports of new usage, `percent` of them with the event id of the one before and another price."""
     calls: list[bytes] = []
     for n, body in enumerate(Workload(name, CUSTOMERS).bodies(number)):
-        is_refused = n % 100 >= 100 - percent
+        is_refused = n * percent % 100 >= 100 - percent  # the one before is not
         calls.append(calls[-1].replace(b"0.0235", b"0.0236") if is_refused else post("/usage", body))
     return calls
 
 
-def _round(service: Process, database: psutil.Process, calls: Sequence[bytes]) -> float:
+def _round(service: Process, database: DatabaseServer, calls: Sequence[bytes]) -> float:
     """Send the calls; the CPU seconds that they took."""
-    before = service.cpu_seconds() + _of_database(database)
+    before = service.cpu_seconds() + database.cpu_seconds()
     uvloop.run(_send(service.port, calls))
     time.sleep(SETTLED_SECONDS)
-    return service.cpu_seconds() + _of_database(database) - before
-
-
-def _of_database(postmaster: psutil.Process) -> float:
-    """The CPU time of all its processes, also of those that have ended."""
-    ended = postmaster.cpu_times()
-    running = [each.cpu_times() for each in postmaster.children()]
-    return ended.children_user + ended.children_system + sum(each.user + each.system for each in running)
+    return service.cpu_seconds() + database.cpu_seconds() - before
 
 
 async def _send(port: int, calls: Sequence[bytes]) -> None:

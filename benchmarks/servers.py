@@ -41,6 +41,23 @@ class Process(NamedTuple):
         return sum(time.user + time.system for time in times)
 
 
+class DatabaseServer(NamedTuple):
+    """The processes of a PostgreSQL of this machine."""
+
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """The CPU time that all of them have taken, also those that have ended."""
+        postmaster = psutil.Process(self.pid)
+        ended, running = postmaster.cpu_times(), [each.cpu_times() for each in postmaster.children()]
+        return ended.children_user + ended.children_system + sum(each.user + each.system for each in running)
+
+
+def database_server(folder: Path) -> DatabaseServer:
+    """The server that `postgresql` runs in a folder."""
+    return DatabaseServer(int((folder / "postgresql" / "postmaster.pid").read_text().split()[0]))
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for the block. As root the embedded PostgreSQL opens every folder above its data to another user, so

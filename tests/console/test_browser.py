@@ -30,6 +30,7 @@ PAGES = {
     "keys": "/console/keys",
     "no page": "/console/nowhere",
 }
+USAGE = {"customerId": "acme", "service": "compute", "unitsConsumed": "1", "pricePerUnit": "1"}
 Open = Callable[..., Any]
 
 
@@ -214,6 +215,20 @@ def test_a_statement_is_issued_and_opened(opened: Open) -> None:
     )
     page.go_back()
     expect(rows.first).to_contain_text("issued")
+
+
+def test_what_is_issued_part_by_part_goes_on_only_if_it_was_begun_here(opened: Open, stage: Stage) -> None:
+    page = opened()
+    stage.post("/usage", {**USAGE, "eventId": "part/1", "occurredAt": "2026-03-10T00:00:00Z"})
+    part = "/console/statements?month=2026-03&going_on=acme"
+    page.goto(part)
+    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert page.url.endswith("going_on=acme"), "a link issues nothing"
+    page.evaluate("sessionStorage.setItem('part', '2026-03 UTC')")
+    page.goto(part)
+    page.wait_for_url("**/console/statements?month=2026-03")
+    expect(page.get_by_role("region", name="Statements")).to_contain_text("provisional")  # acme was before this part
 
 
 def test_everything_works_without_scripts(opened: Open) -> None:

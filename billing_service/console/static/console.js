@@ -33,6 +33,12 @@
       }, 150);
     });
   }
+  // What is issued part by part goes on by itself, once somebody has begun it in this window. A link cannot begin it.
+  const part = document.querySelector("form[data-part]");
+  const isBegun = part?.elements.after && sessionStorage.getItem("part") === part.dataset.part;
+  sessionStorage.removeItem("part");
+  part?.addEventListener("submit", () => sessionStorage.setItem("part", part.dataset.part));
+  if (isBegun && !document.querySelector("[role=alert]")) part.requestSubmit();
   const { events, live } = document.body.dataset;
   const followed = document.getElementById("followed");
   let source, isDue = false, isBusy = false;

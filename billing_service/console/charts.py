@@ -10,7 +10,7 @@ from decimal import Decimal
 from msgspec import Struct
 
 from billing_client.contract.decimals import plain, total
-from billing_service.console.formats import MINUS, number
+from billing_service.rendering.formats import MINUS, number
 
 HEIGHT, SLOT = 1_000, 100  # of the drawing, and the width of each bar with its margins
 TICKS = 4  # about so many lines

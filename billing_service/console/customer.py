@@ -18,7 +18,7 @@ from billing_client.contract.statements.structs import StatementSummary
 from billing_client.contract.totals import summary_total
 from billing_client.contract.wire import MAX_GROUPS, Customer, SummaryGroup, SummaryTotal, Timestamp, UsageRecord
 from billing_service.console.charts import Bar, Chart, draw
-from billing_service.console.formats import day_name, month_name, path, places, query
+from billing_service.console.formats import day_name, path, query
 from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.console.spans import Span, month_of, read_span
 from billing_service.console.statements import may_issue, recent_statements
@@ -29,6 +29,7 @@ from billing_service.http.requests import ApiRequest
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.records import RecordFilter, list_records
 from billing_service.ledger.summaries import SummaryPart, summarize_customer
+from billing_service.rendering.formats import month_name, places
 
 RECORDS = 50  # on a page
 SHOWN_SERVICES = 7  # have a colour of their own

@@ -5,13 +5,14 @@ from starlette.responses import Response
 
 from billing_client.contract.wire import Id
 from billing_service.console.charts import Bar, Chart, draw
-from billing_service.console.formats import path, places
+from billing_service.console.formats import path
 from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.http.cursors import read_cursor, write_cursor
 from billing_service.http.errors import invalid_input
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.overviews.calendars import Calendar, calendar_of
 from billing_service.ledger.overviews.customer_lines import CustomerLine, customer_lines, search_customers
+from billing_service.rendering.formats import places
 
 PAGE = 25
 MAX_SEARCH = 200  # characters, as many as a name has

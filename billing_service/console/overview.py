@@ -9,13 +9,14 @@ from starlette.responses import Response
 from billing_client.contract.decimals import difference, total
 from billing_client.contract.wire import RefusalCount
 from billing_service.console.charts import Bar, Chart, draw
-from billing_service.console.formats import day_name, duration, long_day, month_name, number, path, places, query
+from billing_service.console.formats import day_name, duration, long_day, path, query
 from billing_service.console.pages import View, page_operation, show, zone_of
 from billing_service.console.refusals import COUNTED, REASONS, recent_counts, total_of
 from billing_service.currencies import MINOR_UNITS
 from billing_service.database.replication import read_durability
 from billing_service.http.requests import ApiRequest
 from billing_service.ledger.overviews.structs import DayTotal, Overview
+from billing_service.rendering.formats import month_name, number, places
 
 SHOWN_REFUSALS = 5
 SILENT = timedelta(days=1)  # as the alert BillingServiceSilent

@@ -17,13 +17,14 @@ from starlette.responses import RedirectResponse, Response
 
 from billing_client.contract.problems import ProblemError, problem
 from billing_client.contract.request_parsing import check_timezone
-from billing_service.console.formats import FILTERS, cell, change, first_of, last_day, path, places, query
+from billing_service.console.formats import FILTERS, change, first_of, last_day, path, query
 from billing_service.currencies import MINOR_UNITS
 from billing_service.http.operations import Operation
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE, SESSION_TIME
 from billing_service.ledger.api_keys import Scope
 from billing_service.ledger.statements.signing import key_id_of
+from billing_service.rendering.formats import cell, places
 
 _FOLDER = Path(__file__).parent
 STATIC = {file.name: file.read_bytes() for file in sorted((_FOLDER / "static").iterdir())}

@@ -5,8 +5,9 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from billing_client.contract.periods import DAY, PeriodUnit, day_at, periods_between, start_of_day
-from billing_service.console.formats import day_name, month_name
+from billing_service.console.formats import day_name
 from billing_service.http.errors import invalid_input
+from billing_service.rendering.formats import month_name
 
 HOURS_UNTIL, DAYS_UNTIL = 2, 93  # spans of so many days are shown by hour and by day
 MAX_BARS = 400  # in a longer span only the periods with usage are shown

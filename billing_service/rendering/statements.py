@@ -1,12 +1,10 @@
 """Renders a statement as CSV for spreadsheets, and as an HTML page to read and print."""
 
-import calendar
 import csv
 import io
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from datetime import datetime
-from decimal import Decimal
+from datetime import date, datetime
 from hashlib import sha256
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -23,6 +21,7 @@ from billing_client.contract.statements.structs import (
     StatementTotal,
 )
 from billing_client.contract.wire import UsageRecord, VoidedUsage
+from billing_service.rendering.formats import cell, moment, month_name, number, padding, places
 
 _COLUMNS = (
     *("row", "customerId", "month", "timezone", "currency", "service", "pricePerUnit", "records", "units", "amount"),
@@ -163,18 +162,8 @@ def render_html(statement: Statement[str]) -> bytes:
     return _TEMPLATE.render(s=statement, zone=ZoneInfo(statement.timezone)).encode()
 
 
-def _number(decimal: str | int) -> str:
-    """A decimal with thousands separators, not rounded."""
-    return format(Decimal(decimal), ",f")
-
-
-def _local(instant: datetime, zone: ZoneInfo) -> str:
-    return instant.astimezone(zone).isoformat(" ", "seconds")
-
-
 def _month_name(month: str) -> str:
-    year, number = month.split("-")
-    return f"{calendar.month_name[int(number)]} {year}"
+    return month_name(date.fromisoformat(f"{month}-01"))
 
 
 _templates = Environment(
@@ -184,7 +173,8 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters |= {"number": _number, "local": _local, "month_name": _month_name}
+_templates.filters |= {"number": number, "padding": padding, "moment": moment, "month_name": _month_name}
+_templates.globals |= {"cell_of": cell, "places": places}
 _TEMPLATE = _templates.get_template("statement.html")
 STYLE_SOURCE = (
     f"'sha256-{b64encode(sha256(_templates.get_template('statement.css').render().encode()).digest()).decode()}'"

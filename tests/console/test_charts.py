@@ -7,8 +7,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from billing_service.console.charts import HEIGHT, Bar, draw
-from billing_service.console.formats import cell, change, duration, in_two, moment, number, padding, places, signed
+from billing_service.console.formats import change, duration
 from billing_service.console.spans import Span, month_of, read_span
+from billing_service.rendering.formats import cell, in_two, moment, number, padding, places, signed
 
 
 def test_the_parts_of_a_bar_stand_on_each_other_without_a_gap() -> None:

@@ -68,7 +68,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
     zone, asked, now = zone_of(request), request.query_params, request.services.clock.now()
     span = read_span(asked.get("from"), asked.get("to"), zone, now)
     by = (asked.get("by") or "").strip() or None
-    service = asked.get("service") or None
+    service, dimensions = asked.get("service") or None, _dimensions(asked.get("where") or "")
     async with (
         request.services.database.read_connection(is_large=True) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -76,7 +76,7 @@ async def show_customer(request: ApiRequest, _: None) -> Response:
         customer = await require_customer(connection, request.customer_id)
         part = await _summary(connection, customer.id, span, by)
         statements = await recent_statements(request, connection, zone)
-        records, cursor = await _records(connection, request, customer.id, span, service)
+        records, cursor = await _records(connection, request, customer.id, span, service, dimensions)
     content = _Content(customer, span, by, service, part, statements, records, cursor)
     # A year of many services is some ten thousand sums: to add them up and draw them takes long.
     return await asyncio.to_thread(_page, request, View(zone, now), content)
@@ -102,6 +102,7 @@ def _page(request: ApiRequest, view: View, content: _Content) -> Response:
         may_issue=may_issue(request),
         public_keys=request.services.signer.key_ids,
         service=content.service,
+        where=request.query_params.get("where") or None,
         records=content.records,
         record_places=places(record.amount for record in content.records),
         next_cursor=content.cursor,
@@ -122,15 +123,30 @@ async def _summary(connection: Connection, customer_id: str, span: Span, by: str
     return await summarize_customer(connection, customer_id, read_summary_query(asked), MAX_GROUPS)
 
 
+def _dimensions(where: str) -> dict[str, str]:
+    """The dimension that records must have, from a text such as model=large. Raises ProblemError (400)."""
+    name, equals, value = where.partition("=")
+    if where and not (name and equals):
+        raise invalid_input("query/where", "must be a dimension and its value, such as model=large")
+    return {name: value} if where else {}
+
+
 async def _records(
-    connection: Connection, request: ApiRequest, customer_id: str, span: Span, service: str | None
+    connection: Connection,
+    request: ApiRequest,
+    customer_id: str,
+    span: Span,
+    service: str | None,
+    dimensions: dict[str, str],
 ) -> tuple[list[UsageRecord[str]], str | None]:
     """A page of the records of the span, and the cursor of the next one."""
-    scope = repr(("console", customer_id, service, span))
+    scope = repr(("console", customer_id, service, dimensions, span))
     given = request.query_params.get("cursor")
     after = read_cursor(scope, given, _Position) if given else _Position(span.start, b"")
     position = (max(after.occurred_at, span.start), after.request_id)
-    found = await list_records(connection, customer_id, position, RecordFilter(span.end, service), RECORDS + 1)
+    found = await list_records(
+        connection, customer_id, position, RecordFilter(span.end, service, dimensions), RECORDS + 1
+    )
     records = found[:RECORDS]
     if len(found) <= RECORDS:
         return records, None

@@ -203,6 +203,11 @@ def test_a_customer_by_dimension_adds_up_to_the_same(stage: Stage, admin: Visito
     assert last[-1] == by_service.rows("By service")[-1][-1]
     assert "groupBy=dimension.model%2C" in by_model.shown
     assert admin.get("/console/customers/zenith?by=a,b").status == 400
+    large = admin.get(f"/console/customers/zenith?{wide_span(by='model', where='model=large')}")
+    (record,) = large.rows("Records")[1:]
+    assert record[1] == "tokens"
+    assert "where=model%3Dlarge" in by_model.text, "the row of a value leads to its records"
+    assert admin.get("/console/customers/zenith?where=model").status == 400
     assert admin.get(f"/console/customers/zenith?by={'x' * 65}").status == 400
 
 

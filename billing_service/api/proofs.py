@@ -43,7 +43,7 @@ async def get_proof(request: ApiRequest, query: ProofQuery) -> Response:
     return JsonResponse(proof)
 
 
-async def get_keys(request: ApiRequest, _: NoQuery) -> Response:
+async def get_signing_keys(request: ApiRequest, _: NoQuery) -> Response:
     """Read the public keys that check the signatures of statements, as a JSON Web Key Set (RFC 7517)."""
     return JsonResponse(JsonWebKeySet(keys=request.services.signer.public["keys"]))
 
@@ -64,7 +64,7 @@ OPERATIONS = [
     Operation(
         method="GET",
         path="/.well-known/jwks.json",
-        handler=get_keys,
+        handler=get_signing_keys,
         tag="service",
         scope=None,
         reach="open",

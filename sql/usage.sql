@@ -28,8 +28,8 @@ JOIN usage_records AS record USING (customer_id, request_id)
 LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id;
 
 -- list_usage: one page of a customer's records by (occurred_at, request_id), after the position $2, $3 and before $4,
--- of the service $5 and with the dimensions $6, unless these are null. CASE keeps the planner from taking the filters for so
--- strict that it reads all records of the customer and sorts them
+-- of the service $5 and with the dimensions $6, unless these are null. IS NOT NULL makes the planner expect that the filters let
+-- most records pass. Else it may expect a few rows in all, read all records of the customer, and sort them
 SELECT customer_id, request_id, event_id, service, units_consumed::text AS units_consumed,
     price_per_unit::text AS price_per_unit, trim_scale(units_consumed * price_per_unit)::text AS amount,
     occurred_at, recorded_at, recorded_by, dimensions, voided_at
@@ -38,8 +38,8 @@ LEFT JOIN usage_voids USING (customer_id, request_id)
 WHERE customer_id = $1
     AND (occurred_at, request_id) > ($2::timestamptz, $3::bytea)
     AND occurred_at < $4::timestamptz
-    AND CASE WHEN $5::text IS NULL THEN true ELSE service = $5 END
-    AND CASE WHEN $6::jsonb IS NULL THEN true ELSE dimensions @> $6 END
+    AND CASE WHEN $5::text IS NULL OR service = $5 THEN true END IS NOT NULL
+    AND CASE WHEN $6::jsonb IS NULL OR dimensions @> $6 THEN true END IS NOT NULL
 ORDER BY occurred_at, request_id
 LIMIT $7;
 

@@ -193,15 +193,18 @@ AMID = f"""EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE page(
 )"""
 
 
+@pytest.mark.parametrize("customers", [100, 2000, 6000])  # so that the planner expects 1,000, 50 or 17 records of each
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_a_page_amid_many_records_of_one_time_reads_no_more_than_a_page(
-    large: "asyncpg.Connection[asyncpg.Record]", mode: str
+    large: "asyncpg.Connection[asyncpg.Record]", mode: str, customers: int
 ) -> None:
     await large.execute(f"SET plan_cache_mode = {mode}")
     await large.execute(f"PREPARE page AS {load_queries('usage')['list_usage']}")
     transaction = large.transaction()
     await transaction.start()
     await large.execute(SAME_TIME)
+    await large.execute(f"ALTER TABLE usage_records ALTER customer_id SET (n_distinct = {customers})")
+    await large.execute("ANALYZE usage_records (customer_id)")
     plan = json.loads(await large.fetchval(AMID))[0]["Plan"]
     await transaction.rollback()
     (scan,) = (node for node in nodes(plan) if node.get("Relation Name") == "usage_records")

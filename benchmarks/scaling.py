@@ -16,27 +16,25 @@ class Cost(NamedTuple):
     Attributes:
         how: How the records arrive.
         one: On one PostgreSQL.
-        holder: On a cluster, at the node that holds the customer.
-        contact: On a cluster, at the node that the service is connected to.
+        cluster: On a cluster, where the service knows all nodes.
     """
 
     how: str
     one: float
-    holder: float
-    contact: float
+    cluster: float
 
 
-# PostgreSQL 15 and Citus 13.2 on 2 cores: a coordinator, two workers with two shards each; 200 customers; fsync off
+# PostgreSQL 15 and Citus 13.2, 2 busy cores: a coordinator, two workers of two shards each; 200 customers; fsync off
 COSTS = (
-    Cost("batches of 1,000", 16.6, 21.3, 2.6),
-    Cost("512 connections", 25.9, 51.1, 7.1),
-    Cost("64 connections", 38.4, 130.6, 25.6),
+    Cost("batches of 1,000", 25.3, 25.0),
+    Cost("512 connections", 35.3, 39.9),
+    Cost("64 connections", 54.3, 116.4),
 )
 
 
 def capacity(cost: Cost, nodes: int, cores: int, busy: float) -> float:
-    """Records a second. Every node holds customers, and serves its share of the services as their contact."""
-    each = cost.one if nodes == 1 else cost.holder + cost.contact
+    """Records a second. Every node holds customers."""
+    each = cost.one if nodes == 1 else cost.cluster
     return nodes * cores * busy * 1_000_000 / each
 
 
@@ -48,14 +46,13 @@ def table(cores: int, disk: float, busy: float) -> str:
         rates = [f"{capacity(cost, nodes, cores, busy):,.0f}" for cost in COSTS]
         stored = nodes * disk * 1e12 / RECORD_BYTES / 1e9
         lines.append(f"| {' | '.join([str(nodes), *rates, f'{stored:,.0f} billion'])} |")
-    costs = [f"- {cost.how}: {cost.one:g} / {cost.holder:g} + {cost.contact:g}" for cost in COSTS]
+    costs = [f"- {cost.how}: {cost.one:g} / {cost.cluster:g}" for cost in COSTS]
     lines += [
         "",
         f"Assumed: {cores} cores a node, {busy:.0%} of them used for this; {disk:g} TB of disk a node,",
-        f"{RECORD_BYTES} bytes a record, and no replicas. Customers are spread evenly over the nodes, and services",
-        "over the nodes that they connect to. There is a service with that many connections for each two nodes.",
-        "Disks, network and locks keep up with the cores. CPU a record in µs, on one PostgreSQL / at the node that",
-        "holds the customer + at the node that the service connects to:",
+        f"{RECORD_BYTES} bytes a record, and no replicas. Customers are spread evenly over the nodes, and there is a",
+        "service with that many connections for each two nodes. Its DATABASE_URL names all nodes. Disks, network and",
+        "locks keep up with the cores. CPU a record in µs, on one PostgreSQL / on a cluster:",
         "",
         *costs,
     ]

@@ -82,7 +82,8 @@ def test_a_cluster_of_citus_is_a_profile_of_its_own() -> None:
     joined = " ".join(services["citus-join"]["entrypoint"])
     assert all(f"'{name}'" in joined for name in nodes)
     settings = load_settings(interpolated(services["citus-service"]["environment"], {}))
-    assert [host.name for host in parse_database_url(str(settings.database_url)).hosts] == ["citus-coordinator:5432"]
+    hosts = [host.name for host in parse_database_url(str(settings.database_url)).hosts]
+    assert hosts == ["citus-coordinator:5432", "citus-worker-1:5432", "citus-worker-2:5432"]
     assert {key: services["citus-service"][key] for key in ("ports", "stop_grace_period")} == {
         key: SERVICE[key] for key in ("ports", "stop_grace_period")
     }

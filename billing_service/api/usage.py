@@ -37,7 +37,7 @@ from billing_service.http.requests import ApiRequest
 from billing_service.http.responses import JsonResponse
 from billing_service.ledger.customers import require_customer
 from billing_service.ledger.finds import find_anywhere
-from billing_service.ledger.loop_slices import in_slices, taken_in_slices
+from billing_service.ledger.loop_slices import MOST, in_slices, let_others_in, taken_in_slices
 from billing_service.ledger.records import RecordFilter, find_record, list_records, void_record
 from billing_service.telemetry import audit
 
@@ -90,6 +90,8 @@ async def record_batch(request: ApiRequest, query: BatchQuery) -> Response:
     else:
         request.services.metrics.rejected("batch", len(decoded) - len(submissions))
         decisions = await request.services.group_commit.record_batch(submissions)
+    if len(submissions) > MOST:
+        await let_others_in()  # before very many objects are freed
     del submissions
     return JsonResponse(await _encode_results(request, records, decoded, decisions, notes_refusals=not query.dry_run))
 

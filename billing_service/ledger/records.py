@@ -16,7 +16,7 @@ from billing_service.database.pool import Connection
 from billing_service.database.queries import load_queries
 from billing_service.database.replication import wait_for_standbys
 from billing_service.ledger.api_keys import key_id_bytes, key_name
-from billing_service.ledger.loop_slices import in_slices, sorted_in_slices
+from billing_service.ledger.loop_slices import MOST, in_slices, let_others_in, sorted_in_slices
 from billing_service.ledger.rollups import take_from_rollups
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
     customer_ids, request_ids, event_ids, services, units, prices, occurred, recorded, keys, callers, dimensions = (
         columns
     )
-    return (
+    arguments = (
         "\n".join(customer_ids),
         "\\x" + ",\\x".join(request_ids),
         "\n".join(event_ids),
@@ -180,6 +180,9 @@ async def _columns(submissions: Iterable[Submission]) -> tuple[object, ...]:
         [key_id_bytes(key) for key in _once(callers)],
         "\n".join(dimensions) if any(dimensions) else None,
     )
+    if len(request_ids) > MOST:
+        await let_others_in()  # before megabytes of text are encoded and sent
+    return arguments
 
 
 def _place(submission: Submission) -> str:

@@ -5,6 +5,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from statistics import median
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 import uvloop
@@ -56,6 +57,7 @@ ORDER BY bucket
 """
 _CHUNK = 1_000_000
 WARM_UP = 3  # calls of each page that do not count
+IDLE_SECONDS = 10.0
 
 
 class Page(Struct, frozen=True):
@@ -94,6 +96,26 @@ def fill(url: str, records: int, customers: int, span: timedelta) -> None:
     settle(url)
 
 
+class _Cpu(NamedTuple):
+    """CPU seconds of the service and of the database, and when they were read."""
+
+    service: float
+    database: float
+    at: float
+
+    @classmethod
+    def now(cls, process: Process, database: DatabaseServer) -> "_Cpu":
+        return cls(process.cpu_seconds(), database.cpu_seconds(), time.perf_counter())
+
+    def since(self, before: "_Cpu") -> "_Cpu":
+        return _Cpu(self.service - before.service, self.database - before.database, self.at - before.at)
+
+    def of_call(self, calls: int, idle: "_Cpu") -> list[float]:
+        """Milliseconds a call of each, without what they take while nothing is asked."""
+        pairs = ((self.service, idle.service), (self.database, idle.database))
+        return [max(0.0, used - rest / idle.at * self.at) / calls * 1e3 for used, rest in pairs]
+
+
 def _report(process: Process, database: DatabaseServer, url: str, options: argparse.Namespace) -> str:
     record = query(
         url,
@@ -104,16 +126,20 @@ def _report(process: Process, database: DatabaseServer, url: str, options: argpa
         "| page | median ms | worst ms | CPU ms, service | CPU ms, database |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
+    before = _Cpu.now(process, database)
+    time.sleep(IDLE_SECONDS)
+    idle = _Cpu.now(process, database).since(before)
     for page in _pages(*record.split()):
-        before = process.cpu_seconds(), database.cpu_seconds()
+        before = _Cpu.now(process, database)
         taken = uvloop.run(_read(process.port, page, options.calls))
-        after = process.cpu_seconds(), database.cpu_seconds()
-        cpu = [(b - a) / (options.calls + WARM_UP) * 1e3 for a, b in zip(before, after, strict=True)]
+        used = _Cpu.now(process, database).since(before)
+        cpu = used.of_call(options.calls + WARM_UP, idle)
         lines.append(
             f"| {page.name} | {median(taken) * 1e3:.1f} | {max(taken) * 1e3:.1f} | {cpu[0]:.1f} | {cpu[1]:.1f} |"
         )
     facts = {
         "stored": f"{options.records:,} records of {options.customers:,} customers in {options.days} days",
+        "idle": f"{(idle.service + idle.database) / idle.at * 1e3:.0f} ms of CPU a second, for statements; not counted",
         "calls": f"{options.calls} of each page, one after the other, after {WARM_UP} that do not count",
     }
     return "\n\n".join([circumstances(facts), "\n".join(lines)])

@@ -222,6 +222,21 @@ def test_a_statement_is_issued_and_opened(opened: Open) -> None:
     expect(rows.first).to_contain_text("issued")
 
 
+def test_a_permalink_and_a_call_are_copied(opened: Open, stage: Stage) -> None:
+    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/console/customers/acme?from=2026-01-01&to=2026-01-31&timezone=Asia/Tokyo")
+    page.get_by_role("button", name="Copy the permalink").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    link = page.evaluate("navigator.clipboard.readText()")
+    page.goto(link)
+    assert page.url == link
+    expect(page.get_by_label("From", exact=True)).to_have_value("2026-01-01")
+    page.get_by_text("The same from the API, as curl").click()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator("#curl").inner_text()
+
+
 def test_what_is_issued_part_by_part_goes_on_only_if_it_was_begun_here(opened: Open, stage: Stage) -> None:
     page = opened()
     stage.post("/usage", {**USAGE, "eventId": "part/1", "occurredAt": "2026-03-10T00:00:00Z"})

@@ -2,6 +2,10 @@
 "use strict";
 (() => {
   let latest = 0;
+  // Show the buttons that copy: without a script, or where the browser lets none copy, they would do nothing.
+  function reveal(shown) {
+    shown.querySelectorAll("button[data-copy]").forEach((button) => { button.hidden = !navigator.clipboard; });
+  }
   // Fetch an address of the console, and put its parts that have these ids in the place of those shown.
   async function refresh(address, ids) {
     const mine = ++latest;
@@ -10,6 +14,7 @@
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const id of ids) {
       const [old, next] = [document.getElementById(id), page.getElementById(id)];
+      if (next) reveal(next);
       if (old && next && old.innerHTML !== next.innerHTML) {
         const open = [...old.querySelectorAll("details")].map((each) => each.open);
         const reachable = (part) => [...part.querySelectorAll("a[href], button, input, summary, [tabindex]")];
@@ -79,10 +84,11 @@
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    const from = document.getElementById(button.dataset.copy);
+    await navigator.clipboard.writeText(from.href ?? from.textContent);
     const text = button.textContent;
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = text; }, 1500);
   });
-  document.querySelectorAll("button[data-copy]").forEach((button) => { button.hidden = !navigator.clipboard; });
+  reveal(document);
 })();

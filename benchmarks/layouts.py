@@ -340,8 +340,9 @@ LAYOUTS = (
             (
                 "JOIN usage_records AS record USING (customer_id, request_id)",
                 (
-                    "JOIN usage_ids AS place USING (customer_id, request_id) JOIN usage_records AS record"
-                    " ON record.customer_id = place.customer_id AND record.occurred_at = place.occurred_at"
+                    "JOIN (SELECT customer_id, request_id, occurred_at AS time FROM usage_ids) AS place"
+                    " USING (customer_id, request_id) JOIN usage_records AS record"
+                    " ON record.customer_id = place.customer_id AND record.occurred_at = place.time"
                     " AND record.request_id = place.request_id"
                 ),
             ),

@@ -10,6 +10,7 @@ import pytest
 
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, post, send, usage
+from tests.databases import Server, execute
 from tests.ledger.test_group_commit import writes_held_up
 from tests.scrapes import scrape
 from tests.services import free_port, running_service
@@ -63,6 +64,23 @@ async def test_a_machine_whose_clock_is_wrong_is_not_ready(
             assert (await scrape(http)).value("billing_clock_skew_seconds") == pytest.approx(-3_456_000, abs=30)
             await set_clock(connection, "interval '0'")
             (await get(http, "/readyz")).require(200)
+
+
+async def test_a_service_that_has_not_read_the_databases_clock_yet_is_not_ready(
+    database_server: Server, settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """The database is away when it starts: until it has read the clock it tells the time of its machine."""
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("CREATE SCHEMA wrong")
+    await set_clock(connection, "interval '40 days'")
+    await connection.execute(f'ALTER DATABASE "{name}" SET search_path = wrong, pg_catalog, public')
+    allow = f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS'
+    await execute(database_server.url, f"{allow} false", "SELECT 1")
+    with running_service(settings) as service:
+        await execute(database_server.url, f"{allow} true", "SELECT 1")
+        async with aiohttp.ClientSession(service.url) as http, asyncio.timeout(30):
+            while "clock" not in (await get(http, "/readyz")).problem("unavailable")["detail"]:  # noqa: ASYNC110 - no event tells of another thread's clock
+                await asyncio.sleep(0.01)
 
 
 async def set_clock(connection: "asyncpg.Connection[asyncpg.Record]", ahead: str) -> None:

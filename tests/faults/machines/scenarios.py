@@ -32,10 +32,11 @@ async def killed(stage: MachinesStage) -> None:
 
 
 async def killed_while_behind(stage: MachinesStage) -> None:
-    """The standby receives nothing for a while, and then the primary is lost."""
-    with stage.servers.standby.frozen():
-        await stage.until_recorded(SOME)
-        stage.servers.primary.kill()
+    """The standby receives nothing for a while, and then the primary is lost, with all that was on the way."""
+    stage.link.freeze()
+    await stage.until_recorded(SOME)
+    stage.servers.primary.kill()
+    stage.link.reset_all()
     await stage.promote()
 
 

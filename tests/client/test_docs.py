@@ -120,6 +120,8 @@ def test_the_examples_of_metering_run(service: Service, tmp_path: Path) -> None:
     tokens = run(blocks(MODELS)[0], service, tmp_path).splitlines()
     assert len(tokens) == 7
     assert "call-1/cached_input {'model': 'gpt-4o', 'tokens': 'cached_input'} 1920 0.0024" in tokens
+    (excerpt,) = blocks(MODELS, "py")
+    assert excerpt in (ROOT / "examples/fastapi_llm.py").read_text("utf-8")
 
 
 def write_tests(folder: Path) -> None:

@@ -1,6 +1,6 @@
 -- records_anywhere: the records, of whichever customers, that have the request id $1 or the event id $2, at most $3; either id
 -- may be null. A request id is made of the customer id and the event id. Each customer is looked up in the index that begins
--- with it: the subquery is grouped so that it stays one, else all records may be read instead
+-- with it. The subquery is grouped so that it stays one, else all records may be read instead
 SELECT record.customer_id, record.request_id
 FROM customers AS customer
 CROSS JOIN LATERAL (

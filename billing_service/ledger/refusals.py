@@ -183,8 +183,9 @@ class Refusals:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._flush_seconds):
                         await self._stop.wait()
-                await self._flush(CAPACITY if self._stop.is_set() else PER_SECOND)
-                if self._stop.is_set():
+                is_last = self._stop.is_set()
+                await self._flush(CAPACITY if is_last else PER_SECOND)
+                if is_last:
                     return
         finally:
             self._writer = None
@@ -196,7 +197,7 @@ class Refusals:
         try:
             async with self._database.connection() as connection:
                 await _insert(connection, refusals)
-                del self._waiting[:most]
+                del self._waiting[: len(refusals)]  # more may have come meanwhile
                 self._changes.note("refusals", {each.customer_id for each in refusals if each.customer_id is not None})
                 await self._prune(connection, {refusal.customer_id or "" for refusal in refusals})
         except (DatabaseUnavailableError, asyncpg.PostgresError) as error:

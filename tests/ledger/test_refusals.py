@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
 from billing_client.contract.problems import invalid_input
@@ -24,6 +25,7 @@ from tests.databases import execute
 from tests.services import HURRIED, running_service, serve_process
 
 PROBLEM = invalid_input("/service", "is required").details
+HELD_UP = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'usage_refusals'::regclass"
 COUNT = "SELECT count(*) FROM usage_refusals"
 
 
@@ -213,6 +215,20 @@ class TestTheQueue:
         await execute(database_url, "ALTER TABLE hidden RENAME TO usage_refusals", "SELECT 1")
         await queue.drain()
         assert await execute(database_url, COUNT) == 1
+
+    async def test_keeps_what_comes_while_others_are_written(
+        self, queue: Refusals, database_url: str, connection: "asyncpg.Connection[asyncpg.Record]"
+    ) -> None:
+        await self.database.open()
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE usage_refusals IN SHARE MODE")
+            queue.note(ANYBODY, PROBLEM, b'{"customerId": "first"}')
+            async with asyncio.timeout(30):
+                while not await connection.fetchval(HELD_UP):  # noqa: ASYNC110 - no event tells of another process
+                    await asyncio.sleep(0.01)
+            queue.note(ANYBODY, PROBLEM, b'{"customerId": "second"}')
+        await queue.drain()
+        assert await execute(database_url, COUNT) == len(["first", "second"])
 
     async def test_does_nothing_while_nothing_is_refused(self, queue: Refusals) -> None:
         before = asyncio.all_tasks()

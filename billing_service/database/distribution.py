@@ -118,6 +118,7 @@ async def _distribute_next(connection: Connection, shards: int) -> None:
     if step is None:
         return
     await write_in_sequence(connection)
+    await connection.execute(_QUERIES["drop_triggers"])
     if step.name == "customers":
         await connection.execute(_QUERIES["distribute_customers"], shards)
     else:

@@ -122,6 +122,9 @@ class ApiRequest(Request):
         return {} if lag is None else {LAG_HEADER: f"{lag:.3f}"}
 
     async def _receive_body(self, limit: int) -> bytes:
+        if b"expect" in self.fields and int(self.fields.get(b"content-length", b"0")) > limit:
+            # refused before the caller is told to send it (RFC 9110, section 10.1.1)
+            raise ProblemError(_too_large(limit).details, {"Connection": "close"})
         body, more = bytearray(), True  # one piece: a list of tiny chunks takes twenty times their bytes
         try:
             while more:  # does what `self.stream()` does, which takes 0.8 µs longer for a body in one piece
@@ -143,7 +146,7 @@ class ApiRequest(Request):
     def _hold(self, size: int, limit: int) -> None:
         """Charge a body that now has `size` bytes to the body budget. Raises ProblemError (413, 503)."""
         if size > limit:
-            raise ProblemError(problem("payload_too_large", f"A body may have {limit} bytes at most."))
+            raise _too_large(limit)
         received, self.held_bytes = size - self.held_bytes, size
         self.services.body_budget.charge(self._holder, received, size)
 
@@ -163,6 +166,10 @@ def _check_body_type(content_type: bytes | None, content_encoding: bytes | None)
     """Raise ProblemError (415) unless these headers say that the body is JSON in UTF-8."""
     values = (None if value is None else value.decode("latin-1") for value in (content_type, content_encoding))
     check_body_type(*values)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(problem("payload_too_large", f"A body may have {limit} bytes at most."))
 
 
 async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:

@@ -84,6 +84,13 @@ async def test_a_client_that_sends_too_much_gets_to_read_why(
     answer.problem("payload_too_large")
 
 
+def test_a_caller_who_asks_first_is_not_told_to_send_too_much(small_service: Service) -> None:
+    head = request_head("POST", "/usage", JSON_TYPE, "Expect: 100-continue", f"Content-Length: {LIMIT + 1}")
+    with socket.create_connection((small_service.host, small_service.port), timeout=60) as connection:
+        connection.sendall(head)
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
 async def pieces(body: io.BytesIO) -> AsyncIterator[bytes]:
     while piece := body.read(1 << 16):
         yield piece

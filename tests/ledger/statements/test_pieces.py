@@ -17,6 +17,18 @@ from tests.ledgers import record_all
 from tests.statements import content_hash, digest_of, issue, record, statement, void
 
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+# How release 0.2.0 takes a void out of the sums; here it takes the one record of a customer.
+VOID_OF_0_2_0 = """
+WITH voided AS (
+    INSERT INTO usage_voids (customer_id, request_id, reason, voided_by, voided_at)
+    SELECT customer_id, request_id, 'metered twice', 'jo', now() FROM usage_records
+    RETURNING customer_id, request_id
+)
+UPDATE usage_rollups AS rollup
+SET records = rollup.records - 1, units = units - units_consumed, amount = amount - units_consumed * price_per_unit
+FROM voided JOIN usage_records AS record USING (customer_id, request_id)
+WHERE rollup.customer_id = voided.customer_id
+"""
 NUMBER_OF_RUNS = "SELECT count(*) FROM usage_pieces WHERE customer_id = 'acme'"
 
 
@@ -107,6 +119,19 @@ async def test_a_void_and_a_late_record_at_once_are_both_noticed(
     await void(http, wrong)
     right = await record(http, "2", "2026-01-02T04:00:00Z")  # the same numbers under another event id
     assert (await statement(http, "2026-01"))["digest"] == digest_of([right], "2026-01-01T00:00:00Z")
+
+
+async def test_a_void_of_an_older_program_that_serves_beside_is_noticed_too(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", refresh: Any
+) -> None:
+    await given_customer(http)
+    await record(http, "1", "2026-01-02T04:00:00Z")
+    await refresh()
+    await connection.execute(VOID_OF_0_2_0)
+    right = await record(http, "2", "2026-01-02T04:00:00Z", unitsConsumed="7")
+    found = await statement(http, "2026-01")
+    assert found["lines"][0]["units"] == "7"
+    assert found["digest"] == digest_of([right], "2026-01-01T00:00:00Z")
 
 
 async def test_a_record_that_commits_after_later_ones_is_in_its_place(

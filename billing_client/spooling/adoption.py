@@ -17,7 +17,7 @@ from billing_client.spooling.intake import finish
 from billing_client.spooling.options import RecorderOptions
 from billing_client.spooling.outbox import Outbox
 from billing_client.spooling.spool_file import SpoolFile
-from billing_client.spooling.spool_folder import locks_left_in, spools_in
+from billing_client.spooling.spool_folder import locks_left_in, own_spools_in
 
 MOST_ADOPTED = 16  # at a time
 
@@ -68,7 +68,7 @@ class Adopter:
 
     def _found(self) -> list[Path]:
         folder = self._own.parent
-        return [*spools_in(folder), *locks_left_in(folder)]
+        return [*own_spools_in(folder), *locks_left_in(folder)]
 
     async def _adopt(self, path: Path) -> None:
         outbox = Outbox(lambda: SpoolFile(path, create=False, read_only=False), self._options)

@@ -1,6 +1,8 @@
 """A folder of spools: each process has a file of its own in it, and the locks tell whose process is dead."""
 
 import logging
+import os
+import stat
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,28 @@ def spools_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(PATTERN) if path.is_file())
 
 
+def own_spools_in(folder: Path) -> list[Path]:
+    """The spools in a folder that may be delivered in the name of this process, by name. Raises OSError.
+
+    What somebody else put there is usage of their making, or leads to a spool that goes to another service: links, and
+    files of other users. The others are those of `foreign_spools_in`.
+    """
+    return [path for path in spools_in(folder) if _is_own(path)]
+
+
+def foreign_spools_in(folder: Path) -> list[Path]:
+    """The spools in a folder that are left alone. Raises OSError."""
+    return [path for path in spools_in(folder) if not _is_own(path)]
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True  # its process has removed it
+    return stat.S_ISREG(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
+
+
 def locks_left_in(folder: Path) -> list[Path]:
     """The spools of which only the lock is left, as if a process was killed while it made or removed one."""
     locks = (path.with_suffix("") for path in folder.glob(f"{PATTERN}.lock"))
@@ -29,9 +53,12 @@ def open_own(folder: Path) -> SpoolFile:
     """A spool in this folder for this process alone: one that a dead process left, or a new one. Raises SpoolError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        left = spools_in(folder)
+        left = own_spools_in(folder)
+        foreign = foreign_spools_in(folder)
     except OSError as error:
         raise SpoolError(f"{folder}: unable to use it as a folder of spools: {error}") from error
+    for path in foreign:
+        _logger.error("%s is a link, or belongs to another user, and is not delivered; chown it if it is yours", path)
     return _first_free(left) or SpoolFile(_new_name(folder), create=True, read_only=False)
 
 

@@ -148,7 +148,6 @@ def test_requests_may_follow_each_other_on_one_connection(shared_service: Servic
     [
         b"\x00\x01\x02\r\n\r\n",
         b"GET\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
         b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /customers/\xff HTTP/1.1\r\nHost: a\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -30,7 +30,8 @@ FAILURES = DOCS / "operations/failures.md"
 CLIENT = DOCS / "reference/client.md"
 PAGES = sorted(DOCS.rglob("*.md"))
 PROJECT = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
-DOCUMENTS = [README, *PROJECT, ROOT / "benchmarks/README.md", ROOT / "tests/faults/README.md", *PAGES]
+MEASURED = [ROOT / name for name in ("benchmarks/README.md", "benchmarks/results.md", "tests/faults/README.md")]
+DOCUMENTS = [README, *PROJECT, *MEASURED, *PAGES]
 ALSO_IN_ASGI = "billing_client.asgi.meter"  # it is that of billing_client.metering
 UNSET = {"DATABASE_URL", "BILLING_DATA_DIR"}  # the default depends on where the service runs
 
@@ -122,7 +123,7 @@ def test_the_messages_of_troubleshooting_are_those_of_the_service() -> None:
 
 
 def test_the_figures_of_the_readme_are_measured() -> None:
-    measured = (ROOT / "benchmarks/README.md").read_text("utf-8") + (ROOT / "tests/faults/README.md").read_text("utf-8")
+    measured = "".join(document.read_text("utf-8") for document in MEASURED)
     figures = re.findall(r"\*\*([\d.,]+)\*\*", section(README, "## What makes it different"))
     assert len(figures) > 8
     for figure in figures:

@@ -117,7 +117,7 @@ async def test_metrics_and_log_tell_of_standbys_and_settings(
 
 async def until_ready(http: aiohttp.ClientSession) -> None:
     async with asyncio.timeout(60):
-        while (await get(http, "/readyz")).status != 200:
+        while (await get(http, "/readyz")).status != 200:  # noqa: ASYNC110 - no event tells of another server
             await asyncio.sleep(0.05)
 
 
@@ -138,7 +138,7 @@ async def test_a_server_that_takes_no_writes_is_not_ready(servers: Replication) 
             assert "takes no writes" in (await get(http, "/readyz")).problem("unavailable")["detail"]
             reset = f"ALTER DATABASE {name} RESET default_transaction_read_only"
             await execute(url, "SET default_transaction_read_only = off", reset, "SELECT 1")
-            await post(http, "/customers", {"name": "Acme"})  # it may be the first to meet a connection that is replaced
+            await post(http, "/customers", {"name": "Acme"})  # which may meet a connection that is replaced then
             await until_ready(http)
             await given_customer(http)
             (await post(http, "/usage", usage())).require(201)

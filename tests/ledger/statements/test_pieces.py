@@ -13,6 +13,7 @@ from billing_client.contract.statements.digests import PIECE
 from billing_service.ledger.statements.pieces import NotPreparedError, read_pieces
 from billing_service.ledger.statements.refreshing import refresh_slice, stored_leaves
 from tests.calls import get, given_customer, post
+from tests.databases import Server
 from tests.ledgers import record_all
 from tests.statements import content_hash, digest_of, issue, record, statement, void
 
@@ -122,8 +123,13 @@ async def test_a_void_and_a_late_record_at_once_are_both_noticed(
 
 
 async def test_a_void_of_an_older_program_that_serves_beside_is_noticed_too(
-    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", refresh: Any
+    http: aiohttp.ClientSession,
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    refresh: Any,
+    database_server: Server,
 ) -> None:
+    if database_server.is_cluster:
+        pytest.skip("release 0.2.0 does not run on a cluster")
     await given_customer(http)
     await record(http, "1", "2026-01-02T04:00:00Z")
     await refresh()

@@ -166,7 +166,7 @@ def create_app(
         request_log: Where requests are logged; None to log none.
         traces: Makes the spans; by default none.
         make_group_commit: Creates the part that records usage; a test or a benchmark may replace it.
-        pace: How often what no call waits for is done; tests hurry it.
+        pace: How often background work is done; tests shorten it.
     """
     database = Database(settings)
     read_database = database if settings.read_database_url is None else Database(settings.of_reads)

@@ -1,4 +1,4 @@
-"""How often a process does what no call waits for, and how much at a time."""
+"""How often a process does its background work, and how much at a time."""
 
 from datetime import timedelta
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Pace(Struct, frozen=True, kw_only=True):
-    """Not for operators: tests hurry the parts of a service with it.
+    """The intervals and bounds of background work. They are no settings: only tests shorten them.
 
     Attributes:
         key_seconds: How long an API key is cached: a revoked one is accepted for at most this long.

@@ -34,7 +34,7 @@ class Services(Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         settings: The settings of this process.
-        pace: How often what no call waits for is done.
+        pace: How often background work is done.
         database: Connections for everything but single records.
         read_database: Connections for large reads that may be behind: `database`, or that of BILLING_READ_DATABASE_URL.
         clock: Tells the database's time.

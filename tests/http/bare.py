@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
 from billing_client.contract.wire import ProblemDetails
+from billing_service.commands.serve import KEEP_ALIVE_SECONDS
 from billing_service.http.connections.protocol import BoundedHttpProtocol
 from tests.calls import Answer
 from tests.services import Service
@@ -151,6 +152,7 @@ def _server(app: BareApp, protocol: type[BoundedHttpProtocol] = BoundedHttpProto
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     return uvicorn.Server(config)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 import httptools
 import msgspec
@@ -26,6 +27,17 @@ BAD_CODINGS = "The only transfer coding is `chunked`, given once."
 NO_PROXY = "This service is no proxy: send the path alone, or its own http:// or https:// address."
 WATCHED = frozenset({b"expect", b"transfer-encoding"})  # headers that a connection looks at
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+class HeadRefusedError(Exception):
+    """Stops the parser at a head that is refused."""
+
+
+def disconnect(cycle: Any) -> None:
+    """Tell a request that is still being answered, if there is one, that its caller is gone."""
+    if cycle is not None and not cycle.response_complete:
+        cycle.disconnected, cycle.waiting_for_100_continue = True, False
+        cycle.message_event.set()
 
 
 def head_size(target: bytes, headers: Headers) -> int:

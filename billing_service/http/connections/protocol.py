@@ -21,10 +21,6 @@ HEADER_BYTES = 128
 REQUEST_BYTES = 4 * 1024
 
 
-class _HeadRefusedError(Exception):
-    """Stops the parser at a head that is refused."""
-
-
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -61,6 +57,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _fault: ProblemDetails[str] | None = None
     _found: tuple[Any, float] = (None, 0.0)  # a request at work, and when it was found
     _nothing: Any = None
+    _at_work: Any = None  # the request that is being answered, where others were sent ahead behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._load = connection_load(self.server_state, self.config)
@@ -79,6 +76,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._timer.cancel()
         if self._unread is not None:
             self._unread.end()
+        self._unset_keepalive_if_required()  # which uvicorn leaves to run where a connection broke
+        messages.disconnect(self._at_work)  # uvicorn does so for the latest request alone
         super().connection_lost(exc)
 
     # What the parser finds
@@ -147,10 +146,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _add_to_pipeline(self) -> None:
         """Stop at a request too many: what came before it is answered, and the last answer closes the connection."""
+        if not self.pipeline:
+            self._at_work = self.cycle
         if len(self.pipeline) >= MAX_PIPELINED:
             self.pipeline[0][0].keep_alive = False
             self._refused = True
-            raise _HeadRefusedError
+            raise messages.HeadRefusedError
         self._read_bytes += REQUEST_BYTES
 
     def _check_head(self) -> None:
@@ -175,9 +176,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             raise self._stop("validation_error", messages.NO_PROXY) from error
         self.headers[:] = [(b"host", authority), *(line for line in self.headers if line[0] != b"host")]
 
-    def _stop(self, code: str, detail: str) -> _HeadRefusedError:
+    def _stop(self, code: str, detail: str) -> messages.HeadRefusedError:
         self._fault = problem(code, detail)
-        return _HeadRefusedError(detail)
+        return messages.HeadRefusedError(detail)
 
     # Receiving
 
@@ -301,7 +302,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if flow.read_paused:
             flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._at_work, app = self.pipeline.pop()
+            self._start_asgi_task(self._at_work, app)
         elif self._refused:
             self.transport.close()
         else:
@@ -338,10 +340,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """Close the connection once the peer had time to read (RFC 9112, 9.6); the application is told at once."""
-        cycle: Any = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected, cycle.waiting_for_100_continue = True, False
-            cycle.message_event.set()
+        messages.disconnect(self.cycle)
         self.cycle, self._lingers = self._nothing, True
         if self._raw.can_write_eof():
             self._raw.write_eof()

@@ -18,10 +18,11 @@ from billing_client._errors import (
     BillingError,
     DuplicateRecordError,
     EventIdConflictError,
+    UnexpectedResponseError,
     ValidationError,
 )
 from billing_client._records import Usage, UsageRecord
-from billing_client._responses import decode_response, error_from_problem, is_about_other_usage, unexpected
+from billing_client._responses import error_from_problem, is_about_other_usage, is_as_sent, require_numbers, unexpected
 from billing_client._transport import Transport
 from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
 
@@ -38,6 +39,7 @@ class _UsageResults(Struct):
     results: list[UsageResult]
 
 
+_REFUSED = frozenset({"duplicate", "conflict", "rejected"})
 _RESULTS = msgspec.json.Decoder(_UsageResults)
 
 
@@ -131,7 +133,11 @@ async def _record_batch(
 ) -> list[UsageOutcome]:
     valid = [item.encoded for item in batch if isinstance(item.encoded, EncodedUsage)]
     call = batch_call(valid, _key_of(valid) if repeatable else str(uuid4()), dry_run)
-    results = iter(await send_batch(transport, call, valid) if valid else ())
+    found = await send_batch(transport, call, valid) if valid else []
+    if any((result.outcome == "recordable") is not dry_run for result in found if result.problem is None):
+        detail = f"the service answered as if the call were {'no' if dry_run else 'a'} dry run"
+        raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+    results = iter(found)
     return [
         UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=encoded)
         if isinstance(encoded, ValidationError)
@@ -154,7 +160,11 @@ def batch_call(usages: Iterable[EncodedUsage], idempotency_key: str, dry_run: bo
 async def send_batch(transport: Transport, call: ApiCall, usages: Sequence[EncodedUsage]) -> list[UsageResult]:
     """Send the call that records these uses, and give a result for each, in order. Raises BillingError."""
     response = await transport.send(call)
-    results = decode_response(_RESULTS, response, call).results
+    try:
+        results = _RESULTS.decode(response.body).results
+        require_numbers([result.problem for result in results if result.problem is not None])
+    except (ValueError, RecursionError) as error:
+        raise unexpected(f"the response is not what was asked for: {error}", response, call) from error
     if len(results) != len(usages) or not all(map(_is_complete, results)):
         detail = f"the service answered {len(results)} results for {len(usages)} records, or some without their members"
         raise unexpected(detail, response, call)
@@ -164,15 +174,22 @@ async def send_batch(transport: Transport, call: ApiCall, usages: Sequence[Encod
 
 
 def _is_complete(result: UsageResult) -> bool:
-    """Whether a result has the one member that goes with its outcome."""
-    is_stored = result.outcome in ("recorded", "replayed", "recordable")
-    return (result.record is not None, result.problem is not None) == (is_stored, not is_stored)
+    """Whether a result has the one member that goes with its outcome, and an outcome that can be."""
+    problem = result.problem
+    if problem is None:
+        return result.record is not None and result.outcome not in _REFUSED
+    if result.record is not None or result.outcome not in _REFUSED or not 400 <= problem.status <= 599:
+        return False
+    return problem.existing is not None or result.outcome == "rejected"
 
 
 def _is_of_other_usage(result: UsageResult, usage: EncodedUsage) -> bool:
     if result.record is not None:
-        return result.record.request_id != usage.request_id
-    return result.problem is not None and is_about_other_usage(result.problem, usage.request_id)
+        return result.record.request_id != usage.request_id or not is_as_sent(result.record, usage.body)
+    if result.problem is None or is_about_other_usage(result.problem, usage.request_id):
+        return True
+    existing = result.problem.existing
+    return result.outcome == "duplicate" and existing is not None and not is_as_sent(existing, usage.body)
 
 
 def outcome_from_result(usage: Usage, request_id: str, result: UsageResult, call: ApiCall) -> UsageOutcome:

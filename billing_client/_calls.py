@@ -15,6 +15,7 @@ class ApiCall:
 
     Attributes:
         request_id: The request id of the usage that the call is about, if it is about one.
+        is_stream: Whether the response is read as it arrives.
         deadline: When to give up, on the clock of `time.monotonic()`.
         attempts: How many requests were made.
         outcome: What the caller has to reckon with after all attempts; it only moves on in `OUTCOMES`.
@@ -28,6 +29,7 @@ class ApiCall:
     request_id: str | None = None
     query: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    is_stream: bool = False
     deadline: float = 0.0
     attempts: int = 0
     outcome: CallOutcome = "not_sent"

@@ -19,7 +19,7 @@ from billing_client._encoding import checked_key, encode_body, encode_usage, pat
 from billing_client._errors import DuplicateRecordError
 from billing_client._reads import CUSTOMER, LedgerReads
 from billing_client._records import DecimalLike, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import decode_record
+from billing_client._responses import OTHER_USAGE, decode_record, is_as_sent, require_about, unexpected
 from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
@@ -157,6 +157,8 @@ class BillingSystemClient(LedgerReads):
         call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
         response = await self._transport.send(call)
         record = decode_record(_RECORD, response, call)
+        if not is_as_sent(record, encoded.body):
+            raise unexpected(OTHER_USAGE, response, call)
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
 
@@ -282,7 +284,12 @@ class BillingSystemClient(LedgerReads):
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/void"
         body = encode_body(NewVoid, reason=reason, voided_for=voided_for)
         call = ApiCall("POST", path, body, request_id=request_id)
-        return decode_record(_VOIDED, await self._transport.send(call), call)
+        response = await self._transport.send(call)
+        voided = decode_record(_VOIDED, response, call)
+        require_about(voided, call, customer_id=customer_id)
+        if voided.voided_at is None:
+            raise unexpected("the response is about a record that is not voided", response, call)
+        return voided
 
     async def create_customer(self, *, name: str, customer_id: str | None = None) -> Customer:
         """Create a customer.
@@ -295,8 +302,9 @@ class BillingSystemClient(LedgerReads):
             CustomerExistsError: The id is taken.
             ValidationError: An argument is not valid.
         """
-        body = encode_body(NewCustomer, name=name, id=new_customer_id() if customer_id is None else customer_id)
-        return await self._send(ApiCall("POST", "/customers", body, str(uuid4())), CUSTOMER)
+        id_ = new_customer_id() if customer_id is None else customer_id
+        call = ApiCall("POST", "/customers", encode_body(NewCustomer, name=name, id=id_), str(uuid4()))
+        return await self._send(call, CUSTOMER, id=id_)
 
     async def update_customer(self, *, customer_id: str, name: str) -> Customer:
         """Rename a customer.
@@ -310,4 +318,5 @@ class BillingSystemClient(LedgerReads):
             ValidationError: The name is not valid.
         """
         body = encode_body(CustomerChange, name=name)
-        return await self._send(ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body), CUSTOMER)
+        call = ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body)
+        return await self._send(call, CUSTOMER, id=customer_id)

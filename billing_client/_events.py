@@ -21,6 +21,7 @@ EventKind: TypeAlias = Literal["totals", "refusals", "statements", "reset"]
 _KINDS = get_args(EventKind)
 _PASSING = (TransportError, UnavailableError, RateLimitedError)
 LONGEST_WAIT_SECONDS = 5.0
+_EVENT_STREAM = "text/event-stream"
 _is_id = re.compile(rb"[!-~]{0,128}").fullmatch  # what may stand in a header; another id is passed over
 _decoder = msgspec.json.Decoder(ChangeEvent)
 
@@ -59,12 +60,15 @@ async def watch(
     state = _Broken(last_event_id)
     query = {} if customer_id is None else {"customerId": query_text("customerId", customer_id)}
     while True:
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": _EVENT_STREAM}
         if state.last_event_id is not None:
             headers["Last-Event-ID"] = state.last_event_id
         call = ApiCall("GET", "/events", query=query, headers=headers)
         try:
-            async with aclosing(transport.stream(call)) as lines, aclosing(_read(lines, call, state)) as events:
+            async with (
+                aclosing(transport.stream(call, _EVENT_STREAM)) as lines,
+                aclosing(_read(lines, call, state)) as events,
+            ):
                 async for event in events:
                     state.failures = 0
                     yield event

@@ -3,47 +3,44 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from billing_client._calls import ApiCall
 from billing_client._encoding import instant, path_segment, query_text
+from billing_client._errors import UnexpectedResponseError
 from billing_client._events import ServiceEvent, watch
 from billing_client._records import CustomerSummary, Summary, UsageRecord
-from billing_client._responses import decode_line, decode_record, decode_response
-from billing_client._statements import StatementCalls
+from billing_client._responses import decode_line, decode_record, decode_response, require_about
+from billing_client._statements import Page, StatementCalls
 from billing_client._transport import Transport
-from billing_client.contract.query_parameters import DIMENSION, RefusalCode
+from billing_client.contract.query_parameters import DIMENSION, EXPORT_TYPES, RefusalCode
 from billing_client.contract.wire import Customer, Refusal, RefusalCount, RefusalCounts
 
 T = TypeVar("T", bound=Struct)
-P = TypeVar("P", bound="_Page | Summary")
 GroupBy: TypeAlias = Literal["service", "hour", "day", "month"] | str
 """What a summary tells apart; a dimension is named as in `dimension.model`."""
 
 
-class _Page(Struct, rename="camel", kw_only=True):
-    """A page of a list. `next_cursor` is None on the last page."""
-
-    next_cursor: str | None
-
-
-class _UsagePage(_Page):
+class _UsagePage(Page):
     data: list[UsageRecord]
 
 
-class _CustomerPage(_Page):
+class _CustomerPage(Page):
     data: list[Customer]
 
 
-class _RefusalPage(_Page):
+class _RefusalPage(Page):
     data: list[Refusal]
 
 
-class _SummaryPage(_Page):
+class _SummaryPage(Page):
     data: list[CustomerSummary]
+    from_: datetime | None = field(name="from")
+    to: datetime | None
+    timezone: str
 
 
 CUSTOMER = msgspec.json.Decoder(Customer)
@@ -76,7 +73,9 @@ class LedgerReads(StatementCalls):
         """
         whose = "" if customer_id is None else f"/customers/{path_segment(customer_id)}"
         call = ApiCall("GET", f"{whose}/usage/{path_segment(request_id)}", request_id=request_id)
-        return decode_record(_RECORD, await self._transport.send(call), call)
+        record = decode_record(_RECORD, await self._transport.send(call), call)
+        require_about(record, call, customer_id=customer_id)
+        return record
 
     async def usage(
         self,
@@ -106,8 +105,10 @@ class LedgerReads(StatementCalls):
         """
         query = _span_query(service, start, end) | _filter_query(dimensions) | {"limit": str(page_size)}
         query |= {} if event_id is None else {"eventId": query_text("eventId", event_id)}
-        async for page in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
+        wanted = _Wanted.by(customer_id, query, dimensions)
+        async for page, call in self._pages(f"/customers/{path_segment(customer_id)}/usage", _RECORDS, query):
             for record in page.data:
+                wanted.require(record, call)
                 yield record
 
     async def summary(
@@ -137,7 +138,10 @@ class LedgerReads(StatementCalls):
         """
         query = _summary_query(start, end, group_by, timezone) | _filter_query(dimensions)
         path = f"/customers/{path_segment(customer_id)}/summary"
-        pages = [page async for page in self._pages(path, _SUMMARY, query)]
+        pages: list[Summary] = []
+        async for page, call in self._pages(path, _SUMMARY, query):
+            require_about(page, call, from_=_time(query, "from"), to=_time(query, "to"), timezone=timezone)
+            pages.append(page)
         return msgspec.structs.replace(pages[-1], groups=[group for page in pages for group in page.groups])
 
     async def summaries(
@@ -165,7 +169,8 @@ class LedgerReads(StatementCalls):
         """
         query = _summary_query(start, end, group_by, timezone) | _filter_query(dimensions) | {"limit": str(page_size)}
         last: CustomerSummary | None = None
-        async for page in self._pages("/summary", _SUMMARIES, query):
+        async for page, call in self._pages("/summary", _SUMMARIES, query):
+            require_about(page, call, from_=_time(query, "from"), to=_time(query, "to"), timezone=timezone)
             for customer in page.data:
                 if last is not None and last.customer_id == customer.customer_id:  # its groups did not fit on a page
                     last = msgspec.structs.replace(customer, groups=last.groups + customer.groups)
@@ -199,9 +204,12 @@ class LedgerReads(StatementCalls):
             TransportError: The stream broke off.
         """
         call = _export_call(customer_id, _span_query(service, start, end) | _filter_query(dimensions), "ndjson")
-        async with aclosing(self._transport.stream(call)) as lines:
+        wanted = _Wanted.by(customer_id, call.query, dimensions)
+        async with aclosing(self._transport.stream(call, EXPORT_TYPES["ndjson"])) as lines:
             async for line in lines:
-                yield decode_line(_RECORD, line, call)
+                record = decode_line(_RECORD, line, call)
+                wanted.require(record, call)
+                yield record
 
     async def export_lines(
         self,
@@ -228,7 +236,7 @@ class LedgerReads(StatementCalls):
             TransportError: The stream broke off.
         """
         call = _export_call(customer_id, _span_query(service, start, end) | _filter_query(dimensions), format)
-        async with aclosing(self._transport.stream(call)) as lines:
+        async with aclosing(self._transport.stream(call, EXPORT_TYPES[format])) as lines:
             async for line in lines:
                 yield line
 
@@ -264,8 +272,11 @@ class LedgerReads(StatementCalls):
         given = {"customerId": customer_id, "code": code, "key": key, "requestId": request_id, "eventId": event_id}
         query = {name: query_text(name, text) for name, text in given.items() if text is not None}
         query |= _span_query(None, start, end) | {"limit": str(page_size)}
-        async for page in self._pages("/refusals", _REFUSALS, query):
+        asked = {"customer_id": customer_id, "code": code, "submitted_by": key}
+        asked |= {"request_id": request_id, "event_id": event_id}
+        async for page, call in self._pages("/refusals", _REFUSALS, query):
             for refusal in page.data:
+                require_about(refusal, call, **asked)
                 yield refusal
 
     async def refusal_counts(
@@ -308,7 +319,7 @@ class LedgerReads(StatementCalls):
 
     async def get_customer(self, *, customer_id: str) -> Customer:
         """Read one customer. Raises CustomerNotFoundError."""
-        return await self._get(f"/customers/{path_segment(customer_id)}", CUSTOMER)
+        return await self._get(f"/customers/{path_segment(customer_id)}", CUSTOMER, id=customer_id)
 
     async def customers(self, *, page_size: int = 100) -> AsyncGenerator[Customer, None]:
         """List all customers, by id. Pages are read as needed.
@@ -316,24 +327,50 @@ class LedgerReads(StatementCalls):
         Args:
             page_size: How many customers one request asks for, 1 to 1,000.
         """
-        async for page in self._pages("/customers", _CUSTOMERS, {"limit": str(page_size)}):
+        async for page, _ in self._pages("/customers", _CUSTOMERS, {"limit": str(page_size)}):
             for customer in page.data:
                 yield customer
 
-    async def _pages(
-        self, path: str, decoder: "msgspec.json.Decoder[P]", query: dict[str, str]
-    ) -> AsyncGenerator[P, None]:
-        page = await self._get(path, decoder, query)
-        yield page
-        while page.next_cursor is not None:
-            page = await self._get(path, decoder, query | {"cursor": page.next_cursor})
-            yield page
+    async def _get(
+        self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None, **asked: object
+    ) -> T:
+        return await self._send(ApiCall("GET", path, query=query or {}), decoder, **asked)
 
-    async def _get(self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str] | None = None) -> T:
-        return await self._send(ApiCall("GET", path, query=query or {}), decoder)
+    async def _send(self, call: ApiCall, decoder: "msgspec.json.Decoder[T]", **asked: object) -> T:
+        found = decode_response(decoder, await self._transport.send(call), call)
+        require_about(found, call, **asked)
+        return found
 
-    async def _send(self, call: ApiCall, decoder: "msgspec.json.Decoder[T]") -> T:
-        return decode_response(decoder, await self._transport.send(call), call)
+
+class _Wanted(NamedTuple):
+    """Which records were asked for."""
+
+    customer_id: str | None
+    service: str | None
+    event_id: str | None
+    dimensions: Mapping[str, str]
+    start: datetime | None
+    end: datetime | None
+
+    @classmethod
+    def by(cls, customer_id: str | None, query: Mapping[str, str], dimensions: Mapping[str, str] | None) -> Self:
+        """Those of a query."""
+        service, event_id = query.get("service"), query.get("eventId")
+        return cls(customer_id, service, event_id, dimensions or {}, _time(query, "from"), _time(query, "to"))
+
+    def require(self, record: UsageRecord, call: ApiCall) -> None:
+        """Raises UnexpectedResponseError if a record is none of them."""
+        require_about(record, call, customer_id=self.customer_id, service=self.service, event_id=self.event_id)
+        at = record.occurred_at
+        is_in_span = (self.start is None or self.start <= at) and (self.end is None or at < self.end)
+        if not is_in_span or not self.dimensions.items() <= record.dimensions.items():
+            detail = f"the response has a record that was not asked for: {record.request_id}"
+            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+
+
+def _time(query: Mapping[str, str], name: str) -> datetime | None:
+    """A time of a query, as it is sent."""
+    return datetime.fromisoformat(query[name]) if name in query else None
 
 
 def _filter_query(dimensions: Mapping[str, str] | None) -> dict[str, str]:

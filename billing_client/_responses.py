@@ -1,11 +1,13 @@
 """From the bytes of a response to a typed result, or to the error that it means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
+from msgspec import Struct, inspect
 
 from billing_client._calls import ApiCall
 from billing_client._errors import (
@@ -28,12 +30,14 @@ from billing_client._errors import (
 )
 from billing_client._records import UsageRecord
 from billing_client.contract import wire
+from billing_client.contract.decimals import EXACT
 from billing_client.contract.wire import ProblemDetails
 
 T = TypeVar("T")
 R = TypeVar("R", bound=wire.UsageRecord[Decimal])
 
 LONGEST_DETAIL, LONGEST_CODE = 2_000, 100  # characters that an error repeats of a problem
+MOST_DIGITS = 200  # before or behind the point of any number; see contract.decimals
 # codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
     {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}
@@ -56,8 +60,32 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
     503: UnavailableError,
     504: UnavailableError,
 }
-_OTHER_USAGE = "the response is about other usage than the call; it may have come from a cache or a faulty proxy"
+OTHER_USAGE = "the response is about other usage than the call; it may have come from a cache or a faulty proxy"
+MOST_EMPTY_PAGES = 1_000  # in a row: a service that looks through many customers gives one up after some seconds
+_WITHOUT_NUMBERS = (
+    inspect.StrType,
+    inspect.IntType,
+    inspect.BoolType,
+    inspect.NoneType,
+    inspect.DateTimeType,
+    inspect.LiteralType,
+    inspect.DictType,
+)
 _decode_problem = msgspec.json.Decoder(ProblemDetails[Decimal]).decode
+
+
+class _SentUsage(Struct, rename="camel", gc=False):
+    """What the body of a use says, as far as a record repeats it."""
+
+    customer_id: str
+    service: str
+    units_consumed: Decimal
+    price_per_unit: Decimal
+    event_id: str | None = None
+    dimensions: dict[str, str] | None = None
+
+
+_decode_sent = msgspec.json.Decoder(_SentUsage).decode
 
 
 class Response(NamedTuple):
@@ -72,17 +100,84 @@ class Response(NamedTuple):
 def decode_response(decoder: "msgspec.json.Decoder[T]", response: Response, call: ApiCall) -> T:
     """Decode the body of a successful response. Raises UnexpectedResponseError if it is not what was asked for."""
     try:
-        return decoder.decode(response.body)
+        found = decoder.decode(response.body)
+        require_numbers(found)
     except (ValueError, RecursionError) as error:
         raise unexpected(f"the response is not what was asked for: {error}", response, call) from error
+    return found
 
 
 def decode_record(decoder: "msgspec.json.Decoder[R]", response: Response, call: ApiCall) -> R:
     """Decode the record that a call is about. Raises UnexpectedResponseError if it is another."""
     record = decode_response(decoder, response, call)
     if record.request_id != call.request_id:
-        raise unexpected(_OTHER_USAGE, response, call)
+        raise unexpected(OTHER_USAGE, response, call)
     return record
+
+
+def require_numbers(value: Any) -> None:
+    """Raises ValueError if a decimal in an answer is none that the service writes.
+
+    `Decimal` also reads NaN, Infinity and 1e999999999, which would take a gigabyte to print.
+    """
+    if isinstance(value, Decimal):
+        if not (value.is_finite() and abs(value.adjusted()) < MOST_DIGITS):
+            raise ValueError(f"{str(value)[:50]} is no amount")
+    elif isinstance(value, Struct):
+        for name in _may_hold_numbers(type(value)):
+            require_numbers(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            require_numbers(item)
+
+
+@cache
+def _may_hold_numbers(kind: type[Struct]) -> tuple[str, ...]:
+    """The fields of a struct that may hold decimals, or what holds them."""
+    described = inspect.type_info(kind)
+    fields = described.fields if isinstance(described, inspect.StructType) else ()
+    return tuple(field.name for field in fields if not _is_without_numbers(field.type))
+
+
+def _is_without_numbers(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.UnionType):
+        return all(map(_is_without_numbers, kind.types))
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, _WITHOUT_NUMBERS)
+
+
+def require_about(found: object, call: ApiCall, **asked: object) -> None:
+    """Raises UnexpectedResponseError if an answer is about something else than was asked for.
+
+    Args:
+        found: The answer, or an item of it.
+        call: The call that it answers.
+        asked: What its attributes must be, by name. None stands for anything.
+    """
+    for name, value in asked.items():
+        if value is not None and getattr(found, name) != value:
+            told = f"asked for {name} {value!r}, the response is about {getattr(found, name)!r}"
+            detail = f"{told[:LONGEST_DETAIL]}; it may have come from a cache or a faulty proxy"
+            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+
+
+def is_as_sent(record: wire.UsageRecord[Decimal], body: bytes) -> bool:
+    """Whether a record holds the usage of a body. With an event id, the request id says nothing of the numbers.
+
+    When it occurred does not count: it is no part of what makes usage the same.
+    """
+    try:
+        sent = _decode_sent(body)
+        return (
+            record.units_consumed == sent.units_consumed
+            and record.price_per_unit == sent.price_per_unit
+            and record.amount == EXACT.multiply(sent.units_consumed, sent.price_per_unit)
+            and record.service == sent.service
+            and record.customer_id == sent.customer_id
+            and record.event_id == sent.event_id
+            and (record.dimensions or {}) == (sent.dimensions or {})
+        )
+    except (ValueError, ArithmeticError):  # a body that was tampered with; a signaling NaN
+        return False
 
 
 def is_about_other_usage(problem: ProblemDetails[Decimal], request_id: str | None) -> bool:
@@ -91,13 +186,22 @@ def is_about_other_usage(problem: ProblemDetails[Decimal], request_id: str | Non
     return request_id is not None and not named <= {None, request_id}
 
 
+def _is_no_duplicate(problem: ProblemDetails[Decimal], call: ApiCall) -> bool:
+    """Whether a problem says that usage is stored already, and shows other usage."""
+    if problem.code != "duplicate_record" or problem.existing is None or call.body is None:
+        return False
+    return not is_as_sent(problem.existing, call.body)
+
+
 def decode_line(decoder: "msgspec.json.Decoder[T]", line: bytes, call: ApiCall) -> T:
     """Decode one line of a stream. Raises UnexpectedResponseError."""
     try:
-        return decoder.decode(line)
+        found = decoder.decode(line)
+        require_numbers(found)
     except (ValueError, RecursionError) as error:
         detail = f"a line of the stream is not what was asked for: {error}"
         raise UnexpectedResponseError(detail, status=200, **call.facts("unknown")) from error
+    return found
 
 
 def unexpected(detail: str, response: Response, call: ApiCall) -> UnexpectedResponseError:
@@ -112,13 +216,14 @@ def error_from_response(response: Response, call: ApiCall) -> BillingError:
     """
     try:
         problem = _decode_problem(response.body)
+        require_numbers(problem)
     except (ValueError, RecursionError):
         kind = _BY_STATUS.get(response.status, UnexpectedResponseError)
         start = response.body[:200].decode("utf-8", "replace")
         detail = f"the service answered {response.status}: {start!r}"
         return kind(detail, status=response.status, **call.facts())
-    if is_about_other_usage(problem, call.request_id):
-        raise unexpected(_OTHER_USAGE, response, call)
+    if is_about_other_usage(problem, call.request_id) or _is_no_duplicate(problem, call):
+        raise unexpected(OTHER_USAGE, response, call)
     return error_from_problem(problem, response.status, call.facts())
 
 
@@ -143,3 +248,31 @@ def error_from_problem(problem: ProblemDetails[Decimal], status: int, facts: dic
 
 def _stored_before(record: wire.UsageRecord[Decimal]) -> UsageRecord:
     return UsageRecord(**msgspec.structs.asdict(record) | {"dimensions": record.dimensions or {}}, outcome="duplicate")
+
+
+class Progress:
+    """Notices that a list of pages has no end: that it leads back to an earlier page, or goes on without any item.
+
+    It remembers one cursor, as R. P. Brent's algorithm does (BIT 20, 1980): whatever comes round again meets it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: object = None
+        self._pages = self._empty = 0
+        self._keep_at = 1
+
+    def require(self, page: Sized | bool, place: object, call: ApiCall) -> None:
+        """Raises UnexpectedResponseError where a page leads nowhere.
+
+        Args:
+            page: The items of the page, or whether there are any.
+            place: Where it says to go on.
+            call: The call that it answers.
+        """
+        self._empty = 0 if page else self._empty + 1
+        if place == self._kept or self._empty > MOST_EMPTY_PAGES:
+            what = "leads back to an earlier page" if place == self._kept else "goes on without an item"
+            raise UnexpectedResponseError(f"the list {what}", status=200, **call.facts("unknown"))
+        self._pages += 1
+        if self._pages == self._keep_at:
+            self._kept, self._keep_at = place, self._keep_at * 2

@@ -46,11 +46,20 @@ def is_retryable(error: Exception) -> bool:
 
 
 def retry_after(response: Response) -> float:
-    """The seconds that Retry-After asks for (RFC 9110, section 10.2.3), 0 if it asks for none."""
+    """The seconds that Retry-After asks for (RFC 9110, section 10.2.3), 0 if it asks for none.
+
+    A date is by the clock of who wrote it, which may be another than ours: the response has that in `Date`.
+    """
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
+    until, now = _instant(value), _instant(response.headers.get("Date", ""))
+    return 0.0 if until is None else max(0.0, until - (time.time() if now is None else now))
+
+
+def _instant(value: str) -> float | None:
+    """An HTTP date in seconds since 1970; None if it is none."""
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        return parsedate_to_datetime(value).timestamp()
     except (ValueError, OverflowError):
-        return 0.0
+        return None

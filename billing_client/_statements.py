@@ -12,8 +12,8 @@ from msgspec import Struct
 from billing_client._calls import ApiCall
 from billing_client._encoding import encode_body, path_segment
 from billing_client._errors import DeadlineExceededError
-from billing_client._records import Statement
-from billing_client._responses import Response, decode_response
+from billing_client._records import Statement, Summary
+from billing_client._responses import Progress, Response, decode_response, require_about, unexpected
 from billing_client._transport import Transport
 from billing_client.contract.statements.structs import (
     InclusionProof,
@@ -28,7 +28,24 @@ from billing_client.contract.statements.structs import (
     StatementSummary,
 )
 
-T = TypeVar("T", bound=Struct)
+
+class Page(Struct, rename="camel", kw_only=True):
+    """A page of a list. `next_cursor` is None on the last page."""
+
+    data: Any
+    next_cursor: str | None
+
+
+class _Named(Struct, rename="camel"):
+    """What names a statement that was issued."""
+
+    customer_id: str
+    digest: str
+    number: int | None = None
+
+
+P = TypeVar("P", bound="Page | Summary | IssuedStatements[Decimal] | StatementSummaries[Decimal]")
+_NAMED = msgspec.json.Decoder(_Named)
 _STATEMENT = msgspec.json.Decoder(Statement)
 _ISSUED = msgspec.json.Decoder(IssuedStatements[Decimal])
 _OVERVIEW = msgspec.json.Decoder(StatementSummaries[Decimal])
@@ -36,6 +53,7 @@ _PROGRESS = msgspec.json.Decoder(IssueProgress[Decimal])
 _PREPARING = msgspec.json.Decoder(StatementProgress)
 _PROOF = msgspec.json.Decoder(InclusionProof[Decimal])
 _KEYS = msgspec.json.Decoder(JsonWebKeySet)
+LEAST_PAUSE_SECONDS = 0.1
 PAUSE_SECONDS = 1.0  # between two questions whether a statement is prepared, where the service does not say
 
 
@@ -65,7 +83,9 @@ class StatementCalls:
         """
         query = {"month": month, "timezone": timezone} | ({"since": since} if since is not None else {})
         call = ApiCall("GET", f"/customers/{path_segment(customer_id)}/statement", query=query)
-        return decode_response(_STATEMENT, await self._when_prepared(call), call)
+        found = decode_response(_STATEMENT, await self._when_prepared(call), call)
+        require_about(found, call, customer_id=customer_id, month=month, timezone=timezone)
+        return found
 
     async def issue_statement(self, *, customer_id: str, month: str, timezone: str = "UTC") -> Statement:
         """Issue the statement of a month that is over.
@@ -86,7 +106,9 @@ class StatementCalls:
         """
         body = encode_body(NewStatement, month=month, timezone=timezone)
         call = ApiCall("POST", f"/customers/{path_segment(customer_id)}/statements", body)
-        return decode_response(_STATEMENT, await self._when_prepared(call), call)
+        found = decode_response(_STATEMENT, await self._when_prepared(call), call)
+        require_about(found, call, customer_id=customer_id, month=month, timezone=timezone, status="issued")
+        return found
 
     async def issue_statements(
         self, *, month: str, timezone: str = "UTC", cursor: str | None = None
@@ -105,10 +127,14 @@ class StatementCalls:
             ResponseError: `code` is `month_not_over`.
             ValidationError: An argument is not valid.
         """
+        progress = Progress()
         while True:
             body = encode_body(NewStatements, month=month, timezone=timezone, cursor=cursor)
             call = ApiCall("POST", "/statements", body)
             part = decode_response(_PROGRESS, await self._transport.send(call), call)
+            for issued in part.issued:
+                require_about(issued, call, month=month, timezone=timezone)
+            progress.require(bool(part.issued or part.unchanged or part.failed), _place(part), call)
             yield part
             cursor = part.next_cursor
             if cursor is None:
@@ -127,8 +153,9 @@ class StatementCalls:
             CustomerNotFoundError: The service does not know the customer.
         """
         path = f"/customers/{path_segment(customer_id)}/statements"
-        async for page in self._statement_pages(path, _ISSUED, {"limit": str(page_size)}):
+        async for page, call in self._pages(path, _ISSUED, {"limit": str(page_size)}):
             for issued in page.data:
+                require_about(issued, call, customer_id=customer_id)
                 yield issued
 
     async def issued_statement(self, *, customer_id: str, statement: int | str) -> bytes:
@@ -143,7 +170,13 @@ class StatementCalls:
             StatementNotFoundError: No such statement was issued to the customer.
         """
         path = f"/customers/{path_segment(customer_id)}/statements/{path_segment(str(statement))}"
-        return (await self._transport.send(ApiCall("GET", path))).body
+        call = ApiCall("GET", path)
+        response = await self._transport.send(call)
+        named = decode_response(_NAMED, response, call)
+        require_about(named, call, customer_id=customer_id)
+        if str(statement) not in (named.digest, str(named.number)):
+            raise unexpected("the response is another statement than the one that was asked for", response, call)
+        return response.body
 
     async def statement_overview(
         self, *, month: str, timezone: str = "UTC", page_size: int = 100
@@ -159,8 +192,9 @@ class StatementCalls:
             ValidationError: An argument is not valid.
         """
         query = {"month": month, "timezone": timezone, "limit": str(page_size)}
-        async for page in self._statement_pages("/statements", _OVERVIEW, query):
+        async for page, call in self._pages("/statements", _OVERVIEW, query):
             for summary in page.data:
+                require_about(summary, call, month=month, timezone=timezone)
                 yield summary
 
     async def usage_proof(
@@ -181,7 +215,10 @@ class StatementCalls:
         """
         path = f"/customers/{path_segment(customer_id)}/usage/{path_segment(request_id)}/proof"
         call = ApiCall("GET", path, query={"digest": digest, "timezone": timezone})
-        return decode_response(_PROOF, await self._when_prepared(call), call)
+        proof = decode_response(_PROOF, await self._when_prepared(call), call)
+        require_about(proof, call, digest=digest)
+        require_about(proof.record, call, customer_id=customer_id, request_id=request_id)
+        return proof
 
     async def statement_keys(self) -> dict[str, Any]:
         """Read the public keys of statements' signatures, as a JSON Web Key Set (RFC 7517)."""
@@ -190,32 +227,43 @@ class StatementCalls:
         found: dict[str, Any] = msgspec.to_builtins(keys)
         return found
 
-    async def _statement_pages(
-        self, path: str, decoder: "msgspec.json.Decoder[T]", query: dict[str, str]
-    ) -> AsyncGenerator[T, None]:
-        cursor: str | None = None
+    async def _pages(
+        self, path: str, decoder: "msgspec.json.Decoder[P]", query: dict[str, str]
+    ) -> AsyncGenerator[tuple[P, ApiCall], None]:
+        """The pages of a list, each with the call that it answers. Raises UnexpectedResponseError if it has no end."""
+        progress, cursor = Progress(), None
         while True:
             call = ApiCall("GET", path, query=query | ({} if cursor is None else {"cursor": cursor}))
             page = decode_response(decoder, await self._transport.send(call), call)
-            yield page
-            cursor = getattr(page, "next_cursor", None)
+            cursor = page.next_cursor
+            if cursor is not None:
+                progress.require(page.groups if isinstance(page, Summary) else page.data, cursor, call)
+            yield page, call
             if cursor is None:
                 return
 
     async def _when_prepared(self, call: ApiCall) -> Response:
         """The response to a call, once what it asks for is prepared. Raises DeadlineExceededError."""
         deadline = time.monotonic() + self._transport.timeout
-        while True:
-            response = await self._transport.send(call)
-            if response.status != 202:
-                return response
+        response = await self._transport.send(call)
+        while response.status == 202:
             progress = decode_response(_PREPARING, response, call)
             pause = _seconds(response.headers.get("Retry-After"))
-            if time.monotonic() + pause > deadline:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await asyncio.sleep(pause)
+                    response = await self._transport.send(call)
+            except TimeoutError as error:
                 detail = f"the statement is being prepared: {progress.prepared} of {progress.records} records"
-                raise DeadlineExceededError(detail, **call.facts())
-            await asyncio.sleep(pause)
+                raise DeadlineExceededError(detail, **call.facts()) from error
+        return response
 
 
 def _seconds(text: str | None) -> float:
-    return float(text) if text is not None and text.isdecimal() else PAUSE_SECONDS
+    asked = float(text) if text is not None and text.isdecimal() else PAUSE_SECONDS
+    return max(asked, LEAST_PAUSE_SECONDS)
+
+
+def _place(part: IssueProgress[Decimal]) -> tuple[str | None, int]:
+    """How far the issue of statements is: at which customer, and how much of the month is prepared."""
+    return part.next_cursor, 0 if part.preparing is None else part.preparing.prepared

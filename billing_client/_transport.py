@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import aiohttp
@@ -23,6 +24,7 @@ READ_SECONDS = 15.0
 IDLE_SECONDS = 15.0  # shorter than servers keep idle connections open, so that one seldom closes under a request
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # Of a decompressed body; the largest batch is answered with about 10 MB.
 MAX_LINE_BYTES = 1024 * 1024  # Of a stream.
+_STREAM_ENCODING = "gzip"
 _ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
 
 
@@ -83,15 +85,18 @@ class Transport:
         """Send a call until it succeeds, and read the whole response. Raises BillingError."""
         return await self._send(call, _read_whole)
 
-    async def stream(self, call: ApiCall) -> AsyncGenerator[bytes, None]:
-        """The lines of a response as they arrive, in constant memory. Raises BillingError.
+    async def stream(self, call: ApiCall, media_type: str) -> AsyncGenerator[bytes, None]:
+        """The lines of a response of this type as they arrive, in constant memory. Raises BillingError.
 
         The call is retried until the stream begins. If it breaks off later, that is a TransportError.
         """
+        call.is_stream = True
+        call.headers |= {"Accept-Encoding": _STREAM_ENCODING}
         begun = await self._send(call, _read_unless_stream)
         async with begun.stream as stream:
+            _check_stream(stream, call, media_type)
             try:
-                async for line in _read_lines(stream.content, call):
+                async for line in _read_lines(stream, call):
                     yield line
             except (aiohttp.ClientError, OSError) as error:
                 raise TransportError(f"the stream broke: {_describe(error)}", **call.facts()) from error
@@ -183,7 +188,14 @@ class Transport:
         url = URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
-        return await session.request(call.method, url, data=body, headers=call.headers, allow_redirects=False)
+        return await session.request(
+            call.method,
+            url,
+            data=body,
+            headers=call.headers,
+            allow_redirects=False,
+            auto_decompress=not call.is_stream,  # of a stream that is cut off, aiohttp would not tell
+        )
 
     def _network_error(self, call: ApiCall, error: Exception) -> Exception:
         failed = TransportError(_describe(error), **call.facts())
@@ -198,7 +210,7 @@ async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Respon
     """
     chunks, size = [], 0
     async with response:
-        async for chunk in _chunks(response.content):
+        async for chunk in _content(response, call):
             chunks.append(chunk)
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
@@ -222,21 +234,64 @@ async def _chunks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
             await asyncio.sleep(0)  # readany() does not wait while decompression has more to give
 
 
-async def _read_lines(content: aiohttp.StreamReader, call: ApiCall) -> AsyncGenerator[bytes, None]:
+def _check_stream(stream: aiohttp.ClientResponse, call: ApiCall, media_type: str) -> None:
+    """Raises UnexpectedResponseError if this is not the stream that was asked for, or its end could not be told."""
+    detail = ""
+    encoding = stream.headers.get("Content-Encoding", "identity").lower()
+    if stream.status != 200 or stream.content_type != media_type:
+        detail = f"the service answered {stream.status} and {stream.content_type}, not a stream of {media_type}"
+    elif encoding not in ("identity", _STREAM_ENCODING):
+        detail = f"the stream is encoded as {encoding}"
+    elif stream.headers.get("Transfer-Encoding", "").lower() != "chunked" and "Content-Length" not in stream.headers:
+        detail = "the stream does not say where it ends; let the proxy before the service speak HTTP/1.1 to it"
+    if detail:
+        raise UnexpectedResponseError(detail, status=stream.status, **call.facts("unknown"))
+
+
+async def _read_lines(stream: aiohttp.ClientResponse, call: ApiCall) -> AsyncGenerator[bytes, None]:
     """The lines of a stream, each with its line end. Raises UnexpectedResponseError beyond MAX_LINE_BYTES."""
-    waiting = bytearray()
-    async for chunk in _chunks(content):
+    waiting, waited = bytearray(), 0.0
+    began = time.monotonic()
+    async for chunk in _content(stream, call):
+        waited += time.monotonic() - began
         searched = len(waiting)
         waiting += chunk
         while end := waiting.find(b"\n", searched) + 1:
             yield bytes(waiting[:end])
             del waiting[:end]
             searched = 0
+            waited = 0.0
         if len(waiting) > MAX_LINE_BYTES:
             detail = f"a line of the stream is longer than {MAX_LINE_BYTES} bytes"
             raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+        if waited > READ_SECONDS:  # each byte of a line would be in time
+            raise TransportError(f"the stream broke: a line took more than {READ_SECONDS:g} s", **call.facts())
+        began = time.monotonic()
     if waiting:
-        yield bytes(waiting)
+        raise TransportError("the stream broke: it ended within a line", **call.facts())
+
+
+def _content(response: aiohttp.ClientResponse, call: ApiCall) -> AsyncGenerator[bytes, None]:
+    """The data of a response as they arrive, decompressed."""
+    chunks = _chunks(response.content)
+    is_compressed = call.is_stream and response.headers.get("Content-Encoding", "").lower() == _STREAM_ENCODING
+    return _decompressed(chunks, call) if is_compressed else chunks
+
+
+async def _decompressed(chunks: AsyncGenerator[bytes, None], call: ApiCall) -> AsyncGenerator[bytes, None]:
+    """The data of gzip. aiohttp would take what is cut off for the whole. Raises TransportError."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16 selects the gzip format
+    try:
+        async for chunk in chunks:
+            data = inflater.decompress(chunk, MAX_LINE_BYTES)
+            while data:
+                yield data
+                await asyncio.sleep(0)
+                data = inflater.decompress(inflater.unconsumed_tail, MAX_LINE_BYTES)
+    except zlib.error as error:
+        raise TransportError(f"the stream broke: {error}", **call.facts()) from error
+    if not inflater.eof or inflater.unused_data:
+        raise TransportError("the stream broke: its gzip has no end, or more behind it", **call.facts())
 
 
 def _is_cancelled() -> bool:

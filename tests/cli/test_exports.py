@@ -18,7 +18,8 @@ from tests.ledgers import made_up_usage
 from tests.services import Service
 
 COUNT = 3_000
-BROKEN = raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{}\r\n\r\n3\r\n{}")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+BROKEN = raw(HEAD + b"4\r\n{}\r\n\r\n3\r\n{}")
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_folder_that_is_not_there(ledger: Service, tmp_path: Path) -> None:
 
 async def test_what_a_service_exports_cannot_steer_a_terminal() -> None:
     line = "\x1b]0;title\x07{}\x9b2J"
-    async with misbehaving(answer(200, f"{line}\n".encode())) as server:
+    async with misbehaving(answer(200, f"{line}\n".encode(), Content_Type="application/x-ndjson")) as server:
         ours, theirs = pty.openpty()
         process = start("export", BILLING_BASE_URL=server.url, stdout=theirs)
         os.close(theirs)

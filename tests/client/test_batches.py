@@ -72,7 +72,8 @@ async def test_a_batch_holds_at_most_four_mebibytes() -> None:
 
 
 async def test_a_dry_run_asks_for_one() -> None:
-    async with misbehaving(record_all) as server, client_of(server) as client:
+    recordable = json_answer(200, {"results": [{"outcome": "recordable", "record": STORED}]})
+    async with misbehaving(recordable) as server, client_of(server) as client:
         assert [outcome async for outcome in client.record_usages([usage(1)], dry_run=True)]
     assert [request.target for request in server.requests] == ["/usage/batch?dryRun=true"]
 

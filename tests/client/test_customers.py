@@ -102,7 +102,8 @@ async def test_awkward_ids_reach_the_service_as_they_are(client: BillingSystemCl
 )
 async def test_an_id_is_one_segment_for_whatever_stands_in_between(customer_id: str, segment: str) -> None:
     """A proxy takes "." and ".." for folders; the service alone would not."""
-    async with misbehaving(json_answer(200, CUSTOMER)) as server, client_of(server) as client:
+    found = json_answer(200, {**CUSTOMER, "id": customer_id})
+    async with misbehaving(found) as server, client_of(server) as client:
         await client.get_customer(customer_id=customer_id)
     assert server.requests[0].target == f"/customers/{segment}"
 

@@ -136,10 +136,11 @@ async def test_a_void(filled: BillingSystemClient) -> None:
 
 
 LINE = json.dumps(STORED).encode() + b"\n"
+NDJSON = "application/x-ndjson"
 
 
 async def test_a_stream_that_breaks_off_is_no_end() -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9999\r\n\r\n"
     async with misbehaving(raw(head + LINE * 3)) as server, client_of(server) as client:
         export = client.export_usage()
         for _ in range(3):
@@ -149,14 +150,17 @@ async def test_a_stream_that_breaks_off_is_no_end() -> None:
 
 
 async def test_a_stream_is_asked_for_until_it_begins() -> None:
-    async with misbehaving(disconnect, answer(503), answer(200, LINE * 2)) as server, client_of(server) as client:
+    async with (
+        misbehaving(disconnect, answer(503), answer(200, LINE * 2, Content_Type=NDJSON)) as server,
+        client_of(server) as client,
+    ):
         assert len([record async for record in client.export_usage()]) == 2
 
 
 @pytest.mark.parametrize("length", [300_000, 10_000_000])
 async def test_a_line_of_a_stream_has_a_bound(length: int) -> None:
     long = LINE.replace(b"{", b"{" + b" " * length, 1)
-    async with misbehaving(answer(200, LINE + long + LINE)) as server, client_of(server) as client:
+    async with misbehaving(answer(200, LINE + long + LINE, Content_Type=NDJSON)) as server, client_of(server) as client:
         export = client.export_usage()
         await anext(export)
         if length < MAX_LINE_BYTES:
@@ -168,13 +172,16 @@ async def test_a_line_of_a_stream_has_a_bound(length: int) -> None:
 
 
 async def test_the_lines_of_a_stream_are_those_that_were_sent() -> None:
-    body = b"a\n\nb\r\n" + b"c" * 200_000 + b"\nwithout an end"
-    async with misbehaving(answer(200, body)) as server, client_of(server) as client:
+    body = b"a\n\nb\r\n" + b"c" * 200_000 + b"\n"
+    async with misbehaving(answer(200, body, Content_Type=NDJSON)) as server, client_of(server) as client:
         assert [line async for line in client.export_lines()] == body.splitlines(keepends=True)
 
 
 async def test_a_line_that_is_no_record() -> None:
-    async with misbehaving(answer(200, LINE + b'{"requestId": 1}\n')) as server, client_of(server) as client:
+    async with (
+        misbehaving(answer(200, LINE + b'{"requestId": 1}\n', Content_Type=NDJSON)) as server,
+        client_of(server) as client,
+    ):
         export = client.export_usage()
         await anext(export)
         with pytest.raises(UnexpectedResponseError, match="a line of the stream is not"):

@@ -114,8 +114,11 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_a_new_customer_gets_the_same_id_at_each_attempt() -> None:
-    async with misbehaving(disconnect, json_answer(201, CUSTOMER)) as server, client_of(server) as client:
-        assert (await client.create_customer(name="Acme")).id == "acme"
+    async def created(connection: Connection, request: Request) -> None:
+        await json_answer(201, {**CUSTOMER, "id": json.loads(request.body)["id"]})(connection, request)
+
+    async with misbehaving(disconnect, created) as server, client_of(server) as client:
+        assert (await client.create_customer(name="Acme")).name == "Acme"
     assert len(what_was_sent(server.requests)) == 1
     assert json.loads(server.requests[0].body)["id"].startswith("cus_")
 

@@ -4,7 +4,7 @@ SELECT EXISTS (SELECT FROM prepared_dimensions WHERE dimension = $1 AND filled_a
 -- read_prepared: a page of at most $3 totals of a customer by period, if $2 by service, and if $15 by the value of the
 -- dimension $13, or of the records with its value $14, after a period, service and value ($4, $5, $16). The pieces are those of
 -- read_groups; $17 to $20 are the pieces of what is not told apart by the dimension. The records without it are the empty value:
--- all usage, less what has the dimension
+-- all usage, less what has the dimension. Nothing unless the sums hold all records: so it need not be asked beforehand
 WITH valued AS MATERIALIZED (
     SELECT period, service, value, records, units, amount, credit_records, credit_units, credit_amount
     FROM unnest($6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::timestamptz[])
@@ -19,19 +19,18 @@ WITH valued AS MATERIALIZED (
             AND records > 0 AND ($14::text IS NULL OR value = $14)
         GROUP BY service, value
     ) AS rollup
+    WHERE (SELECT EXISTS (SELECT FROM prepared_dimensions WHERE dimension = $13 AND filled_at IS NOT NULL))
 ),
-of_service AS (
-    SELECT period, service, CASE WHEN $15::boolean THEN value ELSE '' END AS value, sum(records) AS records,
-        sum(units) AS units, sum(amount) AS amount, sum(credit_records) AS credit_records,
-        sum(credit_units) AS credit_units, sum(credit_amount) AS credit_amount
+without AS (
+    SELECT period, service, sum(records) AS records, sum(units) AS units, sum(amount) AS amount,
+        sum(credit_records) AS credit_records, sum(credit_units) AS credit_units, sum(credit_amount) AS credit_amount
     FROM (
-        SELECT period, service, value, records, units, amount, credit_records, credit_units, credit_amount FROM valued
-        UNION ALL
-        SELECT period, service, '', -records, -units, -amount, -credit_records, -credit_units, -credit_amount
+        SELECT period, service, -records AS records, -units AS units, -amount AS amount, -credit_records AS credit_records,
+            -credit_units AS credit_units, -credit_amount AS credit_amount
         FROM valued
-        WHERE $15 AND $14 IS NULL
+        WHERE $15::boolean AND $14 IS NULL
         UNION ALL
-        SELECT period, service, '', records, units, amount, 0, 0, 0
+        SELECT period, service, records, units, amount, 0, 0, 0
         FROM unnest($17::timestamptz[], $18::smallint[], $19::timestamptz[], $20::timestamptz[])
             AS piece (period, minutes, first, last)
         CROSS JOIN LATERAL (
@@ -40,8 +39,9 @@ of_service AS (
             WHERE customer_id = $1 AND bucket_minutes = minutes AND bucket >= first AND bucket < last AND records > 0
             GROUP BY service
         ) AS rollup
+        WHERE (SELECT EXISTS (SELECT FROM prepared_dimensions WHERE dimension = $13 AND filled_at IS NOT NULL))
         UNION ALL
-        SELECT period, service, '', 0, 0, 0, records, units, amount
+        SELECT period, service, 0, 0, 0, records, units, amount
         FROM unnest($17, $18, $19, $20) AS piece (period, minutes, first, last)
         CROSS JOIN LATERAL (
             SELECT service, sum(records) AS records, sum(units) AS units, sum(amount) AS amount
@@ -49,23 +49,9 @@ of_service AS (
             WHERE customer_id = $1 AND bucket_minutes = minutes AND bucket >= first AND bucket < last AND records > 0
             GROUP BY service
         ) AS credit
-        UNION ALL
-        SELECT period, service, value, records, units, amount, credit_records, credit_units, credit_amount
-        FROM unnest($10::timestamptz[], $11::timestamptz[], $12::timestamptz[]) AS piece (period, first, last)
-        CROSS JOIN LATERAL (
-            SELECT record.service, coalesce(dimensions ->> $13, '') AS value, count(*) AS records,
-                sum(units_consumed) AS units, sum(units_consumed * price_per_unit) AS amount,
-                count(*) FILTER (WHERE units_consumed < 0) AS credit_records,
-                coalesce(sum(units_consumed) FILTER (WHERE units_consumed < 0), 0) AS credit_units,
-                coalesce(sum(units_consumed * price_per_unit) FILTER (WHERE units_consumed < 0), 0) AS credit_amount
-            FROM usage_records AS record
-            LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
-            WHERE record.customer_id = $1 AND occurred_at >= first AND occurred_at < last AND void.request_id IS NULL
-                AND ($14 IS NULL OR dimensions ->> $13 = $14)
-            GROUP BY 1, 2
-        ) AS record
+        WHERE (SELECT customer_id FROM credit_rollups WHERE customer_id = $1 ORDER BY bucket_minutes, bucket LIMIT 1) IS NOT NULL
     ) AS part
-    GROUP BY 1, 2, 3
+    GROUP BY period, service
     HAVING sum(records) > 0
 )
 SELECT period, CASE WHEN $2::boolean THEN service ELSE '' END AS service, value, '' AS other_value,
@@ -75,7 +61,30 @@ SELECT period, CASE WHEN $2::boolean THEN service ELSE '' END AS service, value,
     trim_scale(sum(credit_amount))::text AS credit_amount,
     CASE WHEN min(service) FILTER (WHERE credit_records > 0) = max(service) FILTER (WHERE credit_records > 0)
         THEN min(service) FILTER (WHERE credit_records > 0) END AS only_credit_service
-FROM of_service
+FROM (
+    SELECT period, service, CASE WHEN $15 THEN value ELSE '' END AS value, records, units, amount, credit_records, credit_units,
+        credit_amount
+    FROM valued
+    UNION ALL
+    SELECT period, service, '', records, units, amount, credit_records, credit_units, credit_amount
+    FROM without
+    UNION ALL
+    SELECT period, service, value, records, units, amount, credit_records, credit_units, credit_amount
+    FROM unnest($10::timestamptz[], $11::timestamptz[], $12::timestamptz[]) AS piece (period, first, last)
+    CROSS JOIN LATERAL (
+        SELECT record.service, CASE WHEN $15 THEN coalesce(dimensions ->> $13, '') ELSE '' END AS value, count(*) AS records,
+            sum(units_consumed) AS units, sum(units_consumed * price_per_unit) AS amount,
+            count(*) FILTER (WHERE units_consumed < 0) AS credit_records,
+            coalesce(sum(units_consumed) FILTER (WHERE units_consumed < 0), 0) AS credit_units,
+            coalesce(sum(units_consumed * price_per_unit) FILTER (WHERE units_consumed < 0), 0) AS credit_amount
+        FROM usage_records AS record
+        LEFT JOIN usage_voids AS void ON void.customer_id = record.customer_id AND void.request_id = record.request_id
+        WHERE record.customer_id = $1 AND occurred_at >= first AND occurred_at < last AND void.request_id IS NULL
+            AND ($14 IS NULL OR dimensions ->> $13 = $14)
+        GROUP BY 1, 2
+    ) AS record
+    WHERE (SELECT EXISTS (SELECT FROM prepared_dimensions WHERE dimension = $13 AND filled_at IS NOT NULL))
+) AS part
 WHERE (period, CASE WHEN $2 THEN service ELSE '' END, value) > ($4::timestamptz, $5::text, $16::text)
 GROUP BY 1, 2, 3
 ORDER BY 1, 2, 3

@@ -5,8 +5,9 @@ They answer what is asked about this one dimension. What is asked about another,
 records.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import asyncpg
 from msgspec import Struct
 
 from billing_client.contract.periods import DAY, SummaryRequest
@@ -18,6 +19,10 @@ from billing_service.ledger.rollups import ROLLUPS, GroupSource, Plan, Seen, Siz
 
 _QUERIES = load_queries("dimensions")
 DIMENSION_BUCKETS: Sizes = (DAY, *BUCKETS)
+
+
+class NotPreparedError(Exception):
+    """The sums of a dimension do not hold all records: it is not summed up, or not yet. The records have to be read."""
 
 
 class Prepared(Struct, frozen=True):
@@ -32,7 +37,6 @@ class Prepared(Struct, frozen=True):
     name: str
     value: str | None
     is_grouped: bool
-    query: str = _QUERIES["read_prepared"]
 
     def arguments(
         self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], Plan]
@@ -43,6 +47,16 @@ class Prepared(Struct, frozen=True):
         rest = plan_of(BUCKETS).rollups if self.is_grouped and self.value is None else [()] * 4
         what = (self.name, self.value, self.is_grouped, seen[2])
         return customer_id, by_service, limit, *seen[:2], *pieces.rollups, *pieces.records, *what, *rest
+
+    async def read(self, connection: Connection, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        """See GroupSource. Raises NotPreparedError if the sums do not hold all records."""
+        if rows := await connection.fetch(_QUERIES["read_prepared"], *arguments):
+            return rows
+        # nothing to sum up, or not from these sums: one snapshot tells which
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            if not await connection.fetchval(_QUERIES["is_filled"], self.name):
+                raise NotPreparedError(self.name)
+            return await connection.fetch(_QUERIES["read_prepared"], *arguments)
 
 
 class Records(Struct, frozen=True):
@@ -55,7 +69,6 @@ class Records(Struct, frozen=True):
 
     names: tuple[str, ...]
     filters: tuple[tuple[str, str], ...]
-    query: str = _QUERIES["read_records"]
 
     def arguments(
         self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], Plan]
@@ -65,19 +78,26 @@ class Records(Struct, frozen=True):
         filters = dimensions_text(dict(self.filters))
         return customer_id, by_service, limit, *seen[:2], *plan_of(()).records, one, other, filters, *seen[2:]
 
+    async def read(self, connection: Connection, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        """See GroupSource."""
+        return await connection.fetch(_QUERIES["read_records"], *arguments)
 
-async def source_for(connection: Connection, asked: SummaryRequest) -> GroupSource:
-    """Where the groups are read from that a summary asks for."""
+
+def sources_for(asked: SummaryRequest) -> Sequence[GroupSource]:
+    """Where the groups are read from that a summary asks for: the first that does not raise NotPreparedError."""
     filters, grouped = dict(asked.filters), asked.grouping.dimensions
     names = {*filters, *grouped}
     if not names:
-        return ROLLUPS
-    if len(names) == 1 and await connection.fetchval(_QUERIES["is_filled"], *names):
-        (name,) = names
-        return Prepared(name, filters.get(name), bool(grouped))
-    return Records(grouped, asked.filters)
+        return (ROLLUPS,)
+    records = Records(grouped, asked.filters)
+    if len(names) > 1:
+        return (records,)
+    (name,) = names
+    return Prepared(name, filters.get(name), bool(grouped)), records
 
 
 async def reads_records(connection: Connection, asked: SummaryRequest) -> bool:
     """Whether the answer has to be added up from the records."""
-    return isinstance(await source_for(connection, asked), Records)
+    first = sources_for(asked)[0]
+    is_filled = isinstance(first, Prepared) and await connection.fetchval(_QUERIES["is_filled"], first.name)
+    return not is_filled and first is not ROLLUPS

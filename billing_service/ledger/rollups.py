@@ -78,20 +78,17 @@ Sizes = tuple[timedelta, ...]
 class GroupSource(Protocol):
     """Where groups are read from."""
 
-    @property
-    def query(self) -> str:
-        """The query that reads them."""
-
     def arguments(
         self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], "Plan"]
     ) -> tuple[object, ...]:
-        """The arguments of the query. `plan_of` makes a plan of buckets of these sizes."""
+        """The arguments of the query that reads them. `plan_of` makes a plan of buckets of these sizes."""
+
+    async def read(self, connection: Connection, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        """Run the query with its arguments."""
 
 
 class Rollups:
     """Groups of all usage, from the sums of all records."""
-
-    query = _QUERIES["read_groups"]
 
     def arguments(
         self, customer_id: str, by_service: bool, limit: int, seen: Seen, plan_of: Callable[[Sizes], "Plan"]
@@ -99,6 +96,10 @@ class Rollups:
         """See GroupSource."""
         pieces = plan_of(BUCKETS)
         return customer_id, by_service, limit, *seen[:2], *pieces.rollups, *pieces.records
+
+    async def read(self, connection: Connection, arguments: Sequence[object]) -> list[asyncpg.Record]:
+        """See GroupSource."""
+        return await connection.fetch(_QUERIES["read_groups"], *arguments)
 
 
 ROLLUPS = Rollups()
@@ -152,7 +153,7 @@ async def _read(
     while start < end and len(groups) < limit:
         plan_of, start = await _next_plan(connection, customer_id, start, end, grouping)
         arguments = source.arguments(customer_id, grouping.service, limit - len(groups), seen, plan_of)
-        groups += await connection.fetch(source.query, *arguments)
+        groups += await source.read(connection, arguments)
     return groups
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from billing_client.contract.totals import RunningTotal, group_dimensions
 from billing_client.contract.wire import MAX_GROUPS, CreditTotal, CustomerSummary, Id, SummaryGroup, SummaryTotal
 from billing_service.database.pool import Connection
 from billing_service.ledger.customers import list_customers
-from billing_service.ledger.dimension_groups import source_for
+from billing_service.ledger.dimension_groups import NotPreparedError, sources_for
 from billing_service.ledger.loop_slices import in_slices
 from billing_service.ledger.rollups import GroupKey, read_groups
 
@@ -44,8 +45,7 @@ async def summarize_customer(
     """At most `limit` groups of a customer's usage, those after a group. A summary without `groupBy` shows none."""
     if not asked.members:
         return SummaryPart([], await _total(connection, customer_id, asked), None)
-    source = await source_for(connection, asked)
-    rows = await read_groups(connection, customer_id, asked, limit + 1, after, source)
+    rows = await _read(connection, customer_id, asked, limit + 1, after)
     groups, total = await _add_up(rows[:limit], asked)
     is_whole = after is None and len(rows) <= limit
     if not is_whole:
@@ -108,8 +108,19 @@ async def _customers_after(connection: Connection, limit: int, after: Position |
 
 async def _total(connection: Connection, customer_id: str, asked: SummaryRequest) -> SummaryTotal[str]:
     whole = structs.replace(asked, grouping=_EVERYTHING, members=())
-    rows = await read_groups(connection, customer_id, whole, 1, source=await source_for(connection, whole))
+    rows = await _read(connection, customer_id, whole, 1)
     return (await _add_up(rows, whole))[1]
+
+
+async def _read(
+    connection: Connection, customer_id: str, asked: SummaryRequest, limit: int, after: GroupKey | None = None
+) -> list[asyncpg.Record]:
+    """The rows of `read_groups`, from the sums where there are any of what is asked, else from the records."""
+    *sums, last = sources_for(asked)
+    for source in sums:
+        with suppress(NotPreparedError):
+            return await read_groups(connection, customer_id, asked, limit, after, source)
+    return await read_groups(connection, customer_id, asked, limit, after, last)
 
 
 async def _add_up(

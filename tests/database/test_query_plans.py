@@ -147,7 +147,8 @@ async def planned(
 
 
 def scans(plan: dict[str, Any]) -> Iterator[str]:
-    return (node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan")
+    names = (node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan")
+    return (name for name in names if name != "prepared_dimensions")  # a row for each, of which there are a few
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

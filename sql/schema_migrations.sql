@@ -1,6 +1,9 @@
 -- lock: let only one migration run at a time; released at the end of the transaction
 SELECT pg_advisory_xact_lock(hashtext('billing_service.schema_migrations'));
 
+-- give_way: within the transaction, wait for the lock of a table no longer than $1: all who want the table too wait behind
+SELECT set_config('lock_timeout', $1::text, true);
+
 -- create_table: create the list of applied migrations
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version integer NOT NULL,

@@ -1,6 +1,8 @@
 """`billing-service migrate`: brings the schema up to date, and grants a role the rights the service needs."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -21,7 +23,7 @@ def command(role: str | None, with_keys: bool) -> None:
     if with_keys and role is None:
         raise click.UsageError("--with-keys needs --grant-to ROLE.")
     with named_or_embedded(load_settings()) as (settings, where):
-        applied = apply_migrations(settings)
+        applied = apply_migrations(settings, partial(click.echo, err=True))
         if role is not None:
             with unavailable_if_away():
                 asyncio.run(grant(settings, role, with_keys=with_keys))
@@ -31,10 +33,10 @@ def command(role: str | None, with_keys: bool) -> None:
             click.echo(f"  {migration.version:04} {migration.name}")
 
 
-def apply_migrations(settings: Settings) -> list[Migration]:
-    """Apply the migrations that are missing, and return them.
+def apply_migrations(settings: Settings, tell: Callable[[str], object] = lambda _: None) -> list[Migration]:
+    """Apply the migrations that are missing, and return them. `tell` is called with what takes long, as a line of text.
 
     Raises MigrationError where the schema is too new, DatabaseUnavailableError where the database does not answer.
     """
     with unavailable_if_away():
-        return asyncio.run(migrate(settings))
+        return asyncio.run(migrate(settings, tell=tell))

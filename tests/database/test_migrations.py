@@ -78,6 +78,40 @@ async def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: 
     assert await execute(empty_database_url, TABLES) is None
 
 
+async def test_usage_does_not_wait_behind_a_migration_that_waits_for_a_long_read(
+    http: aiohttp.ClientSession, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    later = Migration(len(SHIPPED) + 1, "later", ["ALTER TABLE usage_records ADD COLUMN later integer"])
+    settings, told = Settings(database_url=database_url), asyncio.Queue[str]()
+    await given_customer(http)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM usage_records")  # as a backup does for hours
+        migrating = asyncio.create_task(migrate(settings, [*SHIPPED, later], told.put_nowait))
+        async with asyncio.timeout(60):
+            assert "Waiting for a table" in await told.get()
+            (await post(http, "/usage", usage())).require(201)
+        assert not migrating.done()
+    assert await migrating == [later]
+
+
+async def test_an_index_of_a_large_table_is_built_while_usage_is_recorded(
+    empty_database_url: str,
+) -> None:
+    settings, told = Settings(database_url=empty_database_url), asyncio.Queue[str]()
+    await migrate(settings, SHIPPED[:11])
+    await execute(empty_database_url, "DROP INDEX usage_rollups_bucket_idx", "SELECT 1")
+    writer = await asyncpg.connect(empty_database_url)
+    async with writer.transaction():
+        await writer.execute("DELETE FROM usage_rollups")  # holds what a plain CREATE INDEX waits for
+        migrating = asyncio.create_task(migrate(settings, SHIPPED[:12], told.put_nowait))
+        async with asyncio.timeout(60):
+            assert "usage_rollups_bucket_idx" in await told.get()
+    assert [migration.version for migration in await migrating] == [12]
+    await writer.close()
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'usage_rollups_bucket_idx'::regclass"
+    assert await execute(empty_database_url, valid)
+
+
 async def test_a_database_that_is_too_new_is_refused_and_left_as_it_is(database_url: str) -> None:
     await execute(database_url, "INSERT INTO schema_migrations VALUES (9999, 'breaks', now(), true)", "SELECT 1")
     with pytest.raises(MigrationError, match=r"version 9999, too new for this program, which knows \d+"):

@@ -67,7 +67,7 @@ def _writes(stage: Stage, stack: ExitStack, options: argparse.Namespace) -> None
         process = stack.enter_context(service(tally.url, stage.folder))
         title = f"{stored:,} records stored"
         single = partial(record_singles, stage, title, process, tally, CONNECTIONS)
-        batch = partial(record_batches, stage, tally, process.port, BATCH)
+        batch = partial(record_batches, stage, tally, process.port, BATCH, 1)
         ways["singles"].append(Way(Samples(f"single, {CONNECTIONS} connections", title, "/s"), single))
         ways["batches"].append(Way(Samples(f"batches of {BATCH:,}", title, "records/s"), batch))
     _measure([*ways["singles"], *ways["batches"]], stage, options)

@@ -19,6 +19,8 @@ _NUMERAL = re.compile(NUMERAL)
 _PLAIN = re.compile(
     r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{0,17}[1-9])?"
 )  # what is written so already, of 38 digits at most
+_PLAIN_NUMERAL = f'(?:"{_PLAIN.pattern}"|{_PLAIN.pattern})'
+_PLAIN_LINES = re.compile(f"{_PLAIN_NUMERAL}(?:\n{_PLAIN_NUMERAL})*+")
 NEGATIVE = "must not be negative"
 TOO_LONG = f"must have at most {MAX_DIGITS} digits, written in at most {MAX_NUMERAL} characters"
 
@@ -52,6 +54,15 @@ def plain_decimal(text: str, *, signed: bool = False) -> str:
         raise ValueError(f"must have at most {MAX_DIGITS} digits")
     digits = f"{whole or '0'}.{fraction}" if fraction else whole
     return f"-{digits}" if sign == "-" else digits
+
+
+def plain_decimals(lines: str, signed: int = 0) -> list[str]:
+    """Read the decimals in these lines, each a JSON number, or a string without escapes; the first `signed` of them may
+    be negative. Raises ValueError. Those that are written plainly, as most are, cost a fourth of `plain_decimal`."""
+    values = lines.replace('"', "").split("\n")
+    if _PLAIN_LINES.fullmatch(lines):
+        return values
+    return [plain_decimal(value, signed=n < signed) for n, value in enumerate(values)]
 
 
 def _shift(whole: str, fraction: str, direction: int, exponent: str) -> tuple[str, str]:
@@ -96,5 +107,8 @@ def round_half_up(decimal: str, digits: int) -> str:
 
 def plain(decimal: Decimal) -> str:
     """A decimal without exponent, without needless zeros, and without a sign where it is zero."""
-    text = format(decimal if decimal else abs(decimal), "f")
+    decimal = decimal or abs(decimal)
+    text = str(decimal)  # half as long as format() takes
+    if "E" in text:
+        text = format(decimal, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -4,6 +4,7 @@ to name every fault rather than the first.
 Whatever is sent, this takes linear time and at most eight times the memory of the body.
 """
 
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from billing_client.contract.decimals import MAX_NUMERAL, NEGATIVE, TOO_LONG, multiply, plain_decimal
+from billing_client.contract.decimals import MAX_NUMERAL, NEGATIVE, TOO_LONG, multiply, plain_decimal, plain_decimals
 from billing_client.contract.identity import event_request_id, usage_request_id
 from billing_client.contract.json_scanning import count_elements, isolate, repeats_a_name
 from billing_client.contract.object_decoding import MALFORMED, MAX_ERRORS, Check, FaultsError, ObjectDecoder, pointer_to
@@ -195,52 +196,65 @@ _Dimensions = Annotated[
 ]
 
 
-class _PlainUsage(Struct, rename="camel", forbid_unknown_fields=True):
-    """NewUsage as most callers send it, without what makes reading it slow: decimals are strings, and no pattern."""
+class _PlainUsage(Struct, rename="camel", forbid_unknown_fields=True, gc=False):
+    """NewUsage without what makes reading it slow: it has no pattern, and its decimals are still to be read."""
 
     customer_id: _Id
     service: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
-    units_consumed: str
-    price_per_unit: str
+    units_consumed: Raw
+    price_per_unit: Raw
     event_id: _Id | None = None
     occurred_at: str | None = None
     dimensions: _Dimensions | UnsetType = UNSET
 
 
-_decode_plain_usage = msgspec.json.Decoder(_PlainUsage).decode
+_decode_plain = msgspec.json.Decoder(_PlainUsage).decode
+_decode_many_plain = msgspec.json.Decoder(list[_PlainUsage]).decode
 
 
-def _read_plain_usage(data: bytes) -> _PlainUsage | None:
-    """Read usage that is surely sound so far: in printable ASCII without escapes no string holds a control character,
-    and where each member that is there takes four quotation marks (dimensions two, and each of them four), none stands
-    twice. None for all else.
+def _is_plain(data: bytes) -> bool:
+    """Whether no string in this JSON holds a control character, or an escape."""
+    return b"\\" not in data and data.isascii() and b"\x7f" not in data
 
-    It costs 0.7 µs; to check three patterns and count six names, 3.7 µs.
+
+def _quotes_of(usage: _PlainUsage) -> int:
+    """The quotation marks that its members take, each once: but for those of its decimals themselves."""
+    quotes = 12 + 4 * ((usage.event_id is not None) + (usage.occurred_at is not None))
+    return quotes if usage.dimensions is UNSET else quotes + 4 * len(usage.dimensions) + 2
+
+
+def _read_plain_usage(data: bytes, may_credit: bool) -> tuple[_PlainUsage, str, str] | None:
+    """Read usage that is surely sound, and its units and price in plain notation: a member that stands twice takes more
+    quotation marks. None for all else.
+
+    It costs 1.5 µs; to check three patterns and count six names, 3.7 µs.
     """
-    if b"\\" in data or not data.isascii() or not data.decode("ascii").isprintable():
+    if not _is_plain(data):
         return None
     try:
-        usage = _decode_plain_usage(data)
+        usage = _decode_plain(data)
+        lines = b"%b\n%b" % (usage.units_consumed, usage.price_per_unit)
+        if data.count(b'"') != lines.count(b'"') + _quotes_of(usage):
+            return None
+        units, price = plain_decimals(lines.decode(), signed=may_credit)
     except MALFORMED:
         return None
-    members = 4 + (usage.event_id is not None) + (usage.occurred_at is not None)
-    quotes = 4 * members if usage.dimensions is UNSET else 4 * (members + len(usage.dimensions)) + 2
-    return usage if data.count(b'"') == quotes else None
+    return usage, units, price
 
 
-def _read_usage(
-    data: bytes, received_at: datetime, may_credit: bool
-) -> tuple[_SentUsage | _PlainUsage, str, str, datetime, dict[str, str] | UnsetType] | None:
-    """Usage as it was sent, its decimals in plain notation, when it occurred, and its dimensions; None for what is at
-    fault."""
-    try:
-        usage = _read_plain_usage(data) or _decode_usage.decode(data)
-        given = usage.occurred_at
-        at = received_at if given is None else _occurred_at(read_timestamp(given), received_at)
-        units = read_units(usage.units_consumed, may_credit=may_credit)
-        return usage, units, read_decimal(usage.price_per_unit), at, _dimensions_of(usage)
-    except MALFORMED:
+def _read_many(raws: Sequence[Raw], may_credit: bool) -> tuple[list[_PlainUsage], list[str], list[str]] | None:
+    """As `_read_plain_usage`: all of some usage, or None. No usage has fewer quotation marks than it should, so they
+    are counted together. Raises one of MALFORMED for what is not sound."""
+    data = b"[%b]" % b",".join(raws)
+    if not _is_plain(data):
         return None
+    usages = _decode_many_plain(data)
+    units, prices = [usage.units_consumed for usage in usages], [usage.price_per_unit for usage in usages]
+    lines = b"\n".join(units + prices)
+    if data.count(b'"') != lines.count(b'"') + sum(map(_quotes_of, usages)):
+        return None
+    values = plain_decimals(lines.decode(), signed=may_credit * len(usages))
+    return usages, values[: len(usages)], values[len(usages) :]
 
 
 def _dimensions_of(usage: _SentUsage | _PlainUsage) -> dict[str, str] | UnsetType:
@@ -250,6 +264,34 @@ def _dimensions_of(usage: _SentUsage | _PlainUsage) -> dict[str, str] | UnsetTyp
     if not usage.dimensions:
         return UNSET
     return dict(sorted(usage.dimensions.items()))
+
+
+def _record_of(
+    usage: _SentUsage | _PlainUsage, units: str, price: str, received_at: datetime, recorded_by: str | None
+) -> UsageRecord[str]:
+    """The record that usage would become. Raises one of MALFORMED for its time or its dimensions."""
+    occurred_at = received_at
+    if usage.occurred_at is not None:
+        occurred_at = _occurred_at(read_timestamp(usage.occurred_at), received_at)
+    dimensions = _dimensions_of(usage)
+    if usage.event_id is None:
+        request_id = usage_request_id(usage.customer_id, usage.service, units, price, dimensions or None)
+    else:
+        request_id = event_request_id(usage.customer_id, usage.event_id)
+    return UsageRecord(  # by position, which takes 0.5 µs less
+        request_id,
+        usage.customer_id,
+        usage.service,
+        units,
+        price,
+        multiply(units, price),
+        usage.event_id,
+        occurred_at,
+        received_at,
+        None,
+        recorded_by,
+        dimensions,
+    )
 
 
 def decode_usage(
@@ -266,35 +308,22 @@ def decode_usage(
     `recorded_by` the name of the caller's API key; `may_credit` whether the caller may report units below zero. Raises
     ProblemError with the faults, at most `max_errors` of them.
     """
-    fields = _read_usage(data, received_at, may_credit)
-    if fields is None:
+    try:
+        if plain := _read_plain_usage(data, may_credit):
+            return _record_of(*plain, received_at, recorded_by)
+        usage = _decode_usage.decode(data)
+        units = read_units(usage.units_consumed, may_credit=may_credit)
+        return _record_of(usage, units, read_decimal(usage.price_per_unit), received_at, recorded_by)
+    except MALFORMED as error:
         checks: dict[str, Check] = {
             "occurredAt": partial(_check_occurred_at, received_at),
             "unitsConsumed": partial(read_units, may_credit=may_credit),
         }
-        raise _decode_usage.refusal(data, max_errors, checks)
-    usage, units, price, occurred_at, dimensions = fields
-    if usage.event_id is None:
-        request_id = usage_request_id(usage.customer_id, usage.service, units, price, dimensions or None)
-    else:
-        request_id = event_request_id(usage.customer_id, usage.event_id)
-    return UsageRecord(
-        request_id=request_id,
-        customer_id=usage.customer_id,
-        service=usage.service,
-        units_consumed=units,
-        price_per_unit=price,
-        amount=multiply(units, price),
-        event_id=usage.event_id,
-        occurred_at=occurred_at,
-        recorded_at=received_at,
-        recorded_by=recorded_by,
-        dimensions=dimensions,
-    )
+        raise _decode_usage.refusal(data, max_errors, checks) from error
 
 
 class RecordDecoder:
-    """Reads the records of one batch, one after the other, as `decode_usage` does.
+    """Reads the records of one batch, in their order, as `decode_usage` does.
 
     An answer must not be many times what was sent. So at most MAX_BATCH_ERRORS faults are named in all, MAX_ERRORS of
     one record; when they are used up each further record that is refused is told its first fault alone.
@@ -305,6 +334,20 @@ class RecordDecoder:
         self._recorded_by = recorded_by
         self._may_credit = may_credit
         self._left = MAX_BATCH_ERRORS
+
+    def many(self, raws: Sequence[Raw]) -> Iterable[UsageRecord[str] | ProblemError]:
+        """The next records, each of them or why it is refused. To read sound ones together costs a third."""
+        with suppress(*MALFORMED):
+            if read := _read_many(raws, self._may_credit):
+                facts = self._received_at, self._recorded_by
+                return [_record_of(*each, *facts) for each in zip(*read, strict=True)]
+        return map(self._one, raws)  # one at a time: an error is larger than most records
+
+    def _one(self, raw: Raw) -> UsageRecord[str] | ProblemError:
+        try:
+            return self(raw)
+        except ProblemError as error:
+            return error
 
     def __call__(self, raw: Raw) -> UsageRecord[str]:
         """The next record. Raises ProblemError."""

@@ -106,14 +106,14 @@ async def _decode_records(
     decode = RecordDecoder(received_at, caller.key_name, may_credit="usage:credit" in caller.scopes)
     async for part in in_slices(records):
         sound = []
-        for raw in part:
-            try:
-                record = decode(raw)
-                caller.require_reach(record.customer_id, record.request_id)
+        for record in decode.many(part):
+            if isinstance(record, ProblemError):
+                decoded.append(record.details)
+            elif caller.reaches(record.customer_id):
                 decoded.append(record)
                 sound.append(record)
-            except ProblemError as error:
-                decoded.append(error.details)
+            else:
+                decoded.append(caller.out_of_reach(record.request_id).details)
         submissions += submissions_of(sound, key, seen)
     return decoded, submissions
 

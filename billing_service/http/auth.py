@@ -63,7 +63,12 @@ class Caller(Struct, frozen=True):
             request_id: The request id of the usage that was reported, for the problem; None outside reporting.
         """
         if not self.reaches(customer_id):
-            raise ProblemError(problem("forbidden", "The API key is bound to another customer.", request_id=request_id))
+            raise self.out_of_reach(request_id)
+
+    @staticmethod
+    def out_of_reach(request_id: str | None = None) -> ProblemError:
+        """The error (403) for a caller whose key is bound to another customer."""
+        return ProblemError(problem("forbidden", "The API key is bound to another customer.", request_id=request_id))
 
 
 def scope_is_missing(scope: Scope) -> ProblemError:

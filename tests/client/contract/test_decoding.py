@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from billing_client.contract.decoding import decode_usage
+from billing_client.contract.decoding import RecordDecoder, decode_usage
 from billing_client.contract.problems import ProblemError
 from billing_client.contract.wire import ProblemDetails, UsageRecord
 
@@ -42,6 +43,7 @@ def members(draw: st.DrawFn) -> Members:
 
 
 SOUND = [("customerId", '"acme"'), ("service", '"storage"'), ("unitsConsumed", '"1.5"'), ("pricePerUnit", '"2"')]
+SOUND_BODY = b'{"customerId":"acme","service":"storage","unitsConsumed":"7","pricePerUnit":0.5}'
 
 
 @given(members=members(), space=st.sampled_from(["", " ", "\n"]))
@@ -62,18 +64,35 @@ def test_the_fast_way_says_what_the_thorough_one_says(members: Members, space: s
     written = [(f'"{name}"', value) for name, value in members]
     # an escape, which means the same, is never read the fast way
     escaped = [(name.replace('"s', '"\\u0073').replace('"c', '"\\u0063'), value) for name, value in written]
-    assert outcome(body(written, space)) == outcome(body(escaped, space))
+    thorough = outcome(body(escaped, space))
+    assert outcome(body(written, space)) == thorough
+    assert outcomes([body(written, space), SOUND_BODY]) == [thorough, outcome(SOUND_BODY)]
+
+
+@pytest.mark.parametrize("units", ['"-1.5"', "-1.5"])
+@pytest.mark.parametrize("may_credit", [True, False])
+def test_a_credit_among_many_is_read_as_one_alone(units: str, may_credit: bool) -> None:
+    credit = body([(f'"{name}"', units if name == "unitsConsumed" else value) for name, value in SOUND], "")
+    alone = outcome(credit, may_credit=may_credit)
+    assert isinstance(alone, UsageRecord) is may_credit
+    assert outcomes([SOUND_BODY, credit], may_credit=may_credit) == [outcome(SOUND_BODY), alone]
 
 
 def body(members: Members, space: str) -> bytes:
     return ("{" + f",{space}".join(f"{name}:{space}{value}" for name, value in members) + "}").encode()
 
 
-def outcome(data: bytes) -> UsageRecord[str] | ProblemDetails[str]:
+def outcome(data: bytes, *, may_credit: bool = True) -> UsageRecord[str] | ProblemDetails[str]:
     try:
-        return decode_usage(data, NOW)
+        return decode_usage(data, NOW, may_credit=may_credit)
     except ProblemError as error:
         return error.details
+
+
+def outcomes(bodies: list[bytes], *, may_credit: bool = True) -> list[UsageRecord[str] | ProblemDetails[str]]:
+    """What becomes of the records of one batch."""
+    read = RecordDecoder(NOW, may_credit=may_credit).many([Raw(each) for each in bodies])
+    return [each.details if isinstance(each, ProblemError) else each for each in read]
 
 
 @pytest.mark.parametrize("digits", ["0.1234567", "0.123456999"])

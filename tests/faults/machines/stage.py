@@ -16,6 +16,7 @@ from tests.clocks import wrong_clock
 from tests.databases import execute
 from tests.faults.balancer import balanced
 from tests.faults.journal import Intended, read_journal
+from tests.faults.machines.fronts import HAProxy, PgBouncer, fronts_of
 from tests.faults.proxy import Proxy
 from tests.faults.stage import PATIENCE_SECONDS, Stage, StuckError
 from tests.faults.usages import CUSTOMERS
@@ -30,7 +31,8 @@ class Machines(Struct, frozen=True):
     """The servers and services of a case.
 
     `one_address` says that the services know the primary's address alone. `service_clocks` and `standby_clock` are by
-    how much clocks are wrong; no text is not at all. `archives` says that the primary keeps all that it writes.
+    how much clocks are wrong; no text is not at all. `archives` says that the primary keeps all that it writes. `front`
+    is what stands between the services and the servers: haproxy, pgbouncer and its mode, or pgbouncers, one for each.
     """
 
     synchronous: bool = True
@@ -38,6 +40,7 @@ class Machines(Struct, frozen=True):
     service_clocks: tuple[str, str] = ("", "")
     standby_clock: str = ""
     archives: bool = False
+    front: str = ""
 
     @property
     def have_wrong_clocks(self) -> bool:
@@ -47,17 +50,26 @@ class Machines(Struct, frozen=True):
 class MachinesStage(Stage):
     """Two services whose database is a primary with a standby.
 
-    `ways` are the proxies from the services to the two, and `link` is the one from the standby to the primary.
+    `ways` are the proxies to the two, from the services or from the `fronts`, and `link` is the one from the standby to
+    the primary.
     """
 
     def __init__(
-        self, folder: Path, machines: Machines, servers: Replication, database: str, ways: list[Proxy], link: Proxy
+        self,
+        folder: Path,
+        machines: Machines,
+        servers: Replication,
+        database: str,
+        ways: list[Proxy],
+        link: Proxy,
+        fronts: list[HAProxy | PgBouncer],
     ) -> None:
         self.machines = machines
         self.servers = servers
         self.name = database
         self.ways = ways
         self.link = link
+        self.fronts = fronts
         self.recoveries: list[float] = []
         super().__init__(folder, None, url_of(servers.primary.address, database=database), None, "billing_service")  # type: ignore[arg-type]  # no fault here is about an embedded server
 
@@ -72,13 +84,14 @@ class MachinesStage(Stage):
         return self.servers.primary.folder.parent / "archive"
 
     def service_database_url(self) -> str:
-        """The URL that the services have: the servers, each by way of its proxy."""
-        ways = self.ways[:1] if self.machines.one_address else self.ways
+        """The URL that the services have: what is in front, or the servers, each by way of its proxy."""
+        ways = self.fronts or (self.ways[:1] if self.machines.one_address else self.ways)
         return url_of(*(f"127.0.0.1:{way.port}" for way in ways), database=self.name)
 
     def service_environment(self, index: int) -> dict[str, str]:
         offset = self.machines.service_clocks[index]
-        return wrong_clock(offset) if offset else {}
+        in_transactions = {"BILLING_PGBOUNCER": str(self.machines.front.endswith("transaction")).lower()}
+        return in_transactions | (wrong_clock(offset) if offset else {})
 
     async def is_ready(self, index: int) -> bool:
         """Whether a service can do its work. With a wrong clock it can, but says that it is not ready."""
@@ -93,6 +106,8 @@ class MachinesStage(Stage):
 
     async def lead_to_the_standby(self) -> None:
         """What was the standby is the primary from now on."""
+        if len(self.fronts) == 1:
+            await asyncio.to_thread(self.fronts[0].lead_to, self.ways[1].port)
         self.url = url_of(self.servers.standby.address, database=self.name)
         await self.recover()
 
@@ -152,7 +167,9 @@ async def open_machines(folder: Path, machines: Machines) -> AsyncIterator[Machi
             await stack.enter_async_context(Proxy(("127.0.0.1", server.port)))
             for server in (servers.primary, servers.primary, servers.standby)
         ]
-        stage = MachinesStage(folder, machines, servers, database, ways, link)
+        place, ports = servers.primary.folder.parent, [way.port for way in ways]
+        fronts = await asyncio.to_thread(stack.enter_context, fronts_of(machines.front, place, ports))
+        stage = MachinesStage(folder, machines, servers, database, ways, link, fronts)
         await asyncio.to_thread(_set_up, stage)
         stack.callback(stage.kill_all)
         stage.front = await stack.enter_async_context(balanced(stage.ports))

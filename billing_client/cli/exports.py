@@ -8,14 +8,16 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Literal, get_args
 
 import click
 from msgspec import Struct
 
-from billing_client.cli.failures import Command, needs_extra
+from billing_client.cli.exit_codes import ExitCode
+from billing_client.cli.failures import Command, CommandError, needs_extra
 from billing_client.cli.options import Connection, connection_options, filter_option, in_zone, json_option, span_options
-from billing_client.cli.output import print_json
+from billing_client.cli.output import harmless_json, print_json
 from billing_client.contract.wire import printable
 
 Format = Literal["ndjson", "csv", "parquet"]
@@ -133,7 +135,7 @@ async def _export(connection: Connection, selection: _Selection, format_: Format
     name: Literal["ndjson", "csv"] = "csv" if format_ == "csv" else "ndjson"
     async with aclosing(_lines(connection, selection, name)) as lines:
         async for line in lines:
-            file.write(_shown(line) if on_terminal else line)
+            file.write(_shown(line, name) if on_terminal else line)
             count += 1
             size += len(line)
     file.flush()
@@ -144,19 +146,28 @@ async def _export_parquet(connection: Connection, selection: _Selection, _: Form
     """Write the export as Parquet; its records and bytes."""
     with needs_extra("parquet"):
         from billing_client.cli.imports.usage_parquet import ParquetExport
-    parquet, count = ParquetExport(file), 0
-    async with aclosing(_lines(connection, selection, "ndjson")) as lines:
-        async for line in lines:
-            parquet.add(line)
-            count += 1
-    parquet.close()
+    count = 0
+    try:
+        with ParquetExport(file) as parquet:
+            async with aclosing(_lines(connection, selection, "ndjson")) as lines:
+                async for line in lines:
+                    parquet.add(line)
+                    count += 1
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # what the service sent is no record, or has members of a later version
+        raise CommandError(
+            ExitCode.UNREACHABLE, f"a line of the export cannot be written as Parquet: {error}"
+        ) from error
     file.flush()
     return count, file.tell()
 
 
-def _shown(line: bytes) -> bytes:
-    """A line as a terminal may have it: without what it would obey."""
-    return (printable(line.decode(errors="backslashreplace").rstrip("\r\n")) + "\n").encode()
+def _shown(line: bytes, format_: Literal["ndjson", "csv"]) -> bytes:
+    """A line as a terminal may have it: without what it would obey or hide. JSON stays the same JSON."""
+    text = line.decode(errors="backslashreplace").rstrip("\r\n")
+    return ((harmless_json(text) if format_ == "ndjson" else printable(text)) + "\n").encode()
 
 
 @contextmanager
@@ -167,7 +178,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         with path.open("wb") as device:
             yield device
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{token_hex(8)}.part")  # a process that was killed may have left one
     try:
         with part.open("xb") as file:
             yield file

@@ -8,14 +8,31 @@ from typing import Any
 import msgspec
 
 from billing_client.contract.decimals import plain
+from billing_client.contract.wire import UNPRINTABLE
 
-_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")  # DEL and C1 in UTF-8, which JSON lets be, and terminals may obey
+_unprintable = re.compile(f"[{UNPRINTABLE}]")
 
 
 def to_json(value: Any) -> bytes:
     """A value as JSON, on the wire's terms: camelCase, decimals as strings in plain notation."""
     encoded = msgspec.json.encode(_in_plain_notation(msgspec.to_builtins(value, builtin_types=(Decimal,))))
-    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), encoded)
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return harmless_json(encoded.decode()).encode()
+
+
+def harmless_json(text: str) -> str:
+    """The same JSON, in which what a terminal would obey or hide is escaped: it stands in strings alone.
+
+    So it is the same whoever reads it. Control characters are escaped in any JSON.
+    """
+    return _unprintable.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    """A character as JSON escapes it: beyond the first 65,536 as a surrogate pair (RFC 8259, section 7)."""
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def _in_plain_notation(value: Any) -> Any:

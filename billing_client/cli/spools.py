@@ -30,7 +30,7 @@ from billing_client.cli.options import Connection, connection_options, in_zone, 
 from billing_client.cli.output import print_json
 from billing_client.cli.tables import number_column, print_table, text_column
 from billing_client.contract.decimals import plain
-from billing_client.contract.wire import NewUsage, ProblemDetails
+from billing_client.contract.wire import NewUsage, ProblemDetails, printable
 from billing_client.spooling.spool_folder import PATTERN, spools_in
 
 _places = click.argument("places", nargs=-1, required=True, metavar="FILE|FOLDER...", type=click.Path(path_type=Path))
@@ -233,7 +233,7 @@ def flush(connection: Connection, places: tuple[Path, ...], as_json: bool) -> No
     logging.getLogger("billing_client").addHandler(logging.NullHandler())  # what it would say is said below
     free, in_use = _free(places)  # a recorder would make new ones
     for path in in_use:
-        click.echo(f"billing: {path} is left to the recorder that uses it", err=True)
+        click.echo(printable(f"billing: {path} is left to the recorder that uses it"), err=True)
     counts, error = asyncio.run(_flush(connection, free))
     if as_json:
         print_json(counts)

@@ -299,13 +299,23 @@ class UsagePage(Message, Generic[D], frozen=True):
     next_cursor: str | None
 
 
-# C0 and C1, line separators, marks that change the direction of writing, lone surrogates
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# what a terminal obeys, or shows as nothing: controls, line separators, every format character (which changes the
+# direction of writing, or joins and hides letters), fillers and other blanks, lone surrogates
+UNPRINTABLE = (
+    "\x00-\x1f\x7f-\x9f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+_unprintable = re.compile(f"[{UNPRINTABLE}]")
 
 
 def printable(text: str) -> str:
-    """Write what a terminal would obey rather than show, such as an escape code, as a backslash escape."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Write what a terminal would obey or hide rather than show, such as an escape code, as a backslash escape.
+
+    A backslash stays as it is: what this writes is to be read by people.
+    """
+    return _unprintable.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def readable(error: Exception) -> str:

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from billing_client.cli.exports import whole_file
 from tests.calls import usage
 from tests.cli import billing, billing_beside, failure, finish, given_customer, given_usage, start
 from tests.client.misbehaving import answer, misbehaving, raw, silent
@@ -156,7 +157,27 @@ async def test_what_a_service_exports_cannot_steer_a_terminal() -> None:
         process = start("export", BILLING_BASE_URL=server.url, stdout=theirs)
         os.close(theirs)
         assert (await asyncio.to_thread(finish, process)).returncode == 0
-        assert os.read(ours, 1_000) == b"\\x1b]0;title\\x07{}\\x9b2J\r\n"
+        assert os.read(ours, 1_000) == b"\\u001b]0;title\\u0007{}\\u009b2J\r\n"
         os.close(ours)
         piped = start("export", BILLING_BASE_URL=server.url)
         assert (await asyncio.to_thread(finish, piped)).stdout == f"{line}\n"  # a program gets what was sent
+
+
+def test_a_part_that_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container each process may have the same number."""
+    for number in range(1, 50):
+        (tmp_path / f".usage.ndjson.{number}.part").touch()
+    file = tmp_path / "usage.ndjson"
+    with whole_file(file) as one, whole_file(file) as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert file.read_bytes() in (b"one", b"other")
+    assert [path.name for path in tmp_path.glob("*.part") if not path.name.split(".")[-2].isdigit()] == []
+
+
+async def test_what_is_no_record_is_no_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install '.[parquet]'")
+    lines = b"[]\n"
+    async with misbehaving(answer(200, lines, Content_Type="application/x-ndjson")) as server:
+        done = await billing_beside("export", "-o", str(tmp_path / "usage.parquet"), BILLING_BASE_URL=server.url)
+    assert "cannot be written as Parquet" in failure(done, 5)

@@ -171,10 +171,10 @@ EVIL = "\x1b]0;title\x07\x9b2J\u202e"
 @pytest.mark.parametrize("options", [(), ("--json",)])
 async def test_a_server_cannot_steer_the_terminal(options: tuple[str, ...]) -> None:
     conflict = [{"field": EVIL, "recorded": EVIL, "submitted": EVIL}]
-    evil = STORED | {"service": EVIL}
+    evil = STORED | {"recordedBy": EVIL}
     async with misbehaving(
         problem(404, "customer_not_found", detail=EVIL),
-        problem(422, "event_id_conflict", detail=EVIL, existing=evil, conflicts=conflict),
+        problem(422, "event_id_conflict", detail=EVIL, existing=evil | {"service": EVIL}, conflicts=conflict),
         json_answer(201, evil),
     ) as server:
         for code in (1, 1, 0):

@@ -1,9 +1,11 @@
 """Tables on a narrow terminal: no number and no time is ever broken over two lines."""
 
+import json
 import os
 import pty
 import re
 import threading
+import unicodedata
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 from rich.table import Column
 
+from billing_client.cli.output import to_json
 from billing_client.cli.tables import number_column, print_table, text_column, whole_column
+from billing_client.contract.wire import printable
 from tests.calls import usage
 from tests.cli import given_customer, given_usage, start
 from tests.services import Service
@@ -89,3 +93,25 @@ def drain(controller: int, read: list[bytes]) -> None:
                 read.append(data)
         except OSError:  # EIO: the other end is closed
             pass
+
+
+HIDDEN = "".join(chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp"))
+
+
+def test_what_a_terminal_would_obey_or_hide_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Marks that turn the direction of writing, or that nobody sees, would make one id look like another."""
+    assert len(HIDDEN) > 200
+    shown = printable(HIDDEN + "\u2800\u3164\uffa0\u115f\u034f\ufe0f")
+    assert shown.isascii()
+    assert shown.isprintable()
+    print_table([text_column("id\u202e")], [["acme\u200b"], ["a\u2066b\U000e0041"]])
+    assert capsys.readouterr().out.split() == ["id\\u202e", "acme\\u200b", "a\\u2066b\\U000e0041"]
+    assert printable("Zürich 東京 ñ 😀") == "Zürich 東京 ñ 😀"
+
+
+def test_json_is_the_same_json_and_harmless() -> None:
+    name = f"Zürich 😀 {HIDDEN}"
+    written = to_json({"name": name, HIDDEN: [name]})
+    assert json.loads(written) == {"name": name, HIDDEN: [name]}
+    assert not set(HIDDEN) & set(written.decode())
+    assert "Zürich 😀" in written.decode()

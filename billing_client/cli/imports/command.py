@@ -7,13 +7,12 @@ recorded once by its request id, so it also finds what a service put back to an 
 import asyncio
 import os
 import sys
-import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing, suppress
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import click
 from msgspec import Struct, structs
@@ -196,7 +195,10 @@ def import_(
     that are refused go to a file beside FILE, bill.rejected.csv, which can be corrected and imported in its turn; with
     --dry-run those that the server does not have go to bill.missing.csv.
     """
-    with _open_parquet(file) if is_parquet(file, format_) else _open(file) as text, closing(TextLines(text)) as lines:
+    if is_parquet(file, format_):
+        format_ = "parquet"
+    opened = _open_parquet(file, zone) if format_ == "parquet" else _open(file)
+    with opened as text, closing(TextLines(text)) as lines:
         try:
             read = read_file(lines, format_, zone, dimensions)
         except InputError as error:
@@ -234,6 +236,8 @@ def _run(import_: Import, connection: Connection, text: TextIO) -> None:
         raise _stopped(totals, failure.code, str(failure), dict(failure.facts)) from error
     except KeyboardInterrupt as error:
         raise _stopped(totals, ExitCode.INTERRUPTED, AGAIN, {}) from error
+    except InputError as error:
+        raise _stopped(totals, ExitCode.REFUSED, str(error), {}) from error
     finally:
         totals.close(whole)
 
@@ -249,20 +253,13 @@ def _open(file: Path) -> TextIO:
     return open(source, encoding="utf-8-sig", errors="surrogateescape", newline="", closefd=str(file) != "-")
 
 
-def _open_parquet(file: Path) -> TextIO:
-    """The rows of a Parquet file as lines of NDJSON, in a file that goes with the process."""
+def _open_parquet(file: Path, zone: tzinfo | None) -> TextIO:
+    """The rows of a Parquet file as lines of NDJSON."""
     if str(file) == "-":
         raise CommandError(ExitCode.USAGE, "Parquet is read from its end: give a file in the place of -")
     with needs_extra("parquet"):
-        from billing_client.cli.imports.usage_parquet import lines_of
-    text = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - the caller closes it
-    try:
-        text.writelines(lines_of(file))
-        text.seek(0)
-    except InputError as error:
-        text.close()
-        raise CommandError(ExitCode.REFUSED, f"{file}: {error}") from error
-    return text
+        from billing_client.cli.imports.usage_parquet import LinesAsText, lines_of
+    return cast("TextIO", LinesAsText(lines_of(file, zone)))
 
 
 def _size(file: TextIO) -> int | None:

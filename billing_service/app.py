@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from starlette.routing import Router
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from billing_client.contract.wire import ProblemDetails
@@ -85,10 +85,17 @@ class ServiceApp(Router):
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        answer: ASGIApp = Dispatcher(OPERATIONS, services)
+        self._answer: ASGIApp = Dispatcher(OPERATIONS, services)
         if services.settings.trusted_proxies is not None:
-            answer = ProxyHeadersMiddleware(answer, services.settings.trusted_proxies)  # type: ignore[arg-type, assignment]  # uvicorn has ASGI types of its own
-        super().__init__(redirect_slashes=False, default=answer, lifespan=self._lifespan)
+            self._answer = ProxyHeadersMiddleware(self._answer, services.settings.trusted_proxies)  # type: ignore[arg-type, assignment]  # uvicorn has ASGI types of its own
+        super().__init__(lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request by the dispatcher, which has routes of its own; for the rest do what Starlette does."""
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     @property
     def settings(self) -> Settings:

@@ -18,6 +18,7 @@ from billing_service.http.hosts import HostNames
 from billing_service.http.limits.standings import rate_limit_headers
 from billing_service.http.operations import Operation, answer_operation
 from billing_service.http.requests import ApiRequest
+from billing_service.http.responses import JsonResponse
 from billing_service.http.router import Router
 from billing_service.http.services import Services
 from billing_service.telemetry.request_log import PROBES, RequestInfo
@@ -72,7 +73,8 @@ class Dispatcher:
         response = await self._response(request)
         request.info.status = response.status_code
         self._add_headers(response, request)
-        await response(request.scope, request.receive, send)
+        if not (isinstance(response, JsonResponse) and response.is_sent_by(request.exchange)):
+            await response(request.scope, request.receive, send)
 
     async def _response(self, request: ApiRequest) -> Response:
         error_page = None

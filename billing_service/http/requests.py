@@ -14,6 +14,7 @@ from billing_service.database.pool import Connection
 from billing_service.database.replication import read_lag
 from billing_service.http.admission import SMALL_BODY_BYTES
 from billing_service.http.auth import ANYBODY, Caller
+from billing_service.http.connections.exchange import EXTENSION, Exchange
 from billing_service.http.errors import ProblemError, invalid_input, problem
 from billing_service.http.limits.standings import Standing, address_of
 from billing_service.http.services import Services
@@ -37,6 +38,7 @@ class ApiRequest(Request):
         caller: Who makes the request; anonymous until the caller is authenticated.
         ids: The ids in the path, percent-decoded, by their names in the operation's path.
         held_bytes: How many bytes the body has charged to the body budget.
+        exchange: The request on its connection; None under another server.
         standings: What the caller has left of the rate limits that it was counted against.
     """
 
@@ -57,6 +59,7 @@ class ApiRequest(Request):
         self.ids: Mapping[str, str] = {}
         self.standings: list[Standing] = []
         self.held_bytes = 0
+        self.exchange: Exchange | None = scope.get(EXTENSION)
 
     @property
     def customer_id(self) -> str:
@@ -82,8 +85,11 @@ class ApiRequest(Request):
                 JSON in UTF-8, 503 if the body budget is used up.
         """
         _check_body_type(self.fields.get(b"content-type"), self.fields.get(b"content-encoding"))
-        with self.services.admission.while_receiving:
-            body = await self._receive_body(self.services.settings.max_body_bytes)
+        limit = self.services.settings.max_body_bytes
+        body = None if self.exchange is None else self.exchange.take_body(min(SMALL_BODY_BYTES, limit))
+        if body is None:
+            with self.services.admission.while_receiving:
+                body = await self._receive_body(limit)
         if not body:
             raise invalid_input("", "is empty, but must be a JSON object")
         return body

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
+from billing_service.http.connections.exchange import Exchange
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,3 +35,7 @@ class JsonResponse(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", media_type.encode())]
         if headers is not None:
             self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    def is_sent_by(self, exchange: Exchange | None) -> bool:
+        """Send it in one write, if the connection can do that now. False if it has to be sent as ASGI has it."""
+        return exchange is not None and exchange.answer(self.status_code, self.raw_headers, self.body)

@@ -1,15 +1,16 @@
 """HTTP as uvicorn speaks it, with bounds on all that a peer makes a process hold, and every refusal as a problem."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billing_client.contract.wire import ProblemDetails
 from billing_service.http.connections import messages
-from billing_service.http.connections.load import MEASURE_EVERY_BYTES, UnreadAnswer, connection_load, is_too_slow
+from billing_service.http.connections.answering import AnsweringProtocol
+from billing_service.http.connections.exchange import Exchange, asgi_scope
+from billing_service.http.connections.load import MEASURE_EVERY_BYTES, is_too_slow
 from billing_service.http.connections.messages import MAX_HEAD_BYTES, MAX_HEADER_LINES
 from billing_service.http.dispatch import http_request_id
 from billing_service.http.errors import problem
@@ -21,7 +22,7 @@ HEADER_BYTES = 128
 REQUEST_BYTES = 4 * 1024
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(AnsweringProtocol):
     """One connection.
 
     - What never becomes a request is refused: 400 for what is not HTTP, 505 for another version of it, 431 (RFC 6585)
@@ -36,11 +37,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     receive_seconds = 20.0
     whole_request_seconds = 120.0
-    send_seconds = 20.0
     linger_seconds = 5.0
-    _in_head = False
     _arriving = False
-    _refused = False  # nothing more is parsed; what came before it is still answered
     _read_bytes = 0  # of the latest read, and what requests that wait add to it
     _own_bytes = 0  # the same, or 0 where another message ended in that read
     _arrived_bytes = 0  # of the message, in all reads but the latest
@@ -48,25 +46,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _trailer_bytes = 0  # once there are trailers: theirs and those of the head
     _after_chunk_head: int | None = None  # bytes that came since the head of a chunk that has no data yet
     _begun = _since = 0.0  # when the message began to arrive, and the present period
+    _idle_since = 0.0  # when the latest answer was complete; 0 if something came since
     _lingers = False
     _discarded_bytes = 0
     _bytes_before = 0  # that had arrived when the present period began
     _timer: asyncio.TimerHandle | None = None
-    _unread: UnreadAnswer | None = None
-    _completion_waits = False
     _fault: ProblemDetails[str] | None = None
     _found: tuple[Any, float] = (None, 0.0)  # a request at work, and when it was found
-    _nothing: Any = None
-    _at_work: Any = None  # the request that is being answered, where others were sent ahead behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        self._load = connection_load(self.server_state, self.config)
-        self._raw = transport
-        self._joined = messages.JoinedWrites(transport)
-        super().connection_made(cast("asyncio.Transport", self._joined))  # it has all that uvicorn uses of one
-        transport.set_write_buffer_limits(0)  # all that the system does not take at once counts as unread
+        super().connection_made(transport)
         self._begun = self._since = self.loop.time()
-        self._timer = self.loop.call_later(self.receive_seconds, self._check_arrival)
+        self._timer = self.loop.call_later(self.receive_seconds, self._check_time)
         self._load.unmeasured += CONNECTION_BYTES
         if self._load.unmeasured > MEASURE_EVERY_BYTES:
             self._load.measure()
@@ -74,10 +65,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._unread is not None:
-            self._unread.end()
-        self._unset_keepalive_if_required()  # which uvicorn leaves to run where a connection broke
-        messages.disconnect(self._at_work)  # uvicorn does so for the latest request alone
         super().connection_lost(exc)
 
     # What the parser finds
@@ -89,7 +76,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head = self._arriving = True
         self._arrived_bytes = self._earlier_reads = self._trailer_bytes = 0
         self._begun = 0.0
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -109,29 +98,48 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._earlier_reads + self._read_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
             self._check_head()
-        if self.parser.get_http_version() not in messages.VERSIONS:
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in messages.VERSIONS:
             raise self._stop("http_version_not_supported", messages.OTHER_VERSION)
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
                 raise self._stop("validation_error", messages.NO_PROXY)
             return  # as if it had not come: it is parsed again, see `_read_without_upgrade`
         if not self.url.startswith(b"/"):
             self._read_target()
         self._in_head = False
-        super().on_headers_complete()
+        self._begin_exchange(version)
+
+    def _begin_exchange(self, version: str) -> None:
+        """Give the request to the application, once those before it are answered."""
+        before: Any = self.cycle
+        self.cycle = exchange = Exchange(
+            asgi_scope(self, version),
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+        )
+        if before is None or before.response_complete:
+            self._answerer.begin(exchange)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
 
     def on_chunk_header(self) -> None:
         self._after_chunk_head = -self._own_bytes
 
     def on_body(self, body: bytes) -> None:
         self._after_chunk_head = None
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if cycle.response_complete:
             return
-        cycle.body += body
+        cycle.add(body)
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._in_head:  # with an `Upgrade`
@@ -146,8 +154,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _add_to_pipeline(self) -> None:
         """Stop at a request too many: what came before it is answered, and the last answer closes the connection."""
-        if not self.pipeline:
-            self._at_work = self.cycle
         if len(self.pipeline) >= MAX_PIPELINED:
             self.pipeline[0][0].keep_alive = False
             self._refused = True
@@ -188,9 +194,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._lingers and self._discarded_bytes > LINGER_BYTES:
                 self.transport.close()
             return
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
+        self._idle_since = 0.0
         self._read_bytes = self._own_bytes = len(data)
         try:
             self.parser.feed_data(data)
@@ -228,6 +232,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _await_rest(self) -> None:
         if self._refused or self.transport.is_closing():
             return
+        cycle: Any = self.cycle
+        if not self._in_head and cycle.body:
+            cycle.message_event.set()
         self._arrived_bytes += self._own_bytes
         self._earlier_reads += self._read_bytes
         if self._after_chunk_head is not None:
@@ -236,15 +243,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADER_LINES:
             self._refuse(problem("header_too_large", messages.TOO_LARGE))
             return
-        if not self._begun:
-            self._begun = self._since = self.loop.time()
-            self._bytes_before = 0
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.receive_seconds, self._check_arrival)
+        if self._begun:
+            return
+        self._begun = self._since = self.loop.time()
+        self._bytes_before = 0
+        if self._timer is not None:  # which may be meant for an idle connection
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.receive_seconds, self._check_time)
 
-    def _check_arrival(self) -> None:
-        """Cut off a request that takes too long to arrive, and a connection on which none was begun."""
+    def _check_time(self) -> None:
+        """Cut off a request that takes too long to arrive, and a connection on which none was begun for long."""
         self._timer = None
+        if self._idle_since:
+            self._close_if_idle(self._idle_since + self.timeout_keep_alive)
+            return
         cycle: Any = self.cycle
         if self.transport.is_closing() or not (self._arriving or cycle is None):
             return
@@ -257,58 +269,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._cut_off()
                 return
             self._since, self._bytes_before = now, self._arrived_bytes
-        self._timer = self.loop.call_at(min(last, self._since + self.receive_seconds), self._check_arrival)
+        self._timer = self.loop.call_at(min(last, self._since + self.receive_seconds), self._check_time)
+
+    def _rest(self) -> None:
+        self._idle_since = self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.timeout_keep_alive, self._check_time)
+
+    def _close_if_idle(self, last: float) -> None:
+        """Close a connection that stays idle until then. Its timer goes on while it is used, and is not set anew."""
+        if self.loop.time() >= last:
+            self.transport.close()
+        else:
+            self._timer = self.loop.call_at(last, self._check_time)
 
     def _cut_off(self) -> None:
         if self._arriving and (self._in_head or not self.cycle.response_started):
             self._refuse(problem("request_timeout", messages.TOO_SLOW))
         else:
             self.transport.close()
-
-    # Sending
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._unread is None:
-            self._unread = UnreadAnswer(self._raw, self._load, self.send_seconds)
-        self._unread.pause()
-
-    def resume_writing(self) -> None:
-        if self._unread is not None:
-            self._unread.resume()
-        super().resume_writing()
-        if self._completion_waits:
-            self._completion_waits = False
-            self.on_response_complete()
-
-    def on_response_complete(self) -> None:
-        if self._joined.head:
-            self._joined.flush()
-        flow, is_closing = self.flow, self.transport.is_closing()
-        if flow.write_paused and not is_closing:
-            flow.pause_reading()
-            self._completion_waits = True
-            return
-        cycle: Any = self.cycle
-        if cycle.response_complete:  # an idle connection keeps nothing of its latest request
-            cycle.scope = None
-            if cycle.body:
-                cycle.body.clear()
-            if not self._in_head:
-                self.scope, self.headers = self._nothing, []
-        self.server_state.total_requests += 1
-        if is_closing:
-            return
-        if flow.read_paused:
-            flow.resume_reading()
-        if self.pipeline:
-            self._at_work, app = self.pipeline.pop()
-            self._start_asgi_task(self._at_work, app)
-        elif self._refused:
-            self.transport.close()
-        else:
-            seconds, close = self.timeout_keep_alive, self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(seconds, close)
 
     # Refusing
 
@@ -336,7 +315,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._hang_up()
         self._arriving = self._in_head = False
         self.parser = self._nothing
-        self.url, self.headers, self.scope = b"", [], self._nothing
+        self.url, self.headers = b"", []
 
     def _hang_up(self) -> None:
         """Close the connection once the peer had time to read (RFC 9112, 9.6); the application is told at once."""
@@ -375,10 +354,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def held_since(self, now: float) -> float:
         """When it became idle, its message began to arrive, or this first found its latest request at work."""
-        idle: Any = self.timeout_keep_alive_task
+        if self._idle_since:
+            return self._idle_since
         cycle: Any = self.cycle
-        if idle is not None:
-            return float(idle.when() - self.timeout_keep_alive)
         if self._arriving or cycle is None:
             return self._begun or now
         if self._found[0] is not cycle:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -247,16 +248,30 @@ def verify(file: IO[bytes], export: IO[bytes] | None, keys: IO[bytes] | None, as
 
 def _verify(file: IO[bytes], export: IO[bytes] | None, keys: IO[bytes] | None) -> StatementCheck:
     records = None if export is None else _records(export)
-    try:
-        key_set = None if keys is None else json.loads(keys.read())
-        with needs_extra("signatures"):
-            return verify_statement(file.read(), records=records, key_set=key_set)
-    except ValueError as error:
-        raise CommandError(ExitCode.USAGE, f"a file is not what it must be: {error}") from error
+    key_set = None
+    if keys is not None:
+        with _refused(keys):
+            key_set = json.loads(keys.read())
+    with needs_extra("signatures"), _refused(file):
+        return verify_statement(file.read(), records=records, key_set=key_set)
 
 
 def _records(export: IO[bytes]) -> Iterator[UsageRecord]:
-    return (_record(line) for line in export if line.strip())
+    for line in export:
+        if line.strip():
+            with _refused(export):
+                record = _record(line)
+            yield record
+
+
+@contextmanager
+def _refused(file: IO[bytes]) -> Iterator[None]:
+    """Raise CommandError, which names the file, if the block cannot read what is in it."""
+    try:
+        yield
+    except ValueError as error:
+        message = f"{Path(file.name).name} is not what it must be: {error}"
+        raise CommandError(ExitCode.USAGE, message) from error
 
 
 def _print_check(check: StatementCheck, with_keys: bool) -> None:

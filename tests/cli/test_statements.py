@@ -92,4 +92,6 @@ def test_a_statement_is_checked_without_the_service(service: Service, tmp_path: 
     faults = json.loads(checked.stdout)["faults"]
     assert "there is no signature" in faults[0]
     assert any("is not 0.10" in fault for fault in faults)
-    assert "a file is not what it must be" in failure(billing("statement", "verify", str(export)), 2)
+    assert "usage.ndjson is not what it must be" in failure(billing("statement", "verify", str(export)), 2)
+    done = billing("statement", "verify", str(statement), "--export", str(keys))
+    assert "keys.json is not what it must be" in failure(done, 2)

@@ -79,6 +79,10 @@ class Hosts:
         """Whether there are several hosts, and one of them listens at `host:port`."""
         return len(self._url.hosts) > 1 and any(host.listens_at(address) for host in self._url.hosts)
 
+    def is_apart(self, address: str) -> bool:
+        """Whether the host that listens there is one of several, and not the one that is connected to else."""
+        return self.names(address) and not (self._current is not None and self._current.listens_at(address))
+
     async def _connect_near(self, near: str, options: dict[str, Any]) -> PooledConnection:
         """Connect to the one host that listens there: what it holds is nowhere else."""
         host = next(host for host in self._url.hosts if host.listens_at(near))

@@ -81,7 +81,7 @@ class Database:
         self._in_use: set[Connection] = set()
         self._users = 0
         self._waiting = 0  # for the share of reads, or of writes
-        self._kept: list[KeptConnection] = []
+        self._kept: dict[KeptConnection, Callable[[], str | None]] = {}  # and the node that each is to
         self._kept_deadlines = Deadlines(settings.database_timeout)
         self._turns = asyncio.Semaphore(max(1, settings.pool_size // TURNS_OF))
         self._reads = asyncio.Semaphore(max(1, settings.pool_size * SHARE_OF_THREE // 3))
@@ -116,6 +116,10 @@ class Database:
     @property
     def _pools(self) -> list[Pool]:
         return [pool for pool in (self._pool, *self._near.values()) if pool is not None]
+
+    def _apart(self, near: str | None) -> str | None:
+        """The node, if what breaks connections to it says nothing about others; None if it may have broken all."""
+        return near if near is not None and self._hosts.is_apart(near) else None
 
     async def close(self) -> None:
         """Close the connections. If the database does not answer, they are dropped."""
@@ -196,8 +200,8 @@ class Database:
                     finally:
                         self._in_use.discard(connection)
         except DatabaseUnavailableError as error:
-            for kept in self._kept if not is_of_statement(error.__cause__) else ():
-                kept.distrust()  # What broke one connection may have broken all.
+            if not is_of_statement(error.__cause__):
+                self._distrust(self._apart(near))
             if is_read_only(error):  # Every connection of the pool leads to the same standby.
                 await pool.expire_connections()
             raise
@@ -225,18 +229,25 @@ class Database:
         async def connect() -> "asyncpg.Connection[asyncpg.Record]":
             return await self._connect(near=near(), **_options(self._settings))
 
-        kept = KeptConnection(connect, self._kept_deadlines, self._expire)
-        self._kept.append(kept)
+        async def lost() -> None:
+            node = self._apart(near())
+            for pool in self._pools if node is None else [await self._pool_near(node)]:
+                await pool.expire_connections()
+
+        kept = KeptConnection(connect, self._kept_deadlines, lost)
+        self._kept[kept] = near
         return kept
 
-    async def _expire(self) -> None:
-        """Replace the connections of the pools before they are used again."""
-        for pool in self._pools:
-            await pool.expire_connections()
+    def _distrust(self, node: str | None) -> None:
+        """Replace the dedicated connections to a node, or to all that are not apart, before they are used again."""
+        for kept, near in self._kept.items():
+            if self._apart(near()) == node:
+                kept.distrust()
 
     async def _abandon(self) -> None:
         """Drop all connections at once, with the statements on them: they lead to an older primary."""
-        await self._expire()
+        for pool in self._pools:
+            await pool.expire_connections()
         for connection in list(self._in_use):
             connection.terminate()
         for kept in self._kept:

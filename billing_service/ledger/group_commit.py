@@ -90,12 +90,12 @@ class GroupCommit:
         return decisions
 
     async def _record_part(self, submissions: Sequence[Submission]) -> list[Decision]:
+        node = self._nodes.of(submissions[0].record.customer_id) if submissions else None
         try:
-            near = self.near(submissions[0].record.customer_id) if submissions else None
-            async with self._database.write_connection(near) as connection:
+            async with self._database.write_connection(self._nodes.address(node)) as connection:
                 return await self._usage.record(connection, submissions)
         except DatabaseUnavailableError:
-            self._nodes.forget()
+            self._nodes.forget(node)
             raise
 
     async def _record_parts(self, submissions: Sequence[Submission], parts: Sequence[list[int]]) -> list[Decision]:
@@ -160,7 +160,7 @@ class GroupCommit:
         if writer is None:
             kept = self._database.kept_connection(partial(self._nodes.address, node))
             linger = 0.0 if self._nodes.is_one else LINGER
-            writer = self._writers[node] = _Queue(partial(self._write_group, kept), linger)
+            writer = self._writers[node] = _Queue(partial(self._write_group, node, kept), linger)
         return writer
 
     async def _sort(self, group: list[_Waiting]) -> None:
@@ -170,13 +170,13 @@ class GroupCommit:
         for waiting in group:
             self._writer(self._nodes.of(waiting[0].record.customer_id) or THE_ONE).add(waiting)
 
-    async def _write_group(self, kept: KeptConnection, group: list[_Waiting]) -> None:
+    async def _write_group(self, node: int, kept: KeptConnection, group: list[_Waiting]) -> None:
         self._nodes.refresh()
         self._metrics.waited((self._clock.now() - group[0][0].record.recorded_at).total_seconds())
         try:
             await self._write_together(kept, group)
         except DatabaseUnavailableError:
-            self._nodes.forget()
+            self._nodes.forget(node)
             raise
 
     async def _write_together(self, kept: KeptConnection, group: list[_Waiting]) -> None:

@@ -236,6 +236,9 @@ def test_files_that_are_not_numbered_without_a_gap_are_refused(tmp_path: Path, n
         load_migrations(write(tmp_path, **dict.fromkeys(names, "SELECT 1;")))
 
 
+SHARD = r"_[0-9]{6,}$"  # what a cluster appends to the names of its shards
+
+
 async def test_every_constraint_and_index_has_the_name_the_files_give_it(
     connection: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
@@ -251,7 +254,8 @@ async def test_every_constraint_and_index_has_the_name_the_files_give_it(
            UNION SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"""
     )
     assert rows
-    assert [row["name"] for row in rows if not re.search(rf"\b{row['name']}\b", text)] == []
+    names = {re.sub(SHARD, "", row["name"]) for row in rows}
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
 # all of them are small
@@ -268,8 +272,9 @@ async def test_every_key_begins_with_the_customer_so_that_tables_can_be_distribu
         """SELECT indexrelid::regclass::text AS index, attname AS first
            FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
            JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
-           WHERE nspname = 'public' AND indisunique AND relname <> ALL($1)""",
+           WHERE nspname = 'public' AND indisunique AND regexp_replace(relname, $2, '') <> ALL($1)""",
         UNDISTRIBUTED,
+        SHARD,
     )
     assert {row["first"] for row in rows} == {"customer_id"}
 
@@ -287,7 +292,7 @@ async def test_the_database_itself_refuses_what_are_no_dimensions(
     await connection.execute(INSERT, "ab", "1.5")
     with pytest.raises(asyncpg.CheckViolationError) as caught:
         await connection.execute("UPDATE usage_records SET dimensions = $1", dimensions)
-    assert caught.value.constraint_name == "usage_records_dimensions_check"
+    assert '"usage_records_dimensions_check"' in str(caught.value)  # a cluster names it nowhere else
 
 
 @pytest.mark.parametrize("units", ["NaN", "Infinity", "-Infinity", "-1e38", "1e38", "1e-19", "-1e-19"])
@@ -298,4 +303,4 @@ async def test_the_database_itself_refuses_amounts_out_of_range(
     await connection.execute(INSERT, "ab", "1.5")
     with pytest.raises(asyncpg.CheckViolationError) as caught:
         await connection.execute(INSERT, "cd", units)
-    assert caught.value.constraint_name == "usage_records_units_consumed_check"
+    assert '"usage_records_units_consumed_check"' in str(caught.value)

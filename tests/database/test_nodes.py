@@ -158,7 +158,7 @@ async def test_nodes_are_looked_up_anew_after_they_were_forgotten(cluster: Clust
     assert first is not None
     nodes.refresh()
     assert nodes.of("a") == first
-    nodes.forget()
+    nodes.forget(first)
     assert nodes.of("a") is None
     await connection.close()
 

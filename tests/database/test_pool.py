@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import aiohttp
 import asyncpg
@@ -13,11 +14,11 @@ import msgspec
 import pytest
 
 from billing_service.database.migrations import migrate
-from billing_service.database.pool import Database, DatabaseUnavailableError, unavailable_if_away
+from billing_service.database.pool import Connection, Database, DatabaseUnavailableError, unavailable_if_away
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, key, post, stored, usage
 from tests.databases import EmbeddedServer, address_of, embedded_server, execute, run, url_at
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import Break, Proxy
 from tests.services import Service, free_port, running_service
 
 TIMEOUT = 5.0
@@ -198,6 +199,40 @@ async def test_a_connection_that_fell_silent_lets_none_be_trusted(settings: Sett
                 proxy.silence_all()
                 assert_unavailable(await post(http, *first))
                 assert (await post(http, *second)).status in (200, 201)
+
+
+async def pid_of(connection: Connection) -> int:
+    pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid
+
+
+async def test_a_node_that_is_lost_costs_no_connection_to_another(settings: Settings) -> None:
+    address = address_of(str(settings.database_url))
+    async with Proxy(address) as here, Proxy(address) as there:
+        nodes = [f"127.0.0.1:{proxy.port}" for proxy in (here, there)]
+        url = url_at(str(settings.database_url), here.port).replace(nodes[0], ",".join(nodes))
+        database = Database(Settings(database_url=url))
+        await database.open()
+        async with database.connection() as connection:  # to the first
+            pooled = await pid_of(connection)
+        ours, theirs = (database.kept_connection(partial(str, node)) for node in nodes)
+        kept, lost = await ours.run(pid_of), await theirs.run(pid_of)
+        there.requests.append(Break("reset"))
+        with pytest.raises(DatabaseUnavailableError):
+            await theirs.run(pid_of)
+        lost, before = await theirs.run(pid_of), lost
+        assert lost != before
+        async with database.read_connection(near=nodes[1]) as connection:
+            await pid_of(connection)
+        there.requests.append(Break("reset"))
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.read_connection(near=nodes[1]) as connection:
+                await pid_of(connection)
+        assert await theirs.run(pid_of) != lost  # what broke one connection to the node may have broken this one
+        assert await ours.run(pid_of) == kept
+        async with database.connection() as connection:
+            assert await pid_of(connection) == pooled
+        await database.close()
 
 
 async def test_the_pool_and_one_connection_for_single_records_are_opened_and_no_more(

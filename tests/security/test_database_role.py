@@ -15,7 +15,7 @@ from billing_service.app import OPERATIONS
 from billing_service.http.operations import Operation
 from billing_service.settings import Settings
 from tests.calls import exchange, request_head
-from tests.databases import Server, execute, run
+from tests.databases import execute, run
 from tests.keys import given_key, id_of
 from tests.operations import Target, examples, name_of, send_example
 from tests.programs import Finished, bare_environment, run_main
@@ -51,10 +51,11 @@ COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.
 
 
 @pytest.fixture(scope="module")
-def role_url(database_server: Server, database_url: str) -> Iterator[str]:
+def role_url(database_url: str) -> Iterator[str]:
     """The URL of this module's database for a role that `migrate --grant-to` gave its rights."""
     role = f"billing_test_{uuid4().hex[:12]}"
-    run(execute(database_server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'a test'", "SELECT 1"))
+    create = f"CREATE ROLE {role} LOGIN PASSWORD 'a test'"  # in this database, so that a cluster makes it on all nodes
+    run(execute(database_url, create, "SELECT 1"))
     try:
         command = [sys.executable, "-m", "billing_service", "migrate", "--grant-to", role]
         subprocess.run(command, env=bare_environment() | {"DATABASE_URL": database_url}, check=True)

@@ -60,6 +60,10 @@ def main() -> None:
         sys.exit(f"billing-service: {line}")
 
 
-def _stop(*_: object) -> None:
-    """End in order. While uvicorn serves, it takes the signals itself, and raises them again once it has stopped."""
-    raise SystemExit(0)
+def _stop(number: int, _: object) -> None:
+    """End in order. While uvicorn serves, it takes the signals itself, and raises them again once it has stopped.
+
+    What serves has done its work then. What another command was told to do is not done, and its exit code says so.
+    """
+    context = click.get_current_context(silent=True)
+    raise SystemExit(0 if context is not None and context.info_name == "serve" else 128 + number)

@@ -237,7 +237,8 @@ class BillingSystemClient(LedgerReads):
                 until there is such a customer; or "create" the customer, with its id for a name, which needs the scope
                 `customers:write`, and wait where that fails.
             defer_timeout: For how many seconds after it was recorded usage waits whose customer is unknown, or that
-                occurs in the future by the service's clock; then it is a dead letter. At least 0.
+                occurs in the future by the service's clock; then it is a dead letter. A recorder that was opened later
+                gives it as long again. At least 0.
             keep_delivered: How long the spool keeps what was delivered, so that `resend` can bring it back to a service
                 that lost it: a timedelta, or text such as "90m", "24h" or "7d"; at most 31 days. They are at most
                 `max_records` and `max_bytes` besides those to be delivered, and the oldest go first. None keeps none.

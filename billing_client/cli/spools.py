@@ -88,39 +88,54 @@ def _find(places: Sequence[Path]) -> list[_Found]:
     return found
 
 
-def _free(places: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The spools that are meant and that no recorder uses, and those of folders that one uses."""
-    free: list[Path] = []
-    in_use: list[Path] = []
+class _Free(NamedTuple):
+    """The spools that no recorder uses; those of folders that one uses, and those that cannot be read."""
+
+    paths: list[Path]
+    in_use: list[Path]
+    faults: list[str]
+
+    def complain(self) -> None:
+        """Raises CommandError if some of a folder cannot be read."""
+        if self.faults:
+            raise CommandError(ExitCode.USAGE, f"left as they are: {'; '.join(self.faults)}")
+
+
+def _free(places: Sequence[Path]) -> _Free:
+    """The spools that are meant. One of a folder that cannot be read is in no other's way."""
+    found = _Free([], [], [])
     for path, in_folder in _find(places):
         try:
             with Spool(path):
-                free.append(path)
-        except SpoolInUseError:
+                found.paths.append(path)
+        except SpoolError as error:
             if not in_folder:
                 raise
-            in_use.append(path)
-    return free, in_use
+            if isinstance(error, SpoolInUseError):
+                found.in_use.append(path)
+            elif path.exists():  # else a recorder has just removed it, since it was empty
+                found.faults.append(error.detail)
+    return found
 
 
 def _change(
     places: Sequence[Path], work: Callable[[Spool], int], result: type[Struct], said: str, as_json: bool
 ) -> None:
     """Do something to every spool that is meant, and print how many records it concerned."""
-    free, in_use = _free(places)
+    free = _free(places)
     number = 0
-    for path in free:
+    for path in free.paths:
         with Spool(path) as found:
             number += work(found)
     if as_json:
         print_json(result(number))
     else:
         click.echo(f"{number} {said}")
-    if in_use:
-        message = (
-            f"{len(in_use)} spools are in use by recorders, and left as they are: stop those, or use their methods"
-        )
-        raise CommandError(ExitCode.USAGE, f"{message}: {' '.join(map(str, in_use))}")
+    if free.in_use:
+        count = len(free.in_use)
+        message = f"{count} spools are in use by recorders, and left as they are: stop those, or use their methods"
+        raise CommandError(ExitCode.USAGE, f"{message}: {' '.join(map(str, free.in_use))}")
+    free.complain()
 
 
 @click.group()
@@ -146,14 +161,17 @@ def status(places: tuple[Path, ...], dead: bool, as_json: bool) -> None:
     """
     letters: list[tuple[Path, DeadLetter]] = []
     statuses: list[_Status] = []
+    faults: list[str] = []
     for path, in_folder in _find(places):
         try:
             with Spool(path, read_only=True) as found:
                 letters += ((path, letter) for letter in found.dead_letters() if dead)
                 statuses.append(_Status(file=str(path), **msgspec.structs.asdict(found.status())))
-        except SpoolError:
-            if not in_folder or path.exists():  # else a recorder has just removed it, since it was empty
+        except SpoolError as error:
+            if not in_folder:
                 raise
+            if path.exists():  # else a recorder has just removed it, since it was empty
+                faults.append(error.detail)
     if dead:
         _print_dead(letters, as_json)
     elif as_json:
@@ -163,6 +181,7 @@ def status(places: tuple[Path, ...], dead: bool, as_json: bool) -> None:
         _print_one(statuses[0])
     else:
         _print_many(statuses)
+    _Free([], [], faults).complain()
 
 
 def _print_one(held: _Status) -> None:
@@ -231,10 +250,10 @@ def flush(connection: Connection, places: tuple[Path, ...], as_json: bool) -> No
     Exits with 0 once nothing is pending and nothing was refused.
     """
     logging.getLogger("billing_client").addHandler(logging.NullHandler())  # what it would say is said below
-    free, in_use = _free(places)  # a recorder would make new ones
-    for path in in_use:
+    free = _free(places)  # a recorder would make new ones
+    for path in free.in_use:
         click.echo(printable(f"billing: {path} is left to the recorder that uses it"), err=True)
-    counts, error = asyncio.run(_flush(connection, free))
+    counts, error = asyncio.run(_flush(connection, free.paths))
     if as_json:
         print_json(counts)
     else:
@@ -249,6 +268,7 @@ def flush(connection: Connection, places: tuple[Path, ...], as_json: bool) -> No
     if counts.dead:
         message = f"{counts.dead} records were refused: billing spool status {where} --dead"
         raise CommandError(ExitCode.REFUSED, message)
+    free.complain()
 
 
 async def _flush(connection: Connection, paths: Sequence[Path]) -> tuple[RecorderCounts, BillingError | None]:

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from http import HTTPStatus
 from typing import Any, Literal
 
 import msgspec
@@ -34,8 +33,10 @@ class Settlement(Struct, frozen=True):
     outcome: DeliveryOutcome
 
 
-def outcome_of_delivery(record: Pending, result: UsageResult, options: RecorderOptions) -> DeliveryOutcome:
-    """What becomes of a record.
+def outcome_of_delivery(
+    record: Pending, result: UsageResult, options: RecorderOptions, seconds: float
+) -> DeliveryOutcome:
+    """What becomes of a record, `seconds` after its recorder was opened.
 
     The service answers `replayed` if it recorded this very record at an earlier attempt, which it knows by the
     Idempotency-Key. A proxy may remove that header; then it answers `duplicate`. That is still this record if it was
@@ -47,7 +48,7 @@ def outcome_of_delivery(record: Pending, result: UsageResult, options: RecorderO
     if problem is None or problem.status in RETRIED_STATUSES or problem.status >= 500:
         return "kept"
     if _is_early(problem) or (has_unknown_customer(result) and options.unknown_customer != "dead"):
-        return "deferred" if _may_wait(record, timedelta(seconds=options.defer_timeout)) else "dead"
+        return "deferred" if _may_wait(record, timedelta(seconds=options.defer_timeout), seconds) else "dead"
     if result.outcome == "duplicate" and problem.existing is not None:
         return "delivered" if _is_same_call(record, problem.existing) else "duplicate"
     return "dead"
@@ -67,8 +68,11 @@ def _is_early(problem: ProblemDetails[Decimal]) -> bool:
     return problem.code == "validation_error" and faults == {"/occurredAt"}
 
 
-def _may_wait(record: Pending, longest: timedelta) -> bool:
+def _may_wait(record: Pending, longest: timedelta, seconds: float) -> bool:
     """Whether a record was recorded so short ago that it may wait for what mends its fault.
+
+    A clock that was days slow and is set right makes all older than it is, and so does a service that was away: so the
+    recorder, too, has had as long as that.
 
     The producer's clock timed both the record and its usage. So usage that occurs later than that by more than it would
     wait is no fault of a clock, but of its caller: it may be of the year 2999.
@@ -76,7 +80,7 @@ def _may_wait(record: Pending, longest: timedelta) -> bool:
     recorded_at, usage = read_time(record.recorded_at), decode_usage(record.usage.body)
     if recorded_at is None or usage is None:
         return False
-    is_in_time = datetime.now(UTC) - recorded_at < longest
+    is_in_time = seconds < longest.total_seconds() or datetime.now(UTC) - recorded_at < longest
     return is_in_time and (usage.occurred_at is None or usage.occurred_at - recorded_at < longest)
 
 
@@ -154,7 +158,7 @@ def refusal(error: BillingError) -> UsageResult:
     status = error.status or 400
     problem: ProblemDetails[Decimal] = ProblemDetails(
         type="about:blank",
-        title=HTTPStatus(status).phrase,
+        title="Refused",
         status=status,
         detail=error.detail,
         code=error.code or "validation_error",

@@ -44,7 +44,7 @@ from billing_client.spooling.unknown_customers import UnknownCustomers
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 LONGEST_WAIT_OF_A_FLUSH_SECONDS = 5.0
 LONGEST_DEFERRAL_SECONDS = 300.0
-LONGEST_RETRY_AFTER_SECONDS = 86_400.0
+LONGEST_RETRY_AFTER_SECONDS = 3_600.0  # a date far away may be a mistake, and nothing would be delivered until then
 GROWTH = 20  # after so many successes in a row the full batch size is reached again
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Delivery:
     def __init__(self, transport: Transport, outbox: Outbox, capacity: Capacity, options: RecorderOptions) -> None:
         self.settled: Counter[DeliveryOutcome] = Counter()
         self.to_settle = 0
+        self._began = time.monotonic()
         self._transport = transport
         self._outbox = outbox
         self._capacity = capacity
@@ -193,7 +194,9 @@ class Delivery:
 
     async def _note_results(self, batch: Sequence[Pending], results: Sequence[UsageResult], call: ApiCall) -> None:
         settlements = [
-            Settlement(record, result, outcome_of_delivery(record, result, self._options))
+            Settlement(
+                record, result, outcome_of_delivery(record, result, self._options, time.monotonic() - self._began)
+            )
             for record, result in zip(batch, results, strict=True)
         ]
         kept = [settlement for settlement in settlements if settlement.outcome == "kept"]

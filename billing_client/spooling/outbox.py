@@ -201,6 +201,7 @@ class Outbox:
 
     def _append(self, calls: Iterable[tuple[Sequence[EncodedUsage], str | None]]) -> None:
         self.file.require_room()
+        self.file.require_place()
         recorded_at = _now()
         rows = [
             {

@@ -14,14 +14,18 @@ PRIVATE = 0o600
 def make_private(path: Path) -> None:
     """Make a file that only its owner may read, or take the rights of others away from one that exists.
 
-    SQLite gives the files that it makes beside a database (`-wal`, `-shm`) the rights of the database. Raises OSError.
+    SQLite gives the files that it makes beside a database (`-wal`, `-shm`) the rights of the database. What is no file
+    of its own is left alone: who put a link there may want the rights of another file changed. Raises OSError.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
     except FileExistsError:
         for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             with suppress(FileNotFoundError):
-                mode = stat.S_IMODE(each.stat().st_mode)
+                found = each.lstat()
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "it is no regular file, or a link", str(each)) from None
+                mode = stat.S_IMODE(found.st_mode)
                 if mode & 0o077:
                     each.chmod(mode & 0o700)
 

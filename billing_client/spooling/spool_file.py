@@ -64,12 +64,14 @@ class SpoolFile:
                 self._refuse_missing(self._path, read_only)
             if self._path is not None and not read_only:
                 undo.enter_context(closing(self._locked(self._path)))
+                self._require_whole(self._path)
                 if not create and not self._path.exists():  # another process removed it, or was killed meanwhile
                     self._remove_files()
                     raise SpoolError(f"{self}: there is no such file")
                 make_private(self._path)
             self._connection = undo.enter_context(closing(_connect(self._path, create)))
             self._prepare(read_only)
+            self._opened = self._identities()
             self._open = undo.pop_all()
 
     @property
@@ -113,6 +115,24 @@ class SpoolFile:
             self._shrink("checkpoint")
             with self.transaction() as connection:
                 return work(connection)
+
+    def require_place(self) -> None:
+        """Raises SpoolError if what is added now would be found by nobody: somebody removed or moved the file."""
+        now = self._identities()
+        if any(before not in (None, found) for before, found in zip(self._opened, now, strict=True)):
+            raise SpoolError(f"{self} was removed or moved while it is in use; close the recorder, and put it back")
+
+    def _identities(self) -> list[tuple[int, int] | None]:
+        """Which files hold what is written: the database, and the log in which that stands at first."""
+        return [] if self._path is None else [_identity(_beside(self._path, suffix)) for suffix in ("", "-wal")]
+
+    def _require_whole(self, path: Path) -> None:
+        """Raises SpoolCorruptError if the log is there without its file: SQLite would delete it, with all it holds."""
+        log = _beside(path, "-wal")
+        if _size(log) and not _size(path):
+            raise SpoolCorruptError(
+                f"{self} is missing or empty, but its log {log} is not; put the file back beside it"
+            )
 
     def require_room(self) -> None:
         """Raises SpoolDiskFullError unless the disk has room to remove later what is added now."""
@@ -248,6 +268,14 @@ def _read_ahead(path: Path) -> None:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from billing_client._errors import SpoolError, SpoolInUseError
+from billing_client.contract.wire import printable
 from billing_client.spooling.spool_file import SpoolFile
 
 PATTERN = "usage*.db"
@@ -45,8 +46,8 @@ def _is_own(path: Path) -> bool:
 
 def locks_left_in(folder: Path) -> list[Path]:
     """The spools of which only the lock is left, as if a process was killed while it made or removed one."""
-    locks = (path.with_suffix("") for path in folder.glob(f"{PATTERN}.lock"))
-    return sorted(path for path in locks if not path.exists())
+    locks = (path.with_suffix("") for path in folder.glob(f"{PATTERN}.lock") if _is_own(path))
+    return sorted(path for path in locks if not os.path.lexists(path))
 
 
 def open_own(folder: Path) -> SpoolFile:
@@ -58,7 +59,8 @@ def open_own(folder: Path) -> SpoolFile:
     except OSError as error:
         raise SpoolError(f"{folder}: unable to use it as a folder of spools: {error}") from error
     for path in foreign:
-        _logger.error("%s is a link, or belongs to another user, and is not delivered; chown it if it is yours", path)
+        text = "%s is a link, or belongs to another user, and is not delivered; chown it if it is yours"
+        _logger.error(text, printable(str(path)))  # somebody else named it
     return _first_free(left) or SpoolFile(_new_name(folder), create=True, read_only=False)
 
 

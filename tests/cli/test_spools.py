@@ -186,3 +186,16 @@ async def test_what_was_delivered_is_sent_again(tmp_path: Path) -> None:
     assert [len(records_of(request)) for request in server.requests] == [2, 2]
     keys = {request.header("Idempotency-Key") for request in server.requests}
     assert len(keys) == 1
+
+
+def test_a_file_that_is_no_spool_is_in_no_others_way(tmp_path: Path) -> None:
+    for name in ("usage-2.db", "usage-4.db"):
+        asyncio.run(kept(tmp_path / name, usage(1)))
+    (tmp_path / "usage-1.db").write_bytes(b"no database" * 1_000)
+    (tmp_path / "usage-3.db").mkdir()
+    status = billing("spool", "status", tmp_path)
+    assert (status.returncode, status.stdout.count("/usage-")) == (2, 2)
+    assert "usage-1.db: file is not a database" in status.stderr
+    redriven = billing("spool", "redrive", tmp_path)
+    assert (redriven.returncode, redriven.stdout) == (2, "0 dead letters are in line again\n")
+    assert "usage-1.db: file is not a database" in redriven.stderr

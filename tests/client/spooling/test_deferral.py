@@ -1,5 +1,7 @@
 """Usage that the service refuses for a reason that may pass: it waits, within bounds, and holds up no other."""
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,9 @@ from typing import Any
 import pytest
 
 from billing_client import AttemptEvent, BillingSystemClient, DeadEvent, DeliveredEvent
-from tests.client.answers import client_of, problem, problem_body, record_all, usage
+from tests.client.answers import client_of, problem, problem_body, record_all, stored, usage
 from tests.client.misbehaving import Connection, Request, answer, misbehaving
-from tests.client.recorders import Hook, each, hurried, records_of, settle
+from tests.client.recorders import Hook, each, hurried, kept, records_of, settle
 
 EARLY = {
     "outcome": "rejected",
@@ -84,6 +86,23 @@ async def test_usage_waits_for_no_longer_than_told(option: Any, result: dict[str
     assert recorder.counts.dead == 1
     assert len(server.requests) > 1
     assert hook.of(DeadEvent)[0].error.code == result["problem"]["code"]
+
+
+async def test_a_clock_that_is_set_right_makes_no_dead_letters(tmp_path: Path) -> None:
+    """The clock was 40 days slow when the usage was recorded; or the service was away for as long."""
+    spool, answers, slow = tmp_path / "usage.db", [UNKNOWN, UNKNOWN], datetime.now(UTC) - timedelta(days=40)
+    await kept(spool, usage(1, occurred_at=slow))
+    with closing(sqlite3.connect(spool)) as file, file:
+        file.execute("UPDATE pending SET recorded_at = ?", (str(slow),))
+    async with (
+        misbehaving(
+            each(lambda record: answers.pop() if answers else {"outcome": "recorded", "record": stored(record)})
+        ) as server,
+        client_of(server) as client,
+        hurried(client.recorder(spool=spool, unknown_customer="wait")) as recorder,
+    ):
+        await settle(recorder)
+    assert (recorder.counts.delivered, recorder.counts.dead, len(server.requests)) == (1, 0, 3)
 
 
 async def test_usage_of_the_year_2999_is_a_dead_letter_at_once(

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from math import inf
 
 import asyncpg
 
@@ -26,7 +27,8 @@ from billing_service.pace import USUAL, Pace
 _log = logging.getLogger(__name__)
 FULL_PART_SECONDS = 30.0  # of such a round at a time
 PAUSE = 1.0  # seconds without work for each second of work
-PAGE_CUSTOMERS = 500
+PAGE_CUSTOMERS = 500  # whose last days are looked at together
+FULL_PAGE_CUSTOMERS = 10  # whose usage of all years is looked at together, which takes milliseconds for each
 RECENT = timedelta(days=2)
 # A piece is made when its three hours are over for so long: what comes after that is in the index of late records, even
 # if its commit took some time.
@@ -114,46 +116,53 @@ class PieceWorker:
     async def _round(self) -> None:
         """Prepare the recent usage of all customers."""
         start = floor(self._clock.now() - RECENT, PIECE)
-        async for customers in self._pages(""):
+        async for customers in self._pages("", PAGE_CUSTOMERS):
             await self._prepare(customers, start)
-            await self._prepare_wanted()
 
     async def _part_of_full_round(self) -> None:
         """Go on with a round over all usage, or begin one when it is time."""
         now = asyncio.get_running_loop().time
         if self._full_after is None and now() < self._full_at:
             return
-        end = now() + FULL_PART_SECONDS
-        async for customers in self._pages(self._full_after or ""):
-            await self._prepare(customers, EARLIEST)
-            await self._prepare_wanted()
+        until = now() + FULL_PART_SECONDS
+        async for customers in self._pages(self._full_after or "", FULL_PAGE_CUSTOMERS):
+            if not await self._prepare(customers, EARLIEST, until):
+                return  # the next part goes on with the same customers
             self._full_after = customers[-1]
-            if now() > end:
+            if now() > until:
                 return
         self._full_after, self._full_at = None, now() + self._pace.full_round_seconds
 
-    async def _pages(self, after: str) -> AsyncIterator[list[str]]:
+    async def _pages(self, after: str, size: int) -> AsyncIterator[list[str]]:
         """The ids of the customers after one, page by page."""
         while True:
             async with self._database.read_connection() as connection:
-                ids = [customer.id for customer in await list_customers(connection, after, PAGE_CUSTOMERS)]
+                ids = [customer.id for customer in await list_customers(connection, after, size)]
             if not ids:
                 return
             yield ids
             after = ids[-1]
 
-    async def _prepare(self, customers: Sequence[str], start: datetime) -> None:
-        """Prepare the settled usage of some customers from `start` on."""
+    async def _prepare(self, customers: Sequence[str], start: datetime, until: float = inf) -> bool:
+        """Prepare the settled usage of some customers from `start` on; what somebody waits for goes before each slice.
+
+        False if `until`, on the loop's clock, came before the end.
+        """
         now = self._clock.now()
         end = floor(now - SETTLED, PIECE)
         async with self._database.read_connection(is_large=True) as connection:
             old = now - self._pace.piece_age
             rows = await connection.fetch(QUERIES["stale_customers"], customers, start, end, old)
+        await self._prepare_wanted()
         for row in rows:
             while True:
+                if asyncio.get_running_loop().time() > until:
+                    return False
                 progress = await self._slice(row["customer_id"], row["first"], end)
+                await self._prepare_wanted()
                 if progress is None or progress.is_done:
                     break
+        return True
 
     async def _slice(
         self, customer_id: str, start: datetime, end: datetime, *, pause: float = PAUSE

@@ -11,6 +11,7 @@ import pytest
 
 from billing_service.database.clock import Clock
 from billing_service.database.pool import Database
+from billing_service.ledger.statements.refreshing import Progress
 from billing_service.ledger.statements.worker import PieceWorker
 from billing_service.pace import Pace
 from billing_service.settings import Settings
@@ -73,6 +74,29 @@ async def test_a_month_that_is_too_large_to_be_read_at_once_is_prepared_while_it
             assert answer.headers["Retry-After"] == "1"
             await until_value(connection, PREPARED, lambda records: records == 120)
             assert (await get(reader, path)).require(200)["total"]["records"] == 120
+
+
+class Noted(PieceWorker):
+    """Notes whose usage it prepares, and lets somebody wait for the last customer's while it is at the first."""
+
+    whose: tuple[str, ...] = ()
+
+    async def _slice(self, customer_id: str, start: datetime, end: datetime, *, pause: float = 0.0) -> Progress | None:
+        if not self.whose:
+            self.want("c", start, end)
+        self.whose += (customer_id,)
+        return await super()._slice(customer_id, start, end, pause=pause)
+
+
+async def test_what_somebody_waits_for_comes_first_however_much_an_older_version_left_to_prepare(
+    http: aiohttp.ClientSession, database: Database
+) -> None:
+    for customer in ("a", "b", "c"):
+        await given_customer(http, customer)
+        await record(http, "old", "2024-03-05T00:00:00Z", customerId=customer)
+    worker = Noted(database, Clock(), processes=1)
+    await worker._part_of_full_round()
+    assert worker.whose[:3] == ("a", "c", "b")
 
 
 async def test_issuing_prepares_what_it_needs(

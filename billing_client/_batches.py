@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from decimal import Decimal
 from hashlib import sha256
-from typing import NamedTuple
 from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
 
 from billing_client._calls import ApiCall
-from billing_client._encoding import EncodedUsage, encode_usage
+from billing_client._encoding import check_usage, encode_into
 from billing_client._errors import (
     BillingError,
     DuplicateRecordError,
@@ -24,7 +23,7 @@ from billing_client._errors import (
 from billing_client._records import Usage, UsageRecord
 from billing_client._responses import error_from_problem, is_about_other_usage, is_as_sent, require_numbers, unexpected
 from billing_client._transport import Transport
-from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, Outcome
+from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, NewUsage, Outcome
 
 BATCH_BYTES = 4 * 1024 * 1024  # a batch ends after the use with which it reaches this size
 
@@ -63,11 +62,37 @@ class UsageOutcome(Struct, frozen=True, kw_only=True):
     error: BillingError | None
 
 
-class _Item(NamedTuple):
-    """A use of a batch, encoded, or with the error of what is wrong with it."""
+class _Batch:
+    """Uses to send in one call, of which the body grows with each, and those that are not valid."""
 
-    usage: Usage
-    encoded: EncodedUsage | ValidationError
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._bodies = bytearray()
+        self.usages: list[Usage] = []
+        self.sent: list[NewUsage[str]] = []
+        self.request_ids: list[str] = []
+        self.refused: list[tuple[int, Usage, ValidationError]] = []  # each with its place
+
+    def add(self, usage: Usage) -> bool:
+        """Add a use at the end; whether the batch is full then."""
+        try:
+            new, request_id = check_usage(usage)
+        except ValidationError as error:
+            self.refused.append((len(self), usage, error))
+        else:
+            encode_into(new, self._bodies, -1)  # half the time of bodies by themselves, which are joined
+            self._bodies += b","
+            self.usages.append(usage)
+            self.sent.append(new)
+            self.request_ids.append(request_id)
+        return len(self.usages) + len(self.refused) == self._batch_size or len(self._bodies) >= BATCH_BYTES
+
+    def __len__(self) -> int:
+        return len(self.usages) + len(self.refused)
+
+    def bodies(self) -> bytes:
+        """The JSON of the uses that are valid, with commas between them."""
+        return bytes(self._bodies[:-1])
 
 
 async def record_usages(
@@ -100,77 +125,90 @@ async def record_usages(
         await asyncio.gather(*sending, return_exceptions=True)
 
 
-async def _split(usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int) -> AsyncGenerator[list[_Item], None]:
+async def _split(usages: Iterable[Usage] | AsyncIterable[Usage], batch_size: int) -> AsyncGenerator[_Batch, None]:
     """Batches of at most `batch_size` uses and about BATCH_BYTES, each as soon as it is full."""
-    batch: list[_Item] = []
-    size = 0
-    async with aclosing(_iterate(usages)) as each:
-        async for usage in each:
-            try:
-                encoded: EncodedUsage | ValidationError = encode_usage(usage)
-            except ValidationError as error:
-                encoded = error
-            batch.append(_Item(usage, encoded))
-            size += len(encoded.body) if isinstance(encoded, EncodedUsage) else 0
-            if len(batch) == batch_size or size >= BATCH_BYTES:
+    batch = _Batch(batch_size)
+    if isinstance(usages, AsyncIterable):
+        async for usage in usages:
+            if batch.add(usage):
                 yield batch
-                batch, size = [], 0
-    if batch:
+                batch = _Batch(batch_size)
+    else:
+        for usage in usages:
+            if batch.add(usage):
+                yield batch
+                batch = _Batch(batch_size)
+    if len(batch):
         yield batch
 
 
-async def _iterate(usages: Iterable[Usage] | AsyncIterable[Usage]) -> AsyncGenerator[Usage, None]:
-    if isinstance(usages, AsyncIterable):
-        async for usage in usages:
-            yield usage
-    else:
-        for usage in usages:
-            yield usage
+async def _record_batch(transport: Transport, batch: _Batch, dry_run: bool, repeatable: bool) -> list[UsageOutcome]:
+    outcomes: list[UsageOutcome] = []
+    if batch.usages:
+        bodies = batch.bodies()
+        call = batch_call(bodies, _key_of(bodies) if repeatable else str(uuid4()), dry_run)
+        results = await send_batch(transport, call, batch.request_ids, batch.sent)
+        told = {result.outcome for result in results}
+        if told & {"recorded", "replayed"} if dry_run else "recordable" in told:
+            detail = f"the service answered as if the call were {'no' if dry_run else 'a'} dry run"
+            raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
+        answered = zip(batch.usages, batch.request_ids, results, strict=True)
+        outcomes = [outcome_from_result(usage, request_id, result, call) for usage, request_id, result in answered]
+    for place, usage, error in batch.refused:
+        outcomes.insert(place, UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=error))
+    return outcomes
 
 
-async def _record_batch(
-    transport: Transport, batch: list[_Item], dry_run: bool, repeatable: bool
-) -> list[UsageOutcome]:
-    valid = [item.encoded for item in batch if isinstance(item.encoded, EncodedUsage)]
-    call = batch_call(valid, _key_of(valid) if repeatable else str(uuid4()), dry_run)
-    found = await send_batch(transport, call, valid) if valid else []
-    if any((result.outcome == "recordable") is not dry_run for result in found if result.problem is None):
-        detail = f"the service answered as if the call were {'no' if dry_run else 'a'} dry run"
-        raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
-    results = iter(found)
-    return [
-        UsageOutcome(usage=usage, outcome="rejected", request_id=None, record=None, error=encoded)
-        if isinstance(encoded, ValidationError)
-        else outcome_from_result(usage, encoded.request_id, next(results), call)
-        for usage, encoded in batch
-    ]
-
-
-def _key_of(usages: Iterable[EncodedUsage]) -> str:
+def _key_of(bodies: bytes) -> str:
     """The Idempotency-Key of a repeatable batch: the same uses, the same key."""
-    return f"batch-{sha256(b','.join(usage.body for usage in usages)).hexdigest()[:32]}"
+    return f"batch-{sha256(bodies).hexdigest()[:32]}"
 
 
-def batch_call(usages: Iterable[EncodedUsage], idempotency_key: str, dry_run: bool = False) -> ApiCall:
-    """The call that records these uses."""
-    body = b'{"records":[' + b",".join(usage.body for usage in usages) + b"]}"
+def batch_call(bodies: bytes, idempotency_key: str, dry_run: bool = False) -> ApiCall:
+    """The call that records uses, whose JSON is given with commas between them."""
+    body = b'{"records":[%b]}' % bodies
     return ApiCall("POST", "/usage/batch", body, idempotency_key, query={"dryRun": "true"} if dry_run else {})
 
 
-async def send_batch(transport: Transport, call: ApiCall, usages: Sequence[EncodedUsage]) -> list[UsageResult]:
-    """Send the call that records these uses, and give a result for each, in order. Raises BillingError."""
+async def send_batch(
+    transport: Transport, call: ApiCall, request_ids: Sequence[str], sent: Sequence[NewUsage[str] | bytes]
+) -> list[UsageResult]:
+    """Send the call that records some uses, and give a result for each, in order. Raises BillingError.
+
+    Args:
+        transport: What sends it.
+        call: The call.
+        request_ids: The request ids of the uses.
+        sent: What was sent of each, or its JSON.
+    """
     response = await transport.send(call)
     try:
         results = _RESULTS.decode(response.body).results
+        if len(results) == len(request_ids) and all(map(_is_stored_as_sent, results, request_ids, sent)):
+            return results
         require_numbers([result.problem for result in results if result.problem is not None])
     except (ValueError, RecursionError) as error:
         raise unexpected(f"the response is not what was asked for: {error}", response, call) from error
-    if len(results) != len(usages) or not all(map(_is_complete, results)):
-        detail = f"the service answered {len(results)} results for {len(usages)} records, or some without their members"
+    if len(results) != len(request_ids) or not all(map(_is_complete, results)):
+        detail = (
+            f"the service answered {len(results)} results for {len(request_ids)} records, or some without their members"
+        )
         raise unexpected(detail, response, call)
-    if any(map(_is_of_other_usage, results, usages)):
+    if any(map(_is_of_other_usage, results, request_ids, sent)):
         raise unexpected("the service answered a result of another record than was sent", response, call)
     return results
+
+
+def _is_stored_as_sent(result: UsageResult, request_id: str, sent: NewUsage[str] | bytes) -> bool:
+    """Whether a result, as almost all do, says that the use is stored, with its record, and nothing else."""
+    record = result.record
+    return (
+        record is not None
+        and result.problem is None
+        and result.outcome not in _REFUSED
+        and record.request_id == request_id
+        and is_as_sent(record, sent)
+    )
 
 
 def _is_complete(result: UsageResult) -> bool:
@@ -183,13 +221,13 @@ def _is_complete(result: UsageResult) -> bool:
     return problem.existing is not None or result.outcome == "rejected"
 
 
-def _is_of_other_usage(result: UsageResult, usage: EncodedUsage) -> bool:
+def _is_of_other_usage(result: UsageResult, request_id: str, sent: NewUsage[str] | bytes) -> bool:
     if result.record is not None:
-        return result.record.request_id != usage.request_id or not is_as_sent(result.record, usage.body)
-    if result.problem is None or is_about_other_usage(result.problem, usage.request_id):
+        return result.record.request_id != request_id or not is_as_sent(result.record, sent)
+    if result.problem is None or is_about_other_usage(result.problem, request_id):
         return True
     existing = result.problem.existing
-    return result.outcome == "duplicate" and existing is not None and not is_as_sent(existing, usage.body)
+    return result.outcome == "duplicate" and existing is not None and not is_as_sent(existing, sent)
 
 
 def outcome_from_result(usage: Usage, request_id: str, result: UsageResult, call: ApiCall) -> UsageOutcome:
@@ -201,6 +239,9 @@ def outcome_from_result(usage: Usage, request_id: str, result: UsageResult, call
         if isinstance(error, DuplicateRecordError | EventIdConflictError):
             record = error.existing
     elif result.record is not None:
-        is_stored = result.outcome in ("recorded", "replayed")
-        record = msgspec.structs.replace(result.record, outcome=result.outcome if is_stored else None)
+        record = result.record
+        if result.outcome == "recorded" or result.outcome == "replayed":
+            msgspec.structs.force_setattr(
+                record, "outcome", result.outcome
+            )  # nobody else has it yet; a copy takes longer
     return UsageOutcome(usage=usage, outcome=result.outcome, request_id=request_id, record=record, error=error)

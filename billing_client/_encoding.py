@@ -29,7 +29,8 @@ from billing_client.contract.wire import (
     Timestamp,
 )
 
-encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+encode, encode_into = _encoder.encode, _encoder.encode_into
 
 
 class EncodedUsage(Struct, frozen=True, gc=False):
@@ -41,6 +42,15 @@ class EncodedUsage(Struct, frozen=True, gc=False):
 
 def encode_usage(usage: Usage) -> EncodedUsage:
     """Check and encode one use. Raises ValidationError, which names every fault."""
+    new, request_id = check_usage(usage)
+    return EncodedUsage(encode(new), request_id)
+
+
+def check_usage(usage: Usage) -> tuple[NewUsage[str], str]:
+    """One use as it is sent, and its request id, as the service will compute it.
+
+    Raises ValidationError, which names every fault.
+    """
     errors: list[FieldError] = []
     at = usage.occurred_at
     new: NewUsage[str] = NewUsage(
@@ -55,12 +65,8 @@ def encode_usage(usage: Usage) -> EncodedUsage:
     if errors:
         raise invalid(errors)
     if new.event_id is not None:
-        request_id = event_request_id(new.customer_id, new.event_id)
-    else:
-        request_id = usage_request_id(
-            new.customer_id, new.service, new.units_consumed, new.price_per_unit, new.dimensions
-        )
-    return EncodedUsage(encode(new), request_id)
+        return new, event_request_id(new.customer_id, new.event_id)
+    return new, usage_request_id(new.customer_id, new.service, new.units_consumed, new.price_per_unit, new.dimensions)
 
 
 def encode_body(body: type[Struct], **values: str | None) -> bytes:

@@ -31,7 +31,7 @@ from billing_client._errors import (
 from billing_client._records import UsageRecord
 from billing_client.contract import wire
 from billing_client.contract.decimals import EXACT
-from billing_client.contract.wire import ProblemDetails
+from billing_client.contract.wire import NewUsage, ProblemDetails
 
 T = TypeVar("T")
 R = TypeVar("R", bound=wire.UsageRecord[Decimal])
@@ -160,21 +160,22 @@ def require_about(found: object, call: ApiCall, **asked: object) -> None:
             raise UnexpectedResponseError(detail, status=200, **call.facts("unknown"))
 
 
-def is_as_sent(record: wire.UsageRecord[Decimal], body: bytes) -> bool:
-    """Whether a record holds the usage of a body. With an event id, the request id says nothing of the numbers.
+def is_as_sent(record: wire.UsageRecord[Decimal], sent: NewUsage[str] | bytes) -> bool:
+    """Whether a record holds the usage that was sent. With an event id, the request id says nothing of the numbers.
 
     When it occurred does not count: it is no part of what makes usage the same.
     """
     try:
-        sent = _decode_sent(body)
+        usage = _decode_sent(sent) if isinstance(sent, bytes) else sent
+        units, price = Decimal(usage.units_consumed), Decimal(usage.price_per_unit)
         return (
-            record.units_consumed == sent.units_consumed
-            and record.price_per_unit == sent.price_per_unit
-            and record.amount == EXACT.multiply(sent.units_consumed, sent.price_per_unit)
-            and record.service == sent.service
-            and record.customer_id == sent.customer_id
-            and record.event_id == sent.event_id
-            and (record.dimensions or {}) == (sent.dimensions or {})
+            record.units_consumed == units
+            and record.price_per_unit == price
+            and record.amount == EXACT.multiply(units, price)
+            and record.service == usage.service
+            and record.customer_id == usage.customer_id
+            and record.event_id == usage.event_id
+            and (record.dimensions or {}) == (usage.dimensions or {})
         )
     except (ValueError, ArithmeticError):  # a body that was tampered with; a signaling NaN
         return False

@@ -180,10 +180,11 @@ class Delivery:
             await self._progress.wait()
 
     async def _deliver(self, batch: Sequence[Pending]) -> None:
-        usages = [record.usage for record in batch]
-        call = batch_call(usages, batch[0].idempotency_key)
+        request_ids = [record.usage.request_id for record in batch]
+        bodies = [record.usage.body for record in batch]
+        call = batch_call(b",".join(bodies), batch[0].idempotency_key)
         try:
-            results: Sequence[UsageResult] = await send_batch(self._transport, call, usages)
+            results: Sequence[UsageResult] = await send_batch(self._transport, call, request_ids, bodies)
         except BillingError as error:
             fault = fault_of(batch[0]) if len(batch) == 1 and isinstance(error, UnexpectedResponseError) else ""
             if not fault and (len(batch) > 1 or not isinstance(error, PayloadTooLargeError | ValidationError)):

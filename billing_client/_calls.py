@@ -1,7 +1,8 @@
 """One API call: what is sent at each attempt, and what is known of the attempts so far."""
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from billing_client._errors import BillingError, CallOutcome
 
@@ -9,8 +10,7 @@ from billing_client._errors import BillingError, CallOutcome
 OUTCOMES: tuple[CallOutcome, ...] = ("not_sent", "rejected", "unknown")
 
 
-@dataclass(slots=True)
-class ApiCall:
+class ApiCall(Struct):
     """A call and its progress. Every attempt sends the same method, path, query, headers and body.
 
     Attributes:

@@ -15,11 +15,11 @@ from billing_client import _batches
 from billing_client._batches import UsageOutcome
 from billing_client._calls import ApiCall
 from billing_client._config import load_config
-from billing_client._encoding import checked_key, encode_body, encode_usage, path_segment
+from billing_client._encoding import check_usage, checked_key, encode, encode_body, path_segment
 from billing_client._errors import DuplicateRecordError
 from billing_client._reads import CUSTOMER, LedgerReads
 from billing_client._records import DecimalLike, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import OTHER_USAGE, decode_record, is_as_sent, require_about, unexpected
+from billing_client._responses import decode_record, decode_stored, require_about, unexpected
 from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
@@ -145,20 +145,15 @@ class BillingSystemClient(LedgerReads):
             occurred_at=occurred_at,
             dimensions=dimensions,
         )
+        sent, request_id = check_usage(usage)
+        call = ApiCall("POST", "/usage", encode(sent), checked_key(idempotency_key), request_id)
         try:
-            return await self._record(usage, idempotency_key)
+            response = await self._transport.send(call)
         except DuplicateRecordError as error:
             if on_duplicate == "raise":
                 raise
             return error.existing
-
-    async def _record(self, usage: Usage, idempotency_key: str | None) -> UsageRecord:
-        encoded = encode_usage(usage)
-        call = ApiCall("POST", "/usage", encoded.body, checked_key(idempotency_key), encoded.request_id)
-        response = await self._transport.send(call)
-        record = decode_record(_RECORD, response, call)
-        if not is_as_sent(record, encoded.body):
-            raise unexpected(OTHER_USAGE, response, call)
+        record = decode_stored(_RECORD, response, call, sent)
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
 

@@ -115,6 +115,21 @@ def decode_record(decoder: "msgspec.json.Decoder[R]", response: Response, call: 
     return record
 
 
+def decode_stored(decoder: "msgspec.json.Decoder[R]", response: Response, call: ApiCall, sent: NewUsage[str]) -> R:
+    """Decode the record of the usage that a call sent. Raises UnexpectedResponseError if it is another.
+
+    What is as it was sent has sound numbers, so they are looked at by themselves only to name the fault.
+    """
+    try:
+        record = decoder.decode(response.body)
+    except (ValueError, RecursionError):
+        record = None
+    if record is not None and record.request_id == call.request_id and is_as_sent(record, sent):
+        return record
+    decode_record(decoder, response, call)
+    raise unexpected(OTHER_USAGE, response, call)
+
+
 def require_numbers(value: Any) -> None:
     """Raises ValueError if a decimal in an answer is none that the service writes.
 

@@ -6,7 +6,7 @@ A call without a trace gets none. The flag of a made-up trace would decide what 
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from billing_client._calls import ApiCall
 
@@ -14,12 +14,19 @@ TraceHeaders = Callable[[], Mapping[str, str]]
 _ID = re.compile(r"(?<=^/customers/)[^/]+|(?<=/usage/)[0-9a-f]{64}")
 
 
-@contextmanager
-def call_span(call: ApiCall) -> Iterator[None]:
-    """The span of a call. Its context goes into the call's headers, so all attempts are in one trace."""
+def call_span(call: ApiCall) -> AbstractContextManager[None]:
+    """The span of a call, for as long as the call takes; none in an application that does not trace."""
     if "opentelemetry.trace" not in sys.modules:  # an application that traces has imported it
-        yield
-        return
+        return _NO_SPAN
+    return _span(call)
+
+
+_NO_SPAN = nullcontext()
+
+
+@contextmanager
+def _span(call: ApiCall) -> Iterator[None]:
+    """The span of a call. Its context goes into the call's headers, so all attempts are in one trace."""
     from opentelemetry import propagate, trace
 
     tracer = trace.get_tracer("billing_client")

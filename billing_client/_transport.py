@@ -25,16 +25,22 @@ IDLE_SECONDS = 15.0  # shorter than servers keep idle connections open, so that 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024  # Of a decompressed body; the largest batch is answered with about 10 MB.
 MAX_LINE_BYTES = 1024 * 1024  # Of a stream.
 _STREAM_ENCODING = "gzip"
+# No total: it would include the wait for a connection, and the deadline is over all attempts.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+# Of a call with a body: two timers for each, which almost always are cancelled, cost more than to encode and decode it.
+_TIMEOUT_WITH_BODY = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _ACCEPTED = "application/json, application/problem+json, application/x-ndjson"
 
 
 class _RequestBody(aiohttp.Payload):
-    """A request body that notes when it is handed to a connection: from then on the call may have done its work."""
+    """A request body that notes when it is handed to a connection: from then on the call may have done its work, and
+    the time for its answer runs."""
 
-    def __init__(self, call: ApiCall, body: bytes) -> None:
+    def __init__(self, call: ApiCall, body: bytes, silence: Limit) -> None:
         super().__init__(body, content_type="application/json")
         self._size = len(body)
         self._call = call
+        self._silence = silence
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return str(self._value, encoding, errors)
@@ -42,9 +48,13 @@ class _RequestBody(aiohttp.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         self._call.outcome = "unknown"
         await writer.write(self._value)
+        self._silence.start()
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await self.write(writer)  # the length is that of the body
 
 
-ReadBody = Callable[[aiohttp.ClientResponse, ApiCall], Awaitable[Response]]
+ReadBody = Callable[[aiohttp.ClientResponse, ApiCall, Limit], Awaitable[Response]]
 
 
 class Transport:
@@ -63,7 +73,8 @@ class Transport:
         self._headers = {"Accept": _ACCEPTED, "User-Agent": user_agent}
         if config.api_key is not None:
             self._headers["Authorization"] = f"Bearer {config.api_key}"
-        self._deadlines = Deadlines(config.timeout)
+        self._urls = {path: URL(config.base_url + path, encoded=True) for path in ("/usage", "/usage/batch")}
+        self._deadlines, self._silences = Deadlines(config.timeout), Deadlines(READ_SECONDS)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -103,7 +114,7 @@ class Transport:
 
     async def _send(self, call: ApiCall, read: ReadBody) -> Response:
         if call.idempotency_key is not None:  # the service's log calls the request by it too
-            call.headers |= {"Idempotency-Key": call.idempotency_key, "X-Request-Id": call.idempotency_key}
+            call.headers["Idempotency-Key"] = call.headers["X-Request-Id"] = call.idempotency_key
         with call_span(call):
             if self._trace_headers is not None:
                 call.headers.update(self._trace_headers())
@@ -127,6 +138,7 @@ class Transport:
         """Close the session; calls after it raise RuntimeError."""
         self._is_closed = True
         self._deadlines.close()
+        self._silences.close()
         if self._session is not None:
             await self._session.close()
 
@@ -142,8 +154,7 @@ class Transport:
                 ),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # no total: it would include the wait for a connection, and the deadline is over all attempts
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+                timeout=_TIMEOUT,
             )
         if self._loop is not loop:
             raise RuntimeError("this client is used in another event loop; make one client for each loop")
@@ -164,7 +175,8 @@ class Transport:
         if call.body is None:
             call.outcome = "unknown"  # aiohttp itself sends a read twice, so its last error is not the whole story
         try:
-            response = await read(await self._request(session, call), call)
+            with Limit(self._silences, starts=False) as silence:
+                response = await read(await self._request(session, call, silence), call, silence)
         except (aiohttp.ClientError, OSError) as error:  # the TimeoutError of a socket is an OSError
             raise self._network_error(call, error) from error
         except (asyncio.CancelledError, RuntimeError) as error:  # how aiohttp fails when its session is closed
@@ -183,32 +195,48 @@ class Transport:
             raise RetryableError(call, problem)
         raise problem
 
-    async def _request(self, session: aiohttp.ClientSession, call: ApiCall) -> aiohttp.ClientResponse:
-        body = None if call.body is None else _RequestBody(call, call.body)
-        url = URL(self._config.base_url + call.path, encoded=True)
+    def _request(
+        self, session: aiohttp.ClientSession, call: ApiCall, silence: Limit
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        url = self._urls.get(call.path) or URL(self._config.base_url + call.path, encoded=True)
         if call.query:
             url = url.with_query(call.query)
-        return await session.request(
+        body, timeout = None, _TIMEOUT
+        if call.body is not None:
+            body, timeout = _RequestBody(call, call.body, silence), _TIMEOUT_WITH_BODY
+        return session.request(
             call.method,
             url,
             data=body,
             headers=call.headers,
             allow_redirects=False,
             auto_decompress=not call.is_stream,  # of a stream that is cut off, aiohttp would not tell
+            timeout=timeout,
         )
 
     def _network_error(self, call: ApiCall, error: Exception) -> Exception:
+        if type(error) is TimeoutError and error.errno is None:  # of the time for an answer
+            error = aiohttp.SocketTimeoutError("Timeout on reading data from socket")
         failed = TransportError(_describe(error), **call.facts())
         failed.__cause__ = error
         return RetryableError(call, failed) if is_retryable(error) else failed
 
 
-async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
+async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall, silence: Limit) -> Response:
     """Read a response to its end, as part of the attempt: if it breaks off, the call is retried.
 
     Raises UnexpectedResponseError if it is longer than MAX_RESPONSE_BYTES, decompressed.
     """
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    if not call.is_stream:
+        try:
+            chunks.append(await response.content.readany())
+        except BaseException:
+            response.close()
+            raise
+        if response.content.at_eof():  # most are whole by now, and have given their connection back
+            return Response(response.status, response.headers, chunks[0], response)
+    size = sum(map(len, chunks))
     async with response:
         async for chunk in _content(response, call):
             chunks.append(chunk)
@@ -216,14 +244,16 @@ async def _read_whole(response: aiohttp.ClientResponse, call: ApiCall) -> Respon
             if size > MAX_RESPONSE_BYTES:
                 detail = f"the response is longer than {MAX_RESPONSE_BYTES} bytes"
                 raise UnexpectedResponseError(detail, status=response.status, **call.facts("unknown"))
+            if call.body is not None:
+                silence.start()
         return Response(response.status, response.headers, b"".join(chunks), response)
 
 
-async def _read_unless_stream(response: aiohttp.ClientResponse, call: ApiCall) -> Response:
+async def _read_unless_stream(response: aiohttp.ClientResponse, call: ApiCall, silence: Limit) -> Response:
     """Read a response to its end, unless it is the stream that was asked for."""
     if response.status == 200:
         return Response(response.status, response.headers, b"", response)
-    return await _read_whole(response, call)
+    return await _read_whole(response, call, silence)
 
 
 async def _chunks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from types import TracebackType
+from typing import Any, Self
 
 
 class Deadlines:
@@ -44,30 +45,51 @@ class Limit:
     """A context manager for one block, which raises TimeoutError when the time is over.
 
     What a cancellation is for is told as in `asyncio.Timeout`, by counting them (bpo-46771).
+
+    Args:
+        deadlines: Those with the same time.
+        starts: Whether the time begins with the block, or only with the first `start`.
     """
 
-    def __init__(self, deadlines: Deadlines) -> None:
-        self._deadlines = deadlines
-        self._is_over = False
+    __slots__ = ("_cancelling", "_deadlines", "_is_over", "_starts", "_task")
 
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
+    def __init__(self, deadlines: Deadlines, *, starts: bool = True) -> None:
+        self._deadlines = deadlines
+        self._starts = starts
+        self._is_over = False
+        self._task: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> Self:
+        self._task = task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a deadline is that of a task")
-        self._task, self._cancelling = task, task.cancelling()
-        loop, deadlines = task.get_loop(), self._deadlines
+        self._cancelling = task.cancelling()
+        if self._starts:
+            self.start()
+        return self
+
+    def start(self) -> None:
+        """Let the time begin now, also if it began before; nothing once the block is left."""
+        if self._task is None or self._is_over:
+            return
+        deadlines, loop = self._deadlines, self._task.get_loop()
+        deadlines.running.pop(self, None)  # the order is that in which they end
         deadlines.running[self] = loop.time() + deadlines.seconds
         deadlines.watch(loop)
 
     def stop(self) -> None:
         """End the block: its time is over."""
-        self._is_over = True
         self._deadlines.running.pop(self, None)
-        self._task.cancel()
+        if self._task is not None:
+            self._is_over = True
+            self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._deadlines.running.pop(self, None)
-        if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        task, self._task = self._task, None
+        if not self._is_over or task is None:
+            return
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -49,9 +49,9 @@ def hasty_service() -> ASGIApp:
 class _ForgetfulTransport(Transport):
     """Gives each attempt of a call a name of its own."""
 
-    async def _request(self, session: Any, call: ApiCall) -> Any:
+    async def _attempt(self, session: Any, call: ApiCall, read: Any) -> Any:
         call.headers["Idempotency-Key"] = call.idempotency_key = str(uuid4())
-        return await super()._request(session, call)
+        return await super()._attempt(session, call, read)
 
 
 class ForgetfulClient(BillingSystemClient):

@@ -75,7 +75,7 @@ async def _at_once(call: Callable[[bytes], Awaitable[None]], bodies: Sequence[by
 
 async def _record_usage(stage: Stage, port: int, name: str, seconds: int) -> tuple[int, float, float]:
     bodies = Workload(name, stage.customers).bodies(seconds * CALLS_PER_SECOND)
-    given = {body: _usage(body) for body in bodies}
+    given = {body: usage_of(body) for body in bodies}
     async with BillingSystemClient(base_url=f"http://127.0.0.1:{port}") as client:
 
         async def call(body: bytes) -> None:
@@ -110,7 +110,7 @@ async def _bare_posts(stage: Stage, port: int, name: str, seconds: int) -> tuple
 
 
 async def _record_usages(stage: Stage, port: int, name: str, seconds: int) -> tuple[int, float, float]:
-    usages = [_usage(body) for batch in batches_of(stage, name, BATCH_SIZE, seconds) for body in batch]
+    usages = [usage_of(body) for batch in batches_of(stage, name, BATCH_SIZE, seconds) for body in batch]
     async with BillingSystemClient(base_url=f"http://127.0.0.1:{port}") as client:
         clock = _Clock()
         outcomes = [
@@ -124,7 +124,10 @@ async def _record_usages(stage: Stage, port: int, name: str, seconds: int) -> tu
 
 
 async def _bare_batches(stage: Stage, port: int, name: str, seconds: int) -> tuple[int, float, float]:
-    requests = [post("/usage/batch", batch_body(bodies)) for bodies in batches_of(stage, name, BATCH_SIZE, seconds)]
+    requests = [
+        post("/usage/batch", batch_body(bodies), key=str(uuid4()))  # as every caller that may have to repeat a call
+        for bodies in batches_of(stage, name, BATCH_SIZE, seconds)
+    ]
     answers = []
     async with AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(Caller(port)) for _ in range(BATCHES_AT_ONCE)]
@@ -145,7 +148,8 @@ async def _bare_batches(stage: Stage, port: int, name: str, seconds: int) -> tup
 _members = msgspec.json.Decoder(dict[str, str]).decode
 
 
-def _usage(body: bytes) -> Usage:
+def usage_of(body: bytes) -> Usage:
+    """The use that this JSON reports."""
     members = _members(body)
     return Usage(
         customer_id=members["customerId"],

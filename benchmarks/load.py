@@ -101,9 +101,10 @@ async def _run_sockets(port: int, connections: int, seconds: int, requests: list
     )
 
 
-def post(path: str, body: bytes) -> bytes:
-    """The bytes of a request."""
+def post(path: str, body: bytes, key: str | None = None) -> bytes:
+    """The bytes of a request, with an Idempotency-Key if one is given."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head += "" if key is None else f"\r\nIdempotency-Key: {key}"
     return f"{head}\r\n\r\n".encode() + body
 
 

@@ -3,6 +3,7 @@
 `python -m benchmarks.peers.ceiling` serves it just as `billing-service serve` does.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import uvicorn
@@ -21,7 +22,9 @@ class NoCommit(GroupCommit):
     async def record(self, submission: Submission) -> Decision:
         return Decision("recorded", submission.record)
 
-    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
+    async def record_batch(
+        self, submissions: Sequence[Submission], is_sent: asyncio.Event | None = None
+    ) -> list[Decision]:
         return [Decision("recorded", submission.record) for submission in submissions]
 
 

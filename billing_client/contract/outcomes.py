@@ -46,6 +46,8 @@ def submissions_of(
         idempotency_key: The key of the call; None without one.
         seen: The (customer id, request id) pairs in the parts before; those of this part are added.
     """
+    if idempotency_key is None:
+        return [Submission(record, None) for record in records]
     seen = set() if seen is None else seen
     submissions = []
     for record in records:

@@ -73,27 +73,36 @@ class GroupCommit:
         queue.add((submission, future, place))
         return await future
 
-    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
+    async def record_batch(
+        self, submissions: Sequence[Submission], is_sent: asyncio.Event | None = None
+    ) -> list[Decision]:
         """Record a batch, in one transaction for each node. Raises DatabaseUnavailableError.
 
         Where one node is away the others have recorded what is theirs; a retry of the call finds it.
+
+        Args:
+            submissions: What to record.
+            is_sent: Is set as soon as the database has to do what is most of the work, and all seems to be new. What
+                there is to do meanwhile can begin then.
         """
         started = time.perf_counter()
         with self._traces.commit("batch", [self._traces.place()]):
             parts = [] if self._nodes.is_one else await self._split(submissions)
             if len(parts) <= 1:
-                decisions = await self._record_part(submissions)
+                decisions = await self._record_part(submissions, is_sent)
             else:
                 decisions = await self._record_parts(submissions, parts)
         self._changes.note_recorded(decisions)
         self._metrics.committed("batch", decisions, time.perf_counter() - started)
         return decisions
 
-    async def _record_part(self, submissions: Sequence[Submission]) -> list[Decision]:
+    async def _record_part(
+        self, submissions: Sequence[Submission], is_sent: asyncio.Event | None = None
+    ) -> list[Decision]:
         node = self._nodes.of(submissions[0].record.customer_id) if submissions else None
         try:
             async with self._database.write_connection(self._nodes.address(node)) as connection:
-                return await self._usage.record(connection, submissions)
+                return await self._usage.record(connection, submissions, is_sent)
         except DatabaseUnavailableError:
             self._nodes.forget(node)
             raise

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,6 +42,14 @@ async def taken_in_slices(items: list[T]) -> AsyncIterator[list[T]]:
         if items:
             size = _next_size(size, time.perf_counter() - began)
             await let_others_in()
+
+
+async def free_in_slices(*lists: list[Any]) -> None:
+    """Empty lists of the same objects, if they are long."""
+    if max(map(len, lists)) > MOST:
+        for each in lists:
+            async for _ in taken_in_slices(each):
+                pass
 
 
 async def sorted_in_slices(items: Sequence[T], place: Callable[[T], str]) -> list[T]:

@@ -1,5 +1,6 @@
 """What is stored: one statement records, one finds. The outcome of each submission is decided here."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import is_
@@ -62,17 +63,22 @@ class UsageWriter:
         self._wary = 0
         self._repeats = False  # whether all usage of the latest call was there already
 
-    async def record(self, connection: Connection, submissions: Sequence[Submission]) -> list[Decision]:
-        """Record what is new, in one transaction. Decisions come in the order of the submissions, as if sent so."""
+    async def record(
+        self, connection: Connection, submissions: Sequence[Submission], is_sent: asyncio.Event | None = None
+    ) -> list[Decision]:
+        """Record what is new, in one transaction. Decisions come in the order of the submissions, as if sent so.
+
+        `is_sent` is set when the statement that takes all for new is sent.
+        """
         first = await _first_of_known_customers(connection, self._customers, submissions)
         # Who repeats one call repeats the next too, as a rule: to look before trying to insert costs half of the other.
         stored = await _find(connection, list(first.values())) if self._repeats and len(first) > 1 else {}
         try:
-            fresh = await self._record(connection, first, stored)
+            fresh = await self._record(connection, first, stored, is_sent)
         except asyncpg.ForeignKeyViolationError:
             self._customers.forget()
             first = await _first_of_known_customers(connection, self._customers, submissions)
-            fresh = await self._record(connection, first, stored)
+            fresh = await self._record(connection, first, stored, is_sent)
         if len(fresh) == len(submissions):  # as in most calls
             return [Decision("recorded", submission.record) for submission in submissions]
         late = [each for id_, each in first.items() if id_ not in fresh and id_ not in stored]
@@ -80,7 +86,11 @@ class UsageWriter:
         return await _decide(submissions, first, fresh, stored, "recorded")
 
     async def _record(
-        self, connection: Connection, first: dict[str, Submission], stored: dict[str, Submission]
+        self,
+        connection: Connection,
+        first: dict[str, Submission],
+        stored: dict[str, Submission],
+        is_sent: asyncio.Event | None,
     ) -> Collection[str]:
         """Record what is not there yet, and return the request ids of that. `stored` was found there already."""
         new = [each for id_, each in first.items() if id_ not in stored] if stored else list(first.values())
@@ -92,6 +102,8 @@ class UsageWriter:
         if len(new) == 1:
             return await _record_one(connection, new[0])
         near, columns = new[0].record.customer_id, await _columns(new)
+        if is_sent and not self._wary:
+            is_sent.set()  # which is noticed when this waits for the answer
         fresh = await connection.fetchval(_USAGE["record_usage"], near, not self._wary, *columns)
         self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(new) else WARY_CALLS
         self._repeats = fresh is not None and not fresh

@@ -30,7 +30,9 @@ class HastyGroupCommit(GroupCommit):
     async def record(self, submission: Submission) -> Decision:
         return (await self.record_batch([submission]))[0]
 
-    async def record_batch(self, submissions: Sequence[Submission]) -> list[Decision]:
+    async def record_batch(
+        self, submissions: Sequence[Submission], is_sent: asyncio.Event | None = None
+    ) -> list[Decision]:
         commit = asyncio.create_task(self._commit(submissions))
         self._commits.add(commit)
         commit.add_done_callback(self._commits.discard)

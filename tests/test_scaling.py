@@ -1,19 +1,23 @@
-"""The page on more than one machine, beside the script that works out its table."""
+"""Which cores the benchmark of several workers runs its parts on."""
 
-from pathlib import Path
+import pytest
 
-from benchmarks.scaling import COSTS, capacity, table
-
-PAGE = Path(__file__).parents[1] / "docs" / "operations" / "scaling.md"
+from benchmarks.scaling import Placement, place
 
 
-def test_the_page_has_the_table_that_the_script_prints() -> None:
-    text = PAGE.read_text("utf-8")
-    shown = text.partition("<!-- scaling: begin -->\n")[2].partition("\n<!-- scaling: end -->")[0]
-    assert shown == table(16, 10, 0.5)
-
-
-def test_nodes_add_up() -> None:
-    batches = COSTS[0]
-    assert capacity(batches, 1, 2, 0.5) == 1_000_000 / batches.one
-    assert capacity(batches, 64, 2, 0.5) == 16 * capacity(batches, 4, 2, 0.5)
+@pytest.mark.parametrize(
+    ("cores", "workers", "placement", "shared"),
+    [
+        (8, 2, Placement([0, 1], [4, 5, 6, 7], [2, 3]), "none is shared"),
+        (4, 2, Placement([0, 1], [0, 1, 2, 3], [2, 3]), "shared: 0, 1, 2, 3"),
+        (3, 1, Placement([0], [2], [1]), "none is shared"),
+        (2, 2, Placement([0, 1], [0, 1], [0, 1]), "shared: 0, 1"),
+        (1, 1, Placement([0], [0], [0]), "shared: 0"),
+    ],
+)
+def test_each_part_has_cores_of_its_own_where_there_are_enough(
+    cores: int, workers: int, placement: Placement, shared: str
+) -> None:
+    placed = place(range(cores), workers)
+    assert placed == placement
+    assert str(placed).endswith(shared)

@@ -9,6 +9,7 @@ import pytest
 
 from billing_service.settings import Settings
 from tests.calls import Answer, get, given_customer, key, post, send, stored, usage
+from tests.faults.machines.fronts import fronts_of, missing_program
 from tests.replication import Replication, replicating_servers, url_of
 from tests.services import running_service
 
@@ -175,7 +176,19 @@ async def test_a_wait_that_was_cancelled_is_not_told_as_success(
     servers: Replication, replicated_url: str, write: str
 ) -> None:
     """Whatever is written. Nor is what is found written."""
-    with running_service(Settings(database_url=replicated_url, database_timeout=60)) as service:
+    await cancel_waits_of(servers, Settings(database_url=replicated_url, database_timeout=60), write)
+
+
+@pytest.mark.skipif(missing_program("pgbouncer") is not None, reason="pgbouncer is not installed")
+async def test_a_wait_that_was_cancelled_is_told_through_pgbouncer(servers: Replication, replicated_url: str) -> None:
+    with fronts_of("pgbouncer transaction", servers.primary.folder.parent, [servers.primary.port]) as [pooler]:
+        url = url_of(f"127.0.0.1:{pooler.port}", database=replicated_url.rpartition("/")[2])
+        await cancel_waits_of(servers, Settings(database_url=url, pgbouncer=True, database_timeout=60), "record")
+
+
+async def cancel_waits_of(servers: Replication, settings: Settings, write: str) -> None:
+    """Write while the standby is away and the wait for it is cancelled; twice, and once more when it is back."""
+    with running_service(settings) as service:
         async with aiohttp.ClientSession(service.url) as http:
             await given_customer(http)
             call = await WRITES[write](http)

@@ -34,6 +34,7 @@ _NOTICE = "billing-service %s, %s, listens on %s, data in %s, API keys %s"
 _SEVERAL_WORKERS = "billing_service.app:app_from_environment"
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep an idle connection, so that the client closes it, not the service
 MAX_CONNECTIONS = 65_536
+ACCEPTS_AT_ONCE = 16
 WORKER_SILENCE_SECONDS = 10  # then a worker counts as hung and is replaced; a busy machine is slow to start one
 
 
@@ -65,6 +66,15 @@ def _listening_socket(settings: Settings) -> Iterator[socket.socket]:
     with listener:
         listener.set_inheritable(True)
         yield listener
+
+
+def listeners_of(listener: socket.socket) -> list[socket.socket]:
+    """The socket ACCEPTS_AT_ONCE times.
+
+    uvloop accepts one connection of each listener between two rounds of work. With one alone, whoever opens connections
+    faster than the service has rounds keeps all others waiting.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTS_AT_ONCE - 1))]
 
 
 def _why_not_listening(settings: Settings, error: OSError | UnicodeError) -> str:
@@ -133,9 +143,9 @@ def _run(settings: Settings, listener: socket.socket, request_log: RequestLog) -
         export_settings(settings)
         with TemporaryDirectory(prefix="billing-service-", dir=_memory_folder()) as folder:
             share_metrics(folder)
-            Multiprocess(config, sockets=[listener]).run()
+            Multiprocess(config, sockets=listeners_of(listener)).run()
     else:
-        server.run(sockets=[listener])
+        server.run(sockets=listeners_of(listener))
         if not server.started:
             sys.exit(3)
 

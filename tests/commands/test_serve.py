@@ -5,15 +5,24 @@ import re
 import signal
 import socket
 import time
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
+from billing_service.commands.serve import ACCEPTS_AT_ONCE, listeners_of
 from tests.calls import get, given_customer, post, usage
 from tests.commands import failure, failure_of_process, postmaster_pid, run_command
 from tests.databases import execute, run
 from tests.services import ServiceProcess, free_port, get_status, serve_process
+
+
+def open_files(pid: int) -> Counter[Path]:
+    """What a process has open, and how often; nothing on other systems than Linux."""
+    return Counter(each.readlink() for each in Path(f"/proc/{pid}/fd").glob("*"))
 
 
 async def test_serve_on_the_embedded_database_says_where_it_is_and_keeps_its_data(
@@ -25,6 +34,8 @@ async def test_serve_on_the_embedded_database_says_where_it_is_and_keeps_its_dat
             await given_customer(http)
             recorded = (await post(http, "/usage", usage())).require(201)
         assert postmaster_pid(data_dir) is not None
+        files = open_files(served.service.process.pid)
+        assert not files or max(files.values()) == ACCEPTS_AT_ONCE
         assert served.service.terminate(signal.SIGTERM) == 0
         output = served.service.output
     assert re.search(rf"listens on +{served.url}\n", output)
@@ -60,6 +71,35 @@ def test_a_stop_while_it_starts_leaves_nothing_running(tmp_path: Path, data_dir:
             time.sleep(0.001)
         service.terminate()  # its migrations are under way, or have not begun
     assert postmaster_pid(data_dir) is None
+
+
+def test_many_connections_are_accepted_between_two_rounds_of_work() -> None:
+    """Or whoever opens them faster than the service has rounds keeps all others waiting, for seconds."""
+    accepted: list[int] = []  # in which round
+    rounds = 0
+
+    class Noted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.append(rounds)
+            transport.close()
+
+    async def accept(listeners: list[socket.socket], count: int) -> None:
+        nonlocal rounds
+        servers = [await asyncio.get_running_loop().create_server(Noted, sock=each) for each in listeners]
+        while len(accepted) < count:
+            rounds += 1
+            await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=200))
+        for _ in range(2 * ACCEPTS_AT_ONCE):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(accept(listeners_of(listener), 2 * ACCEPTS_AT_ONCE))
+    assert max(Counter(accepted).values()) == ACCEPTS_AT_ONCE
 
 
 async def test_two_workers_serve_one_database(tmp_path: Path, database_url: str) -> None:

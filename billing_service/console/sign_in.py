@@ -26,7 +26,7 @@ async def show_form(request: ApiRequest, _: None) -> Response:
 
 
 async def sign_in(request: ApiRequest, _: None) -> Response:
-    """Sign in with an API key."""
+    """Sign in with an API key. A session that this browser had ends."""
     with request.services.admission:
         fields = await read_form(request)
         goal = safe_next(fields.get("next"))
@@ -37,6 +37,8 @@ async def sign_in(request: ApiRequest, _: None) -> Response:
             response = show(request, "sign_in", status=error.details.status, next=goal, problem=error.details)
             response.headers.update(error.headers or {})
             return response
+    if before := request.cookies.get(SESSION_COOKIE):  # nobody could sign out of it without its cookie
+        await request.services.sessions.end(before)
     request.info.key_id = caller.key_id
     audit.signed_in(caller.key_name or caller.name, request.address)
     return redirect(request, goal, token)

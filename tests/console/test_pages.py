@@ -137,6 +137,17 @@ def test_a_session_ends_when_somebody_signs_out_and_after_its_time(stage: Stage)
     assert visitor.get("/console").status == 303
 
 
+def test_signing_in_anew_ends_the_session_before(stage: Stage) -> None:
+    """Nobody could sign out of it afterwards: its cookie is gone."""
+    visitor = Visitor(stage.service)
+    visitor.sign_in(stage.reader)
+    before = dict(visitor.cookies)
+    visitor.sign_in(stage.of_acme)
+    assert visitor.get("/console").status == 200
+    visitor.cookies = before
+    assert visitor.get("/console").status == 303
+
+
 def test_only_the_hash_of_a_session_is_stored(stage: Stage) -> None:
     visitor = Visitor(stage.service)
     visitor.sign_in(stage.reader)

@@ -70,10 +70,11 @@ class Events:
         return event
 
     async def end(self) -> None:
-        """Wait for the end of the stream."""
+        """Wait for the end of the stream. Its heartbeats do not prolong the wait."""
         with suppress(EOFError):
-            while True:
-                await self.next()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    await self.next()
 
     async def has_moved(self) -> str:
         """The id at the end of what has come, once there is one."""

@@ -15,12 +15,13 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from msgspec import Struct
 
 from billing_client.contract.problems import ProblemError, excerpt, invalid, invalid_input
 from billing_client.contract.query_parameters import DIMENSION, StatementQuery, SummaryQuery
 from billing_client.contract.request_parsing import check_timezone, read_span
-from billing_client.contract.wire import MAX_DIMENSION_NAME_LENGTH, FieldError
+from billing_client.contract.wire import DimensionName, FieldError
 
 PeriodUnit = Literal["hour", "day", "month"]
 _UNITS: tuple[PeriodUnit, ...] = ("hour", "day", "month")  # the finest first: its periods lie within the others'
@@ -89,7 +90,7 @@ def read_summary_query(query: SummaryQuery) -> SummaryRequest:
     known = (
         "service",
         *_UNITS,
-        *(f"{DIMENSION}{name}" for name in names if 0 < len(name) <= MAX_DIMENSION_NAME_LENGTH),
+        *(f"{DIMENSION}{name}" for name in names if _may_be_recorded(name)),
     )
     if unknown := [member for member in members if member not in known]:
         what = "takes service, hour, day, month and dimensions such as dimension.model"
@@ -102,6 +103,15 @@ def read_summary_query(query: SummaryQuery) -> SummaryRequest:
     grouping = Grouping(service="service" in members, period=period, timezone=zone, dimensions=names)
     filters = tuple(sorted(query.dimensions.items()))
     return SummaryRequest(start, end, query.from_ and start, query.to and end, grouping, members, filters)
+
+
+def _may_be_recorded(name: str) -> bool:
+    """Whether usage may have a dimension of this name."""
+    try:
+        msgspec.convert(name, DimensionName)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def read_statement_query(customer_id: str, query: StatementQuery) -> Month:

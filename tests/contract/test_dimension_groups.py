@@ -131,7 +131,16 @@ async def test_of_all_customers(shared_http: aiohttp.ClientSession, customer: st
 
 
 @pytest.mark.parametrize(
-    "group_by", ["dimension", "dimension.", "dimension.a,dimension.b,dimension.c", f"dimension.{'x' * 65}", "model"]
+    "group_by",
+    [
+        "dimension",
+        "dimension.",
+        "dimension.a,dimension.b,dimension.c",
+        f"dimension.{'x' * 65}",
+        "dimension.%00",
+        "dimension.a%0Ab",
+        "model",
+    ],
 )
 async def test_what_is_no_grouping(shared_http: aiohttp.ClientSession, customer: str, group_by: str) -> None:
     answer = await get(shared_http, f"/customers/{customer}/summary?groupBy={group_by}")

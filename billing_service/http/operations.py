@@ -9,7 +9,7 @@ from starlette.responses import Response
 from billing_client.contract.query_parameters import NoQuery
 from billing_client.contract.request_parsing import read_query
 from billing_service.http.auth import Caller, scope_is_missing
-from billing_service.http.errors import ProblemError
+from billing_service.http.errors import ProblemError, invalid_input
 from billing_service.http.requests import ApiRequest
 from billing_service.http.sessions import SESSION_COOKIE
 from billing_service.ledger.api_keys import Scope
@@ -117,7 +117,9 @@ async def _find_caller(operation: Operation, request: ApiRequest) -> Caller:
 
 
 def _read_query(operation: Operation, request: ApiRequest) -> Struct | None:
-    """The query as the operation's struct; None if it is ignored. Raises ProblemError (400)."""
+    """The query as the operation's struct; None if it is ignored, or read by the page. Raises ProblemError (400)."""
     if operation.query is None:
+        if operation.error_page is not None and b"%00" in request.scope["query_string"]:
+            raise invalid_input("query", "must not hold NUL, which no stored text has")
         return None
     return read_query(request.scope["query_string"], operation.query)

@@ -474,7 +474,11 @@ def test_a_key_is_shown_once_and_revoked(stage: Stage, admin: Visitor) -> None:
         ("/console/customers/acme?from=0002-01-01&to=9997-12-31", 200),
         ("/console/customers/acme?from=2026-03-29&to=2026-03-29&timezone=Europe/Berlin", 200),
         ("/console/customers?q=" + "x" * 201, 400),
-        ("/console/find?q=%00", 200),
+        ("/console/find?q=%01", 200),
+        *(
+            (f"/console{page}=%00", 400)
+            for page in ("/find?q", "/customers?q", "/customers/acme?service", "/refusals?customer")
+        ),
     ],
 )
 def test_whatever_is_asked_the_answer_is_a_page(admin: Visitor, path: str, status: int) -> None:

@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 # PostgreSQL 15 and Citus 13.2, 2 busy cores: a coordinator, two workers of two shards each; 200 customers; fsync off
 COSTS = (
-    Cost("batches of 1,000", 25.3, 25.0),
+    Cost("batches of 1,000", 22.5, 25.2),
     Cost("512 connections", 35.3, 39.9),
     Cost("64 connections", 54.3, 116.4),
 )

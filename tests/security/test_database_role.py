@@ -47,7 +47,9 @@ WRITTEN = {"customers", "usage_records", "usage_voids", "usage_rollups", "statem
 }
 DELETED = {"changes", "console_sessions", "usage_refusals"}  # old ones
 COLUMNS = """SELECT table_name::text, column_name::text FROM information_schema.columns
-    WHERE table_schema = 'public' ORDER BY 1, 2"""
+    JOIN information_schema.tables USING (table_schema, table_name)
+    WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name !~ '_[0-9]{6,}$'
+    ORDER BY 1, 2"""  # without the shards of a cluster
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,11 @@ async def test_it_may_do_nothing_else(role_url: str, connection: "asyncpg.Connec
 
 def test_what_it_had_besides_is_taken_from_it(role_url: str, database_url: str) -> None:
     name = str(urlsplit(role_url).username)
-    run(execute(database_url, f"GRANT ALL ON usage_records, api_keys TO {name}", "SELECT 1"))
+    run(
+        execute(
+            database_url, *(f"GRANT ALL ON {table} TO {name}" for table in ("usage_records", "api_keys")), "SELECT 1"
+        )
+    )
     done = migrate(database_url, name)
     assert done.returncode == 0, done.stderr
     for table in ("usage_records", "api_keys"):

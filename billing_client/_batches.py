@@ -21,8 +21,9 @@ from billing_client._errors import (
     ValidationError,
 )
 from billing_client._records import Usage, UsageRecord
-from billing_client._responses import error_from_problem, is_about_other_usage, is_as_sent, require_numbers, unexpected
+from billing_client._responses import error_from_problem, is_about_other_usage, is_as_sent, unexpected
 from billing_client._transport import Transport
+from billing_client.contract.decimals import require_numbers
 from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, NewUsage, Outcome
 
 BATCH_BYTES = 4 * 1024 * 1024  # a batch ends after the use with which it reaches this size

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sized
 from decimal import Decimal
-from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
-from msgspec import Struct, inspect
+from msgspec import Struct
 
 from billing_client._calls import ApiCall
 from billing_client._errors import (
@@ -30,14 +29,13 @@ from billing_client._errors import (
 )
 from billing_client._records import UsageRecord
 from billing_client.contract import wire
-from billing_client.contract.decimals import EXACT
+from billing_client.contract.decimals import EXACT, require_numbers
 from billing_client.contract.wire import NewUsage, ProblemDetails
 
 T = TypeVar("T")
 R = TypeVar("R", bound=wire.UsageRecord[Decimal])
 
 LONGEST_DETAIL, LONGEST_CODE = 2_000, 100  # characters that an error repeats of a problem
-MOST_DIGITS = 200  # before or behind the point of any number; see contract.decimals
 # codes that the service answers only after it looked for the usage: no earlier attempt of the call recorded it either
 WORK_REFUSED_CODES = frozenset(
     {"validation_error", "customer_not_found", "duplicate_record", "customer_exists", "event_id_conflict"}
@@ -62,15 +60,6 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
 }
 OTHER_USAGE = "the response is about other usage than the call; it may have come from a cache or a faulty proxy"
 MOST_EMPTY_PAGES = 1_000  # in a row: a service that looks through many customers gives one up after some seconds
-_WITHOUT_NUMBERS = (
-    inspect.StrType,
-    inspect.IntType,
-    inspect.BoolType,
-    inspect.NoneType,
-    inspect.DateTimeType,
-    inspect.LiteralType,
-    inspect.DictType,
-)
 _decode_problem = msgspec.json.Decoder(ProblemDetails[Decimal]).decode
 
 
@@ -128,36 +117,6 @@ def decode_stored(decoder: "msgspec.json.Decoder[R]", response: Response, call: 
         return record
     decode_record(decoder, response, call)
     raise unexpected(OTHER_USAGE, response, call)
-
-
-def require_numbers(value: Any) -> None:
-    """Raises ValueError if a decimal in an answer is none that the service writes.
-
-    `Decimal` also reads NaN, Infinity and 1e999999999, which would take a gigabyte to print.
-    """
-    if isinstance(value, Decimal):
-        if not (value.is_finite() and abs(value.adjusted()) < MOST_DIGITS):
-            raise ValueError(f"{str(value)[:50]} is no amount")
-    elif isinstance(value, Struct):
-        for name in _may_hold_numbers(type(value)):
-            require_numbers(getattr(value, name))
-    elif isinstance(value, list):
-        for item in value:
-            require_numbers(item)
-
-
-@cache
-def _may_hold_numbers(kind: type[Struct]) -> tuple[str, ...]:
-    """The fields of a struct that may hold decimals, or what holds them."""
-    described = inspect.type_info(kind)
-    fields = described.fields if isinstance(described, inspect.StructType) else ()
-    return tuple(field.name for field in fields if not _is_without_numbers(field.type))
-
-
-def _is_without_numbers(kind: inspect.Type) -> bool:
-    if isinstance(kind, inspect.UnionType):
-        return all(map(_is_without_numbers, kind.types))
-    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, _WITHOUT_NUMBERS)
 
 
 def require_about(found: object, call: ApiCall, **asked: object) -> None:

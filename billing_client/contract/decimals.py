@@ -3,11 +3,16 @@
 import re
 from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
+from functools import cache
+from typing import Any
+
+from msgspec import Struct, inspect
 
 # a product has at most 76 digits before the point and 36 after it, a sum of 10^20 of them 132 in all; what would not
 # fit is a bug, so it traps
 EXACT = Context(prec=200, traps=[Inexact])
 _ROUNDING = Context(prec=200, rounding=ROUND_HALF_UP)
+MOST_DIGITS = 200  # before or behind the point of any number, sums included
 MAX_DIGITS = 38
 MAX_FRACTION_DIGITS = 18
 MAX_NUMERAL = 100_000  # characters that a number may be written in, needless zeros included
@@ -21,6 +26,15 @@ _PLAIN = re.compile(
 )  # what is written so already, of 38 digits at most
 _PLAIN_NUMERAL = f'(?:"{_PLAIN.pattern}"|{_PLAIN.pattern})'
 _PLAIN_LINES = re.compile(f"{_PLAIN_NUMERAL}(?:\n{_PLAIN_NUMERAL})*+")
+_WITHOUT_NUMBERS = (
+    inspect.StrType,
+    inspect.IntType,
+    inspect.BoolType,
+    inspect.NoneType,
+    inspect.DateTimeType,
+    inspect.LiteralType,
+    inspect.DictType,
+)
 NEGATIVE = "must not be negative"
 TOO_LONG = f"must have at most {MAX_DIGITS} digits, written in at most {MAX_NUMERAL} characters"
 
@@ -112,3 +126,33 @@ def plain(decimal: Decimal) -> str:
     if "E" in text:
         text = format(decimal, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def require_numbers(value: Any) -> None:
+    """Raises ValueError if a decimal in a struct, or in a list of them, is none that the service writes.
+
+    `Decimal` also reads NaN, Infinity and 1e999999999, which would take a gigabyte to print.
+    """
+    if isinstance(value, Decimal):
+        if not (value.is_finite() and abs(value.adjusted()) < MOST_DIGITS):
+            raise ValueError(f"{str(value)[:50]} is no amount")
+    elif isinstance(value, Struct):
+        for name in _may_hold_numbers(type(value)):
+            require_numbers(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            require_numbers(item)
+
+
+@cache
+def _may_hold_numbers(kind: type[Struct]) -> tuple[str, ...]:
+    """The fields of a struct that may hold decimals, or what holds them."""
+    described = inspect.type_info(kind)
+    fields = described.fields if isinstance(described, inspect.StructType) else ()
+    return tuple(field.name for field in fields if not _is_without_numbers(field.type))
+
+
+def _is_without_numbers(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.UnionType):
+        return all(map(_is_without_numbers, kind.types))
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, _WITHOUT_NUMBERS)

@@ -53,7 +53,7 @@ ISSUED = {name: STATEMENT[name] for name in ("customerId", "number", "month", "t
     "issuedAt": "2026-03-01T00:00:00Z",
     "issuedBy": None,
 }
-PROOF = {
+PROOF: dict[str, Any] = {
     "digest": "0" * 64,
     "contentHash": "0" * 64,
     "record": STORED,

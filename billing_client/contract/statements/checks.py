@@ -1,5 +1,7 @@
 """Checks a statement without the service: its signature, its arithmetic, and its digest by an export of the records."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -9,7 +11,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from billing_client.contract.decimals import EXACT, difference, multiply, plain, round_half_up, total
+from billing_client.contract.decimals import (
+    EXACT,
+    MAX_FRACTION_DIGITS,
+    difference,
+    multiply,
+    plain,
+    require_numbers,
+    round_half_up,
+    total,
+)
 from billing_client.contract.statements.digests import Record, digest_of_records
 from billing_client.contract.statements.signatures import SignatureError, check_signature
 from billing_client.contract.statements.structs import Statement, StatementTotal
@@ -52,10 +63,15 @@ def verify_statement(
         ValueError: The document is not a statement.
         ImportError: `key_set` was given, and the extra `signatures` is not installed.
     """
-    raw = msgspec.json.decode(document)
-    if not isinstance(raw, dict):
-        raise ValueError("this is not a statement: it is no JSON object")  # a fault of the document, as msgspec's are
-    statement = msgspec.convert(_of_today(raw), Statement[str])
+    try:
+        return _check(document, records, key_set)
+    except (ArithmeticError, RecursionError) as error:  # numbers, times and depths that no service writes
+        raise ValueError(f"it cannot be reckoned with: {error}") from error
+
+
+def _check(document: bytes, records: Iterable[Record] | None, key_set: Mapping[str, Any] | None) -> StatementCheck:
+    raw = _read_object(document)
+    statement = _read_statement(raw)
     faults = arithmetic_faults(statement)
     signed_by = None
     if key_set is not None:
@@ -68,6 +84,34 @@ def verify_statement(
         counted, record_faults = _compare_records(statement, records)
         faults += record_faults
     return StatementCheck(statement, signed_by, counted, faults)
+
+
+def _read_object(document: bytes) -> dict[str, Any]:
+    """A JSON object in which no member is there twice: of two, other programs may show the one that was not signed.
+
+    (RFC 7493, section 2.3, on which RFC 8785 builds.)
+    """
+    raw = msgspec.json.decode(document)  # stricter than json: UTF-8 without a mark, no NaN, no lone surrogates
+    if not isinstance(raw, dict):
+        raise ValueError("this is not a statement: it is no JSON object")  # a fault of the document, as msgspec's are
+    json.loads(document, object_pairs_hook=_require_each_once)
+    return raw
+
+
+def _require_each_once(members: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in members]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"its member {twice[0]!r} is there more than once")
+
+
+def _read_statement(raw: dict[str, Any]) -> Statement[str]:
+    """Raises ValueError for what is no statement, or has numbers that are none."""
+    of_today = _of_today(raw)
+    statement = msgspec.convert(of_today, Statement[str])
+    require_numbers(msgspec.convert(of_today, Statement[Decimal]))
+    if not 0 <= statement.rounding.minor_unit <= MAX_FRACTION_DIGITS:
+        raise ValueError(f"no currency has {statement.rounding.minor_unit} digits after the point")
+    return statement
 
 
 def _of_today(raw: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +167,7 @@ def _compare_records(statement: Statement[str], records: Iterable[Record]) -> tu
     """
     within = [
         record
-        for record in records
+        for record in map(_with_numbers, records)
         if record.customer_id == statement.customer_id and statement.from_ <= record.occurred_at < statement.to
     ]
     today = [record for record in within if record.voided_at is None]
@@ -137,6 +181,11 @@ def _compare_records(statement: Statement[str], records: Iterable[Record]) -> tu
             f"the {len(then)} records of the export that count give the digest {found}, not {statement.digest}"
         )
     return len(then), faults
+
+
+def _with_numbers(record: Record) -> Record:
+    require_numbers(record)
+    return record
 
 
 def _counted(record: Record, at: datetime) -> bool:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from billing_client.contract.decimals import require_numbers
 from billing_client.contract.statements.content_hashes import instant_text, record_hash
 from billing_client.contract.statements.merkle import audit_path, root_by_path, tree_root
 from billing_client.contract.statements.structs import InclusionProof, PiecePlace
@@ -121,11 +122,19 @@ def check_inclusion(proof: InclusionProof[str] | InclusionProof[Decimal], digest
     Raises:
         ValueError: It does not. The message says what is wrong.
     """
+    require_numbers(proof)
+    try:
+        found = _root_of(proof)
+    except OverflowError as error:  # of a time at either end of the calendar
+        raise ValueError(f"the proof has a time that no record has: {error}") from error
+    if found.hex() != digest:
+        raise ValueError(f"the proof leads to the digest {found.hex()}, not to {digest}")
+
+
+def _root_of(proof: InclusionProof[str] | InclusionProof[Decimal]) -> bytes:
     hash_, place = record_hash(proof.record), proof.piece
     if hash_.hex() != proof.content_hash:
         raise ValueError("the record is not the one that was hashed: its content hash is another")
     root = root_by_path(hash_, place.index, place.records, map(bytes.fromhex, place.path))
     leaf = PieceRoot(place.start, place.records, root).leaf()
-    found = root_by_path(leaf, proof.index, proof.pieces, map(bytes.fromhex, proof.path))
-    if found.hex() != digest:
-        raise ValueError(f"the proof leads to the digest {found.hex()}, not to {digest}")
+    return root_by_path(leaf, proof.index, proof.pieces, map(bytes.fromhex, proof.path))

@@ -95,7 +95,7 @@ def check_signature(document: Mapping[str, Any], key_set: Mapping[str, Any]) -> 
         kid = jws.extract_compact(signature.encode()).headers()["kid"]
     except (JoseError, ValueError, KeyError) as error:
         raise SignatureError("the signature is no JWS with a kid") from error
-    if kid not in keys:
+    if not isinstance(kid, str) or kid not in keys:
         raise SignatureError(f"the key {kid} that signed is none of those given")
     try:
         jws.deserialize_compact(signature, keys[kid], algorithms=[ALGORITHM], payload=_content(document))

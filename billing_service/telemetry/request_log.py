@@ -111,7 +111,7 @@ def _line(info: RequestInfo, method: str) -> RequestLine:
         method=method,
         route=info.route,
         status=info.status,
-        duration_ms=round(info.seconds * 1e3, 3),
+        duration_ms=int(info.seconds * 1e6) / 1e3,
         outcome=info.outcome,
         outcomes=info.outcomes,
         code=info.code,

@@ -72,11 +72,15 @@ class AnsweringProtocol(HttpToolsProtocol):
     """Sends the answers of a connection. No request is begun while the answer before it waits for its receiver."""
 
     send_seconds = 20.0
-    _in_head = False  # whether a head is arriving
-    _refused = False  # nothing more is parsed; what came before it is still answered
-    _unread: UnreadAnswer | None = None
-    _completion_waits = False
     _nothing: Any = None
+    __slots__ = ("_answerer", "_completion_waits", "_in_head", "_joined", "_load", "_raw", "_refused", "_unread")
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._in_head = False  # whether a head is arriving
+        self._refused = False  # nothing more is parsed; what came before it is still answered
+        self._completion_waits = False
+        self._unread: UnreadAnswer | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._load = connection_load(self.server_state, self.config)

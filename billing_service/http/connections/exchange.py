@@ -77,15 +77,27 @@ class Exchange(RequestResponseCycle):
     messages for each direction took 9.
     """
 
+    __slots__ = (
+        "body",
+        "chunked_encoding",
+        "default_headers",
+        "disconnected",
+        "expected_content_length",
+        "flow",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "on_response",
+        "response_complete",
+        "response_started",
+        "scope",
+        "transport",
+        "waiting_for_100_continue",
+    )
     access_log = False
     logger = access_logger = _log
-    disconnected = response_started = response_complete = False
-    more_body = True
-    chunked_encoding: bool | None = None
-    expected_content_length = 0
-    body: Any = b""  # bytes while it is one piece, then a bytearray
 
-    def __init__(  # sets what differs from exchange to exchange; uvicorn's own takes 1.5 µs longer
+    def __init__(  # in place of uvicorn's own, which takes 1.5 µs longer
         self,
         scope: dict[str, Any],
         transport: asyncio.Transport,
@@ -96,7 +108,7 @@ class Exchange(RequestResponseCycle):
         expect_100_continue: bool,
         keep_alive: bool,
     ) -> None:
-        self.scope = scope  # type: ignore[assignment]  # uvicorn has ASGI types of its own
+        self.scope: Any = scope
         self.transport = transport
         self.flow = flow
         self.default_headers = default_headers
@@ -104,6 +116,11 @@ class Exchange(RequestResponseCycle):
         self.waiting_for_100_continue = expect_100_continue
         self.keep_alive = keep_alive
         self.message_event: Any = Arrival()
+        self.body: Any = b""  # bytes while it is one piece, then a bytearray
+        self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
+        self.chunked_encoding: bool | None = None
+        self.expected_content_length = 0
         scope[EXTENSION] = self
 
     def add(self, body: bytes) -> None:

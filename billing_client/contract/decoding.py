@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -186,6 +186,7 @@ def _read_batch(data: bytes) -> Batch:
     return batch
 
 
+_Decimal = TypeVar("_Decimal")
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 _Dimensions = Annotated[
     dict[
@@ -196,20 +197,27 @@ _Dimensions = Annotated[
 ]
 
 
-class _PlainUsage(Struct, rename="camel", forbid_unknown_fields=True, gc=False):
+class _PlainUsage(Struct, Generic[_Decimal], rename="camel", forbid_unknown_fields=True, gc=False):
     """NewUsage without what makes reading it slow: it has no pattern, and its decimals are still to be read."""
 
     customer_id: _Id
     service: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
-    units_consumed: Raw
-    price_per_unit: Raw
+    units_consumed: _Decimal
+    price_per_unit: _Decimal
     event_id: _Id | None = None
     occurred_at: str | None = None
     dimensions: _Dimensions | UnsetType = UNSET
 
 
-_decode_plain = msgspec.json.Decoder(_PlainUsage).decode
-_decode_many_plain = msgspec.json.Decoder(list[_PlainUsage]).decode
+class _Numeral(str):
+    """A JSON number that is no integer, digit by digit."""
+
+    __slots__ = ()
+
+
+_PLAIN_BYTES = 4 * 1024  # of larger usage decimals stay bytes: what stands in their place could take twenty times those
+_decode_plain = msgspec.json.Decoder(_PlainUsage[Any], float_hook=_Numeral).decode
+_decode_many_plain = msgspec.json.Decoder(list[_PlainUsage[Raw]]).decode
 
 
 def _is_plain(data: bytes) -> bool:
@@ -217,32 +225,39 @@ def _is_plain(data: bytes) -> bool:
     return b"\\" not in data and data.isascii() and b"\x7f" not in data
 
 
-def _quotes_of(usage: _PlainUsage) -> int:
+def _quotes_of(usage: _PlainUsage[Any]) -> int:
     """The quotation marks that its members take, each once: but for those of its decimals themselves."""
     quotes = 12 + 4 * ((usage.event_id is not None) + (usage.occurred_at is not None))
     return quotes if usage.dimensions is UNSET else quotes + 4 * len(usage.dimensions) + 2
 
 
-def _read_plain_usage(data: bytes, may_credit: bool) -> tuple[_PlainUsage, str, str] | None:
+def _read_plain_usage(data: bytes, may_credit: bool) -> tuple[_PlainUsage[Any], str, str] | None:
     """Read usage that is surely sound, and its units and price in plain notation: a member that stands twice takes more
     quotation marks. None for all else.
 
     It costs 1.5 µs; to check three patterns and count six names, 3.7 µs.
     """
-    if not _is_plain(data):
+    if not _is_plain(data) or len(data) > _PLAIN_BYTES:
         return None
     try:
         usage = _decode_plain(data)
-        lines = b"%b\n%b" % (usage.units_consumed, usage.price_per_unit)
-        if data.count(b'"') != lines.count(b'"') + _quotes_of(usage):
+        units, price = usage.units_consumed, usage.price_per_unit
+        strings = (type(units) is str) + (type(price) is str)
+        if data.count(b'"') != _quotes_of(usage) + 2 * strings:
             return None
-        units, price = plain_decimals(lines.decode(), signed=may_credit)
+        return usage, plain_decimal(_numeral(units), signed=may_credit), plain_decimal(_numeral(price))
     except MALFORMED:
         return None
-    return usage, units, price
 
 
-def _read_many(raws: Sequence[Raw], may_credit: bool) -> tuple[list[_PlainUsage], list[str], list[str]] | None:
+def _numeral(value: object) -> str:
+    """A decimal as it was sent. Raises ValueError for what is none."""
+    if not isinstance(value, str) and type(value) is not int:
+        raise ValueError("must be a number, or a string that holds one")
+    return str(value)
+
+
+def _read_many(raws: Sequence[Raw], may_credit: bool) -> tuple[list[_PlainUsage[Raw]], list[str], list[str]] | None:
     """As `_read_plain_usage`: all of some usage, or None. No usage has fewer quotation marks than it should, so they
     are counted together. Raises one of MALFORMED for what is not sound."""
     data = b"[%b]" % b",".join(raws)
@@ -257,7 +272,7 @@ def _read_many(raws: Sequence[Raw], may_credit: bool) -> tuple[list[_PlainUsage]
     return usages, values[: len(usages)], values[len(usages) :]
 
 
-def _dimensions_of(usage: _SentUsage | _PlainUsage) -> dict[str, str] | UnsetType:
+def _dimensions_of(usage: _SentUsage | _PlainUsage[Any]) -> dict[str, str] | UnsetType:
     """The dimensions by the code points of their names; UNSET without any. Raises ValueError."""
     if isinstance(usage, _SentUsage):
         return read_dimensions(usage.dimensions) or UNSET
@@ -267,7 +282,7 @@ def _dimensions_of(usage: _SentUsage | _PlainUsage) -> dict[str, str] | UnsetTyp
 
 
 def _record_of(
-    usage: _SentUsage | _PlainUsage, units: str, price: str, received_at: datetime, recorded_by: str | None
+    usage: _SentUsage | _PlainUsage[Any], units: str, price: str, received_at: datetime, recorded_by: str | None
 ) -> UsageRecord[str]:
     """The record that usage would become. Raises one of MALFORMED for its time or its dimensions."""
     occurred_at = received_at

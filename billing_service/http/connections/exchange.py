@@ -158,9 +158,9 @@ class Exchange(RequestResponseCycle):
             self.keep_alive = False
         elif not self.keep_alive:
             headers = [*headers, CLOSE]
-        lines = [*map(b": ".join, self.default_headers), *map(b": ".join, headers), b"\r\n"]
-        head = STATUS_LINE[status] + b"\r\n".join(lines)
-        if head.count(b"\r") != len(lines) + 1 or head.count(b"\n") != len(lines) + 1:
+        lines = [b": ".join(line) for line in (*self.default_headers, *headers)]
+        head = STATUS_LINE[status] + b"\r\n".join([*lines, b"", b""])
+        if head.count(b"\r") != len(lines) + 2 or head.count(b"\n") != len(lines) + 2:
             raise RuntimeError("A header of the response holds a line end.")
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False

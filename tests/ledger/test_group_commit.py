@@ -102,6 +102,23 @@ async def test_of_equal_reports_in_one_group_the_first_is_recorded(
     assert {decision.record for decision in decisions[1:]} == {decisions[1].record}
 
 
+async def test_a_batch_tells_that_it_is_sent_where_all_seems_new_and_is_decided_after_its_commit(
+    opened: Database, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
+) -> None:
+    recorder = GroupCommit(opened, queue_records=100)
+    is_sent, is_sent_again = asyncio.Event(), asyncio.Event()
+    async with writes_held_up(connection):
+        call = asyncio.create_task(recorder.record_batch([report("1"), report("2")], is_sent))
+        await until_a_write_waits(database_url)
+        assert is_sent.is_set()
+        assert not call.done()
+    assert [decision.outcome for decision in await call] == ["recorded", "recorded"]
+    await recorder.record_batch([report("2"), report("3")])
+    decisions = await recorder.record_batch([report("2"), report("4")], is_sent_again)
+    assert [decision.outcome for decision in decisions] == ["duplicate", "recorded"]
+    assert not is_sent_again.is_set()
+
+
 async def test_one_more_than_may_wait_is_refused_at_once(
     settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", database_url: str
 ) -> None:

@@ -141,15 +141,15 @@ def is_as_sent(record: wire.UsageRecord[Decimal], sent: NewUsage[str] | bytes) -
     """
     try:
         usage = _decode_sent(sent) if isinstance(sent, bytes) else sent
-        units, price = Decimal(usage.units_consumed), Decimal(usage.price_per_unit)
-        return (
-            record.units_consumed == units
-            and record.price_per_unit == price
+        units, price = record.units_consumed, record.price_per_unit
+        return (  # plain text is what most numbers print as, and a new Decimal takes twice as long
+            (str(units) == usage.units_consumed or units == Decimal(usage.units_consumed))
+            and (str(price) == usage.price_per_unit or price == Decimal(usage.price_per_unit))
             and record.amount == EXACT.multiply(units, price)
             and record.service == usage.service
             and record.customer_id == usage.customer_id
             and record.event_id == usage.event_id
-            and (record.dimensions or {}) == (usage.dimensions or {})
+            and (record.dimensions or None) == (usage.dimensions or None)
         )
     except (ValueError, ArithmeticError):  # a body that was tampered with; a signaling NaN
         return False

@@ -74,24 +74,25 @@ def _open(spool: Path) -> str:
     return f"opens in {wall:.2f} s, {cpu:.2f} s of CPU time"
 
 
-def _deliver(tally: Tally, port: int, spool: Path, name: str, seconds: int) -> Sample:
-    """Deliver what the spool holds for some seconds."""
-    sample, delivered = asyncio.run(_delivered(port, spool, seconds))
+def _deliver(tally: Tally, port: int, spool: Path, _: str, seconds: int) -> Sample:
+    """Deliver as much of the spool as `_record_usages` records."""
+    sample, delivered = asyncio.run(_delivered(port, spool, seconds * RECORDS_PER_SECOND))
     tally.add(delivered, BATCH_SIZE)  # the batch under way at the end is delivered again, and counts once
     return sample
 
 
-async def _delivered(port: int, spool: Path, seconds: int) -> tuple[Sample, int]:
+async def _delivered(port: int, spool: Path, least: int) -> tuple[Sample, int]:
     async with (
         BillingSystemClient(base_url=f"http://127.0.0.1:{port}") as client,
         client.recorder(spool=spool, close_timeout=0, max_records=10**9, max_bytes=10**12) as recorder,
     ):
+        if recorder.counts.pending < least:
+            raise RuntimeError("the spool holds too few records for so many rounds of so many seconds; give it more")
         wall, cpu = time.perf_counter(), time.process_time()
-        await recorder.flush(timeout=seconds)
+        while recorder.counts.delivered < least:
+            await recorder.flush(timeout=0.05)
         elapsed, cpu = time.perf_counter() - wall, time.process_time() - cpu
         delivered = recorder.counts.delivered
-        if not recorder.counts.pending:
-            raise RuntimeError(f"the spool was empty before {seconds} s were over; give it more records")
     counts = recorder.counts
     if counts.duplicates or counts.dead:
         raise RuntimeError(f"the spool was not delivered as it should: {counts}")

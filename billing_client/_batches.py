@@ -26,6 +26,7 @@ from billing_client._transport import Transport
 from billing_client.contract.decimals import require_numbers
 from billing_client.contract.wire import MAX_BATCH_RECORDS, BatchResult, NewUsage, Outcome
 
+TURNS_TO_SEND = 2  # of the event loop: the call begins, and aiohttp's task writes its body
 BATCH_BYTES = 4 * 1024 * 1024  # a batch ends after the use with which it reaches this size
 
 
@@ -112,6 +113,8 @@ async def record_usages(
         async with aclosing(_split(usages, batch_size)) as batches:
             async for batch in batches:
                 sending.append(asyncio.create_task(_record_batch(transport, batch, dry_run, repeatable)))
+                for _ in range(TURNS_TO_SEND):  # before the results of another, which may be there, are handed out
+                    await asyncio.sleep(0)
                 if len(sending) == concurrency:
                     for outcome in await sending[0]:
                         yield outcome

@@ -123,6 +123,26 @@ async def test_a_full_batch_does_not_wait_for_the_next_use() -> None:
     assert [event_ids(request) for request in server.requests] == [["event-1"], ["event-2"]]
 
 
+async def test_a_batch_is_sent_before_the_results_of_another_are_handed_out() -> None:
+    """A caller may take long with each of them, and the service would have nothing to do."""
+    sent: list[None] = []
+
+    def note() -> dict[str, str]:
+        sent.append(None)
+        return {}
+
+    async with (
+        misbehaving(record_all) as server,
+        client_of(server, trace_headers=note) as client,
+        aclosing(client.record_usages(Source(), batch_size=1, concurrency=2)) as outcomes,
+    ):
+        await anext(outcomes)
+        await asyncio.gather(*await foreign_tasks(server))  # the second batch is answered too
+        assert len(sent) == 2
+        await anext(outcomes)
+        assert len(sent) == 3
+
+
 async def test_batches_on_their_way_together_are_answered_in_order() -> None:
     async def answer_once_three_are_there(connection: Connection, request: Request) -> None:
         await connection.server.wait_for_requests(3)

@@ -169,7 +169,7 @@ class Run:
             for name, fault in faults.items():
                 for node in nodes:
                     await asyncio.sleep(0.5)
-                    await fault(node)
+                    await _repeated(fault, node)
                     self.faults[name] += 1
 
     async def check(self) -> None:
@@ -191,6 +191,18 @@ class Run:
             if time.monotonic() > deadline:
                 self.violations.append("a transaction stays prepared")
                 return
+            await asyncio.sleep(0.5)
+
+
+async def _repeated(fault: Callable[[tuple[str, int]], Awaitable[None]], node: tuple[str, int]) -> None:
+    """Make a fault, again if Citus could not reach a node that has only just come back."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await fault(node)
+        except asyncpg.InternalServerError:
+            if time.monotonic() > deadline:
+                raise
             await asyncio.sleep(0.5)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from billing_service.http.connections.exchange import EXTENSION
 from billing_service.http.connections.protocol import BoundedHttpProtocol
 from tests.calls import read_answer, request_head
-from tests.http.bare import BareApp, connect, serving
+from tests.http.bare import BareApp, connect, read_answers, serving
 
 PATIENCE_SECONDS = 20
 
@@ -61,6 +62,34 @@ def test_the_request_at_work_is_told_that_its_caller_is_gone(before: int, behind
             other.sendall(request_head("GET", "/after"))
             read_answer(other).require(200)
     assert [path for _, path in app.heads] == ["/"] * before + ["/after"]
+
+
+class RememberingApp(WaitingApp):
+    """Remembers each request for as long as somebody else keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.living: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.living.add(scope[EXTENSION])
+        await super().__call__(scope, receive, send)
+
+
+def test_an_answered_request_is_freed_without_a_collection() -> None:
+    """Many sent ahead, on many connections, would fill the memory before one comes."""
+    app = RememberingApp()
+    gc.disable()
+    try:
+        with serving(app) as served, connect(served) as connection:
+            connection.sendall(request_head("GET", "/") * 20)
+            read_answers(connection, 20)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while len(app.living) > 1 and time.monotonic() < deadline:  # of the latest the connection keeps a little
+                time.sleep(0.02)
+            assert len(app.living) <= 1
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_kept_of_a_connection_that_broke_while_it_was_idle() -> None:

@@ -54,6 +54,7 @@ class Answerer:
         try:
             while self._take():
                 await self._at_work.run_asgi(self._app)
+                self._at_work.scope = None  # which holds the request: neither would be freed before a collection
                 self._at_work = None  # an idle connection keeps nothing of its latest request
                 if self._next is None and not self._ended:
                     self._tasks.discard(task)
@@ -95,6 +96,8 @@ class AnsweringProtocol(HttpToolsProtocol):
             self._unread.end()
         super().connection_lost(exc)
         self._answerer.end()
+        while self.pipeline:
+            self.pipeline.pop()[0].scope = self._nothing
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -42,6 +42,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
+logfile = {log}
 admin_users = postgres
 pool_mode = {mode}
 default_pool_size = 20
@@ -64,7 +65,7 @@ class HAProxy:
         lines = "".join(f"    server db{port} 127.0.0.1:{port} check\n" for port in ports)
         file = folder / "haproxy.cfg"
         file.write_text(configuration + lines)
-        self._process = _started("haproxy", "-db", "-f", file)
+        self._process = _started("haproxy", "-q", "-db", "-f", file)
 
     def lead_to(self, port: int) -> None:
         """It finds out by itself."""
@@ -85,7 +86,8 @@ class PgBouncer:
         self.start()
 
     def _write(self, target: int) -> None:
-        self._file.write_text(_PGBOUNCER.format(port=self.port, target=target, mode=self._mode))
+        log = self._file.with_suffix(".log")
+        self._file.write_text(_PGBOUNCER.format(port=self.port, target=target, mode=self._mode, log=log))
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

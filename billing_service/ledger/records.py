@@ -102,7 +102,7 @@ class UsageWriter:
         if len(new) == 1:
             return await _record_one(connection, new[0])
         near, columns = new[0].record.customer_id, await _columns(new)
-        if is_sent and not self._wary:
+        if is_sent and not self._wary and len(new) <= MOST:  # the answer to more takes too much memory beside `columns`
             is_sent.set()  # which is noticed when this waits for the answer
         fresh = await connection.fetchval(_USAGE["record_usage"], near, not self._wary, *columns)
         self._wary = max(0, self._wary - 1) if fresh is None or len(fresh) == len(new) else WARY_CALLS

@@ -4,7 +4,7 @@ SELECT EXISTS (SELECT FROM prepared_dimensions WHERE dimension = $1 AND filled_a
 -- read_prepared: a page of at most $3 totals of a customer by period, if $2 by service, and if $15 by the value of the
 -- dimension $13, or of the records with its value $14, after a period, service and value ($4, $5, $16). The pieces are those of
 -- read_groups; $17 to $20 are the pieces of what is not told apart by the dimension. The records without it are the empty value:
--- all usage, less what has the dimension. Nothing unless the sums hold all records: so it need not be asked beforehand
+-- all usage, less what has the dimension. Nothing unless the sums hold all records, so that it need not be asked beforehand
 WITH valued AS MATERIALIZED (
     SELECT period, service, value, records, units, amount, credit_records, credit_units, credit_amount
     FROM unnest($6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::timestamptz[])

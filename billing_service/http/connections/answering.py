@@ -13,7 +13,7 @@ from billing_service.http.connections.load import UnreadAnswer, connection_load
 class Answerer:
     """The one task in which an application answers the requests of a connection, one after the other.
 
-    A task for each request, as in uvicorn, takes 5 µs more.
+    With a task for each request, as in uvicorn, a record takes 4 % more instructions.
     """
 
     def __init__(self, app: Any, tasks: set[asyncio.Task[None]]) -> None:

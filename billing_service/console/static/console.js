@@ -2,9 +2,15 @@
 "use strict";
 (() => {
   let latest = 0;
-  // Show the buttons that copy: without a script, or where the browser lets none copy, they would do nothing.
+  let copied;
+  // Show the buttons that copy: without a script, or where the browser lets none copy, they would do nothing. What was
+  // copied a moment ago says so, also when its part of the page is fetched again meanwhile.
   function reveal(shown) {
-    shown.querySelectorAll("button[data-copy]").forEach((button) => { button.hidden = !navigator.clipboard; });
+    shown.querySelectorAll("button[data-copy]").forEach((button) => {
+      button.hidden = !navigator.clipboard;
+      button.dataset.label ??= button.textContent;
+      button.textContent = copied === button.dataset.copy ? "Copied" : button.dataset.label;
+    });
   }
   // Fetch an address of the console, and put its parts that have these ids in the place of those shown.
   async function refresh(address, ids) {
@@ -86,9 +92,9 @@
     if (!button) return;
     const from = document.getElementById(button.dataset.copy);
     await navigator.clipboard.writeText(from.href ?? from.textContent);
-    const text = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = text; }, 1500);
+    copied = button.dataset.copy;
+    reveal(document);
+    setTimeout(() => { copied = undefined; reveal(document); }, 1500);
   });
   reveal(document);
 })();

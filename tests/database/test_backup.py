@@ -6,11 +6,12 @@ import sysconfig
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from billing_service.ledger.verification import verify_ledger
 from billing_service.settings import Settings
 from tests.calls import get, key, post
-from tests.databases import execute
+from tests.databases import Server, execute
 from tests.ledgers import made_up_usage, record_all
 from tests.services import running_service
 
@@ -31,8 +32,14 @@ def programs_for(server: int) -> Path:
 
 
 async def test_a_restored_backup_holds_what_was_acknowledged_and_verifies(
-    http: aiohttp.ClientSession, database_url: str, empty_database_url: str, tmp_path: Path
+    http: aiohttp.ClientSession,
+    database_server: Server,
+    database_url: str,
+    empty_database_url: str,
+    tmp_path: Path,
 ) -> None:
+    if database_server.is_cluster:
+        pytest.skip("pg_dump may not lock the shards of a cluster")
     records = await record_all(http, made_up_usage(500, seed=1))
     gone = records[0]["requestId"]
     (await post(http, f"/customers/acme/usage/{gone}/void", {"reason": "measured twice"})).require(200)

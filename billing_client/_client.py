@@ -19,7 +19,7 @@ from billing_client._encoding import check_usage, checked_key, encode, encode_bo
 from billing_client._errors import DuplicateRecordError
 from billing_client._reads import CUSTOMER, LedgerReads
 from billing_client._records import DecimalLike, Usage, UsageRecord, VoidedUsage
-from billing_client._responses import decode_record, decode_stored, require_about, unexpected
+from billing_client._responses import Response, decode_record, decode_stored, require_about, unexpected
 from billing_client._transport import Transport
 from billing_client._version import __version__
 from billing_client.contract.identity import new_customer_id
@@ -153,9 +153,7 @@ class BillingSystemClient(LedgerReads):
             if on_duplicate == "raise":
                 raise
             return error.existing
-        record = decode_stored(_RECORD, response, call, sent)
-        replayed = response.headers.get("Idempotent-Replayed") == "true"
-        return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")
+        return _with_outcome(decode_stored(_RECORD, response, call, sent), response)
 
     def record_usages(
         self,
@@ -316,3 +314,8 @@ class BillingSystemClient(LedgerReads):
         body = encode_body(CustomerChange, name=name)
         call = ApiCall("PATCH", f"/customers/{path_segment(customer_id)}", body)
         return await self._send(call, CUSTOMER, id=customer_id)
+
+
+def _with_outcome(record: UsageRecord, response: Response) -> UsageRecord:
+    replayed = response.headers.get("Idempotent-Replayed") == "true"
+    return msgspec.structs.replace(record, outcome="replayed" if replayed else "recorded")

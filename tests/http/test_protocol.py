@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
 
+from billing_service.http.connections.exchange import CLOSE, Exchange
 from billing_service.http.connections.messages import CONTINUE, JoinedWrites
 from billing_service.http.connections.protocol import BoundedHttpProtocol
 from billing_service.settings import Settings
@@ -56,6 +58,40 @@ def test_a_head_that_nothing_follows_goes_out_before_the_connection_is_closed() 
     joined.write(HEAD)
     joined.close()
     assert (transport.writes, transport.closed) == ([HEAD], True)
+
+
+def whole_answer(method: str, *headers: tuple[bytes, bytes]) -> tuple[Exchange, Recorded, bool]:
+    transport = Recorded()
+    exchange = Exchange(
+        {"method": method},
+        transport,
+        FlowControl(transport),
+        [(b"date", b"now")],
+        lambda: None,
+        expect_100_continue=False,
+        keep_alive=True,
+    )
+    return exchange, transport, exchange.answer(200, [(b"content-length", b"4"), *headers], b"body")
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", b"body"), ("HEAD", b"")])
+def test_a_whole_answer_is_one_write_and_sent_once(method: str, body: bytes) -> None:
+    exchange, transport, is_sent = whole_answer(method)
+    assert is_sent
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 4\r\n\r\n" + body]
+    assert not exchange.answer(200, [], b"again")
+    assert not transport.closed
+
+
+def test_a_whole_answer_may_close_its_connection() -> None:
+    _, transport, _ = whole_answer("GET", CLOSE)
+    assert transport.closed
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb"])
+def test_a_header_with_a_line_end_is_never_sent(value: bytes) -> None:
+    with pytest.raises(RuntimeError, match="line end"):
+        whole_answer("GET", (b"location", value))
 
 
 def test_an_interim_answer_does_not_wait() -> None:
